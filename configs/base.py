@@ -1,0 +1,70 @@
+"""Base: the reference run, and the home of every default.
+
+Question: when does a two-layer attention-only transformer form an induction
+head on patterns that return at unpredictable distances, and what does the loss
+Hessian do meanwhile?
+
+Command:
+  python -m induction_jax.train --config configs/base.py
+
+What to expect: the transition between steps 700 and 900.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  config = ConfigDict(
+    {
+      "seed": 0,
+      "task": {
+        "name": "repeats",
+        "vocab_size": 50,
+        "seq_length": 256,
+        "pattern_min": 4,
+        "pattern_max": 32,
+        "gap_min": 0,
+        "gap_max": 32,
+      },
+      "model": {
+        "n_layers": 2,
+        "n_heads": 8,
+        "d_model": 128,
+        "d_mlp": 0,
+        "position": "rotary",
+        "norm": "layernorm",
+        "smeared_keys": False,
+      },
+      "optim": {
+        "name": "adamw",
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "b1": 0.9,
+        "b2": 0.999,
+        "eps": 1e-8,
+        "weight_decay": 0.01,
+        "momentum": 0.9,
+        "clip_norm": 0.0,
+      },
+      "train": {
+        "num_steps": 20_000,
+        "batch_size": 64,
+        "loss_tokens": "all",
+      },
+      "behaviour": {"interval": 20, "batch_size": 64},
+      "circuits": {"interval": 100},
+      "spectra": {
+        "eigen_interval": 100,
+        "track_top_k_eigenvalues": 10,
+        "batch_size": 64,
+        "micro_batch_size": 8,
+        "max_order": 100,
+        "tolerance": 1e-2,
+        "preconditioned": True,
+      },
+      "checkpoint": {"interval": 1000, "log_spaced": True},
+      "report": {"format": "png"},
+    }
+  )
+  return config.lock()

@@ -1,0 +1,1 @@
+"""Induction heads through the eigenspectrum of the loss Hessian."""

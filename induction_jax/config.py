@@ -1,0 +1,291 @@
+"""Typed, validated sections of a run's config.
+
+`configs/base.py` holds every default; the dataclasses here have none. Each leaf
+declares the values it allows beside its type, so a config is checked once, at
+the door, and everything behind it can rely on it.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+
+class ConfigError(ValueError):
+  """A config that cannot be run; the message is one line for the user."""
+
+
+def _leaf(allowed: str, accepts: Callable[[Any], bool]) -> Any:
+  return dataclasses.field(metadata={"allowed": allowed, "accepts": accepts})
+
+
+def _one_of(*choices: str) -> Any:
+  return _leaf(f"one of {', '.join(choices)}", lambda x: x in choices)
+
+
+def _at_least(low: int) -> Any:
+  return _leaf(f"at least {low}", lambda x: x >= low)
+
+
+def _positive() -> Any:
+  return _leaf("a positive finite number", lambda x: 0 < x < math.inf)
+
+
+def _non_negative() -> Any:
+  return _leaf("a non-negative finite number", lambda x: 0 <= x < math.inf)
+
+
+def _fraction() -> Any:
+  return _leaf("in [0, 1)", lambda x: 0 <= x < 1)
+
+
+def _boolean() -> Any:
+  return _leaf("true or false", lambda x: True)
+
+
+def _check_range(section: str, name: str, low: int, high: int) -> None:
+  if low > high:
+    raise ConfigError(
+      f"{section}.{name}_min must not exceed {section}.{name}_max, got "
+      f"{low} > {high}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+  """The data-generating process (see induction_jax.tasks)."""
+
+  name: str = _one_of("repeats", "fixed_offset")
+  vocab_size: int = _at_least(3)
+  seq_length: int = _at_least(4)
+  pattern_min: int = _at_least(2)
+  pattern_max: int = _at_least(2)
+  gap_min: int = _at_least(0)
+  gap_max: int = _at_least(0)
+
+  def __post_init__(self) -> None:
+    _check_range("task", "pattern", self.pattern_min, self.pattern_max)
+    _check_range("task", "gap", self.gap_min, self.gap_max)
+    if self.pattern_max >= self.vocab_size:
+      raise ConfigError(
+        "task.pattern_max must be below task.vocab_size (the pattern's tokens "
+        "are distinct, and filler needs at least one more), got "
+        f"pattern_max={self.pattern_max}, vocab_size={self.vocab_size}"
+      )
+    if 2 * self.pattern_min + self.gap_min > self.seq_length:
+      raise ConfigError(
+        "task.seq_length must hold two occurrences of the shortest pattern, "
+        f"got seq_length={self.seq_length}, pattern_min={self.pattern_min}, "
+        f"gap_min={self.gap_min}"
+      )
+    if self.name == "fixed_offset" and self.seq_length % 2:
+      raise ConfigError(
+        "task.seq_length must be even for fixed_offset, got "
+        f"seq_length={self.seq_length}"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """The transformer (see induction_jax.model)."""
+
+  n_layers: int = _at_least(1)
+  n_heads: int = _at_least(1)
+  d_model: int = _at_least(1)
+  d_mlp: int = _at_least(0)
+  position: str = _one_of("rotary", "shortformer", "learned")
+  norm: str = _one_of("layernorm", "rmsnorm", "none")
+  smeared_keys: bool = _boolean()
+
+  def __post_init__(self) -> None:
+    if self.d_model % self.n_heads:
+      raise ConfigError(
+        "model.n_heads must divide model.d_model, got "
+        f"n_heads={self.n_heads}, d_model={self.d_model}"
+      )
+    if self.position == "rotary" and self.d_head % 2:
+      raise ConfigError(
+        "rotary positions need an even head width d_model / n_heads, got "
+        f"{self.d_head}"
+      )
+
+  @property
+  def d_head(self) -> int:
+    return self.d_model // self.n_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  """The optimiser (see induction_jax.optim)."""
+
+  name: str = _one_of("adamw", "adam", "sgd")
+  learning_rate: float = _positive()
+  schedule: str = _one_of("constant", "cosine")
+  warmup_steps: int = _at_least(0)
+  b1: float = _fraction()
+  b2: float = _fraction()
+  eps: float = _positive()
+  weight_decay: float = _non_negative()
+  momentum: float = _fraction()
+  clip_norm: float = _non_negative()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """The training stream and its length."""
+
+  num_steps: int = _at_least(1)
+  batch_size: int = _at_least(1)
+  loss_tokens: str = _one_of("all", "predictable")
+
+
+@dataclasses.dataclass(frozen=True)
+class BehaviourConfig:
+  """Losses, accuracies and head scores; an interval of 0 is never."""
+
+  interval: int = _at_least(1)
+  batch_size: int = _at_least(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CircuitsConfig:
+  """QK and OV circuits, composition, ablation; an interval of 0 is never."""
+
+  interval: int = _at_least(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectraConfig:
+  """Hessian spectra; an interval of 0 is never."""
+
+  eigen_interval: int = _at_least(0)
+  track_top_k_eigenvalues: int = _at_least(1)
+  batch_size: int = _at_least(1)
+  micro_batch_size: int = _at_least(1)
+  max_order: int = _at_least(2)
+  tolerance: float = _positive()
+  preconditioned: bool = _boolean()
+
+  def __post_init__(self) -> None:
+    if self.max_order < 2 * self.track_top_k_eigenvalues:
+      raise ConfigError(
+        "spectra.max_order must be at least twice "
+        "spectra.track_top_k_eigenvalues (both ends come from one basis), got "
+        f"max_order={self.max_order}, "
+        f"track_top_k_eigenvalues={self.track_top_k_eigenvalues}"
+      )
+    if self.batch_size % self.micro_batch_size:
+      raise ConfigError(
+        "spectra.micro_batch_size must divide spectra.batch_size, got "
+        f"micro_batch_size={self.micro_batch_size}, "
+        f"batch_size={self.batch_size}"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """When to save: powers of two up to `interval`, then every `interval`."""
+
+  interval: int = _at_least(1)
+  log_spaced: bool = _boolean()
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+  """The figures."""
+
+  format: str = _one_of("png", "svg", "pdf")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """A whole run: every section, checked one by one and against each other."""
+
+  seed: int = _leaf("in [0, 2^32)", lambda x: 0 <= x < 2**32)
+  task: TaskConfig = _leaf("a section", lambda x: True)
+  model: ModelConfig = _leaf("a section", lambda x: True)
+  optim: OptimConfig = _leaf("a section", lambda x: True)
+  train: TrainConfig = _leaf("a section", lambda x: True)
+  behaviour: BehaviourConfig = _leaf("a section", lambda x: True)
+  circuits: CircuitsConfig = _leaf("a section", lambda x: True)
+  spectra: SpectraConfig = _leaf("a section", lambda x: True)
+  checkpoint: CheckpointConfig = _leaf("a section", lambda x: True)
+  report: ReportConfig = _leaf("a section", lambda x: True)
+
+  def __post_init__(self) -> None:
+    if self.optim.warmup_steps >= self.train.num_steps:
+      raise ConfigError(
+        "optim.warmup_steps must be below train.num_steps, got "
+        f"warmup_steps={self.optim.warmup_steps}, "
+        f"num_steps={self.train.num_steps}"
+      )
+
+
+def make_config(values: Mapping[str, Any]) -> Config:
+  """Builds a checked Config from nested mappings (config.to_dict(), or JSON).
+
+  Raises:
+    ConfigError: for an unknown or missing key, a wrong type or a value out of
+      range; the message names the leaf, what is allowed and what it got.
+  """
+  return _make_section(Config, values, prefix="")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+  """The config as nested plain dicts, ready for JSON."""
+  return dataclasses.asdict(config)
+
+
+def differing_leaves(a: Config, b: Config) -> list[str]:
+  """Names of the leaves in which two configs differ, as `section.leaf`."""
+  flat_a, flat_b = _flatten(to_dict(a)), _flatten(to_dict(b))
+  return [name for name in flat_a if flat_a[name] != flat_b[name]]
+
+
+def _make_section(section: type, values: Any, prefix: str) -> Any:
+  if not isinstance(values, Mapping):
+    raise ConfigError(f"{prefix[:-1]} must be a section, got {values!r}")
+  types = get_type_hints(section)
+  for name in values:
+    if name not in types:
+      close = difflib.get_close_matches(name, types, n=1)
+      hint = f"; did you mean {prefix}{close[0]}?" if close else ""
+      raise ConfigError(f"unknown config key {prefix}{name}{hint}")
+  checked = {}
+  for field in dataclasses.fields(section):
+    name = prefix + field.name
+    if field.name not in values:
+      raise ConfigError(f"missing config key {name}")
+    kind = types[field.name]
+    checked[field.name] = (
+      _make_section(kind, values[field.name], name + ".")
+      if dataclasses.is_dataclass(kind)
+      else _check_leaf(name, kind, field, values[field.name])
+    )
+  return section(**checked)
+
+
+def _check_leaf(
+  name: str, kind: type, field: dataclasses.Field, value: Any
+) -> Any:
+  is_int = isinstance(value, int) and not isinstance(value, bool)
+  if kind is float and is_int:
+    value = float(value)
+  if not isinstance(value, kind) or (kind is int and not is_int):
+    raise ConfigError(f"{name} must be {kind.__name__}, got {value!r}")
+  if not field.metadata["accepts"](value):
+    raise ConfigError(
+      f"{name} must be {field.metadata['allowed']}, got {value!r}"
+    )
+  return value
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for name, value in values.items():
+    if isinstance(value, Mapping):
+      flat.update(_flatten(value, f"{prefix}{name}."))
+    else:
+      flat[prefix + name] = value
+  return flat

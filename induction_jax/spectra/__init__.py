@@ -1,0 +1,36 @@
+"""Curvature: operators on pytrees and their spectra. Never sees the network."""
+
+from induction_jax.spectra.lanczos import Eigenpairs, Spectrum, lanczos
+from induction_jax.spectra.operators import (
+  MicroBatches,
+  Operator,
+  gradient,
+  hessian,
+  linearized_hessian,
+  rescale,
+  split_batch,
+)
+from induction_jax.spectra.preconditioner import (
+  Preconditioner,
+  adam_preconditioner,
+  sgd_preconditioner,
+)
+from induction_jax.spectra.subspaces import alignment, overlap
+
+__all__ = [
+  "Eigenpairs",
+  "MicroBatches",
+  "Operator",
+  "Preconditioner",
+  "Spectrum",
+  "adam_preconditioner",
+  "alignment",
+  "gradient",
+  "hessian",
+  "lanczos",
+  "linearized_hessian",
+  "overlap",
+  "rescale",
+  "sgd_preconditioner",
+  "split_batch",
+]

@@ -1,0 +1,94 @@
+"""The train step, and many of them as one program."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from induction_jax.losses import mean_over, token_losses
+from induction_jax.model import Model
+from induction_jax.state import TrainState
+from induction_jax.types import Array, Batch, Params, Sampler
+
+Loss = Callable[[Params, Batch], Array]
+
+
+class StepMetrics(NamedTuple):
+  """What one update saw: its training loss (nats) and gradient norm."""
+
+  loss: Array
+  grad_norm: Array
+
+
+class ChunkMetrics(NamedTuple):
+  """A chunk of updates: means over its steps, and where it first failed."""
+
+  mean: StepMetrics
+  first_bad_step: Array  # step of the first non-finite update, -1 if none
+
+
+TrainStep = Callable[[TrainState], tuple[TrainState, StepMetrics]]
+TrainChunk = Callable[[TrainState, Array], tuple[TrainState, ChunkMetrics]]
+
+
+def make_loss(model: Model, weights: Callable[[Batch], Array]) -> Loss:
+  """Mean cross-entropy (nats) over the tokens that count.
+
+  Args:
+    model: the network.
+    weights: which tokens count, from losses.make_weights.
+  """
+
+  def loss(params: Params, batch: Batch) -> Array:
+    logits, _ = model.apply(params, batch.tokens)
+    return mean_over(token_losses(logits, batch.targets), weights(batch))
+
+  return loss
+
+
+def make_train_step(
+  loss: Loss, sample: Sampler, tx: optax.GradientTransformation
+) -> TrainStep:
+  """One update, pure: the batch is sample(fold_in(state.key, state.step))."""
+
+  def train_step(state: TrainState) -> tuple[TrainState, StepMetrics]:
+    batch = sample(jax.random.fold_in(state.key, state.step))
+    value, grad = jax.value_and_grad(loss)(state.params, batch)
+    updates, opt_state = tx.update(grad, state.opt_state, state.params)
+    new_state = state._replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+    )
+    return new_state, StepMetrics(value, optax.tree.norm(grad))
+
+  return train_step
+
+
+def make_train_chunk(train_step: TrainStep) -> TrainChunk:
+  """Many updates as one loop on the device.
+
+  The number of steps (at least 1) is an argument, not a shape: a run is one
+  compiled program however its chunks fall, so its bits cannot depend on where
+  it was measured, stopped or resumed.
+  """
+
+  def train_chunk(
+    state: TrainState, num_steps: Array
+  ) -> tuple[TrainState, ChunkMetrics]:
+    def body(_, carry):
+      state, total, bad = carry
+      new_state, metrics = train_step(state)
+      finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.grad_norm)
+      bad = jnp.where((bad < 0) & ~finite, state.step, bad)
+      return new_state, jax.tree.map(jnp.add, total, metrics), bad
+
+    zero = StepMetrics(jnp.zeros(()), jnp.zeros(()))
+    carry = (state, zero, jnp.full((), -1, jnp.int32))
+    state, total, bad = jax.lax.fori_loop(0, num_steps, body, carry)
+    mean = jax.tree.map(lambda x: x / num_steps, total)
+    return state, ChunkMetrics(mean, bad)
+
+  return train_chunk
