@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
         "micro_batch_size": 8,
         "max_order": 100,
         "tolerance": 1e-2,
-        "preconditioned": True,
+        "preconditioned_top_k": 3,
       },
       "checkpoint": {"interval": 1000, "log_spaced": True},
       "report": {"format": "png"},

@@ -1,4 +1,15 @@
-"""Quick: the whole instrument in under three minutes on two CPU cores."""
+"""Quick: the whole instrument in a few minutes on a laptop.
+
+Question: what does a two-layer attention-only transformer's loss Hessian do
+while an induction head forms?
+
+Command:
+  python -m induction_jax.train --config configs/quick.py
+
+What to expect: the transition near step 400; pattern accuracy from 0.2 to 1.0
+within 100 steps; a previous-token head in layer 0, an induction head in
+layer 1; the top eigenvalue rises tenfold across it.
+"""
 
 from configs import base
 
@@ -14,10 +25,10 @@ def get_config():
   config.train.num_steps = 2000
   config.train.batch_size = 32
   config.behaviour.interval = 10
-  config.behaviour.batch_size = 64
   config.circuits.interval = 50
   config.spectra.eigen_interval = 50
-  config.spectra.batch_size = 32
-  config.spectra.micro_batch_size = 32
+  config.spectra.track_top_k_eigenvalues = 5
+  config.spectra.batch_size = 16
+  config.spectra.micro_batch_size = 16
   config.checkpoint.interval = 200
   return config

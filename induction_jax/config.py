@@ -8,7 +8,7 @@ the door, and everything behind it can rely on it.
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
 
@@ -142,7 +142,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BehaviourConfig:
-  """Losses, accuracies and head scores; an interval of 0 is never."""
+  """Losses, accuracies and head scores."""
 
   interval: int = _at_least(1)
   batch_size: int = _at_least(1)
@@ -157,7 +157,7 @@ class CircuitsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SpectraConfig:
-  """Hessian spectra; an interval of 0 is never."""
+  """Hessian spectra; an interval or a number of eigenvalues of 0 is never."""
 
   eigen_interval: int = _at_least(0)
   track_top_k_eigenvalues: int = _at_least(1)
@@ -165,15 +165,15 @@ class SpectraConfig:
   micro_batch_size: int = _at_least(1)
   max_order: int = _at_least(2)
   tolerance: float = _positive()
-  preconditioned: bool = _boolean()
+  preconditioned_top_k: int = _at_least(0)
 
   def __post_init__(self) -> None:
-    if self.max_order < 2 * self.track_top_k_eigenvalues:
+    k = max(self.track_top_k_eigenvalues, self.preconditioned_top_k)
+    if self.max_order < 2 * k:
       raise ConfigError(
-        "spectra.max_order must be at least twice "
-        "spectra.track_top_k_eigenvalues (both ends come from one basis), got "
-        f"max_order={self.max_order}, "
-        f"track_top_k_eigenvalues={self.track_top_k_eigenvalues}"
+        "spectra.max_order must be at least twice the number of eigenvalues "
+        "tracked (both ends come from one basis), got "
+        f"max_order={self.max_order}, eigenvalues={k}"
       )
     if self.batch_size % self.micro_batch_size:
       raise ConfigError(
@@ -237,6 +237,13 @@ def to_dict(config: Config) -> dict[str, Any]:
   return dataclasses.asdict(config)
 
 
+def check_leaf_name(name: str) -> None:
+  """Raises ConfigError unless `section.leaf` (or `seed`) is in a config."""
+  known = _leaf_names(Config)
+  if name not in known:
+    raise ConfigError(_unknown_key(name, known))
+
+
 def differing_leaves(a: Config, b: Config) -> list[str]:
   """Names of the leaves in which two configs differ, as `section.leaf`."""
   flat_a, flat_b = _flatten(to_dict(a)), _flatten(to_dict(b))
@@ -249,9 +256,8 @@ def _make_section(section: type, values: Any, prefix: str) -> Any:
   types = get_type_hints(section)
   for name in values:
     if name not in types:
-      close = difflib.get_close_matches(name, types, n=1)
-      hint = f"; did you mean {prefix}{close[0]}?" if close else ""
-      raise ConfigError(f"unknown config key {prefix}{name}{hint}")
+      known = [prefix + known_name for known_name in types]
+      raise ConfigError(_unknown_key(prefix + str(name), known))
   checked = {}
   for field in dataclasses.fields(section):
     name = prefix + field.name
@@ -279,6 +285,22 @@ def _check_leaf(
       f"{name} must be {field.metadata['allowed']}, got {value!r}"
     )
   return value
+
+
+def _unknown_key(name: str, known: Sequence[str]) -> str:
+  close = difflib.get_close_matches(name, known, n=1)
+  hint = f"; did you mean {close[0]}?" if close else ""
+  return f"unknown config key {name}{hint}"
+
+
+def _leaf_names(section: type, prefix: str = "") -> list[str]:
+  names = []
+  for name, kind in get_type_hints(section).items():
+    if dataclasses.is_dataclass(kind):
+      names += _leaf_names(kind, f"{prefix}{name}.")
+    else:
+      names.append(prefix + name)
+  return names
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,11 +9,14 @@ import optax
 from induction_jax.model import Model
 from induction_jax.types import Array, Key, Params, PyTree
 
+STREAMS = ("params", "train", "behaviour", "spectra", "circuits")
+
 
 class TrainState(NamedTuple):
-  """Everything that training changes, and the key of its data stream.
+  """Everything that training changes, and the key of all that is random.
 
-  `key` never changes: the batch of a step is a pure function of (key, step).
+  `key` never changes: the batch of a step is a pure function of (key, step),
+  and a held-out batch one of the key alone.
   """
 
   step: Array  # int32 scalar, updates done
@@ -22,32 +25,19 @@ class TrainState(NamedTuple):
   key: Key
 
 
-class Streams(NamedTuple):
-  """Independent keys of one run, so that no measurement touches training."""
-
-  params: Key
-  train: Key
-  behaviour: Key
-  spectra: Key
-  circuits: Key
-
-
-def make_streams(seed: int) -> Streams:
-  """The run's keys: numbered folds of one root key."""
-  root = jax.random.key(seed)
-  return Streams(
-    *(jax.random.fold_in(root, i) for i in range(len(Streams._fields)))
-  )
+def stream(key: Key, name: str) -> Key:
+  """The key of one of STREAMS, so that no measurement touches training."""
+  return jax.random.fold_in(key, STREAMS.index(name))
 
 
 def init_state(
-  model: Model, tx: optax.GradientTransformation, streams: Streams
+  model: Model, tx: optax.GradientTransformation, key: Key
 ) -> TrainState:
-  """The state at step 0."""
-  params = model.init(streams.params)
+  """The state at step 0 of the run with this key."""
+  params = model.init(stream(key, "params"))
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=tx.init(params),
-    key=streams.train,
+    key=key,
   )

@@ -9,7 +9,7 @@ import optax
 
 from induction_jax.losses import mean_over, token_losses
 from induction_jax.model import Model
-from induction_jax.state import TrainState
+from induction_jax.state import TrainState, stream
 from induction_jax.types import Array, Batch, Params, Sampler
 
 Loss = Callable[[Params, Batch], Array]
@@ -51,10 +51,11 @@ def make_loss(model: Model, weights: Callable[[Batch], Array]) -> Loss:
 def make_train_step(
   loss: Loss, sample: Sampler, tx: optax.GradientTransformation
 ) -> TrainStep:
-  """One update, pure: the batch is sample(fold_in(state.key, state.step))."""
+  """One update, pure: the batch is a function of (state.key, state.step)."""
 
   def train_step(state: TrainState) -> tuple[TrainState, StepMetrics]:
-    batch = sample(jax.random.fold_in(state.key, state.step))
+    key = jax.random.fold_in(stream(state.key, "train"), state.step)
+    batch = sample(key)
     value, grad = jax.value_and_grad(loss)(state.params, batch)
     updates, opt_state = tx.update(grad, state.opt_state, state.params)
     new_state = state._replace(

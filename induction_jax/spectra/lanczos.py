@@ -126,7 +126,7 @@ def lanczos(
     steps = jnp.where(state.order == 0, min_order, CHECK_EVERY)
     steps = jnp.minimum(steps, max_order - state.order)
     state = jax.lax.fori_loop(
-      0, steps, lambda _, state: _extend(product, state, key), state
+      0, steps, lambda _, state: _extend(product, state, restart_key), state
     )
     return state, look(state)
 
@@ -134,7 +134,8 @@ def lanczos(
     state, ritz = carry
     return ~jnp.all(ritz.converged) & (state.order < max_order)
 
-  start = _normalise(jax.random.normal(key, (size,), flat.dtype))
+  start_key, restart_key = jax.random.split(key)
+  start = _normalise(jax.random.normal(start_key, (size,), flat.dtype))
   state = _State(
     basis=jnp.zeros((max_order, size), flat.dtype),
     direction=start,

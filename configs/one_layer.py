@@ -1,0 +1,18 @@
+"""One layer: the control that cannot form an induction head.
+
+Question: is what quick shows due to two layers? One layer of plain attention
+cannot look for the token after an earlier occurrence (Olsson et al. 2022).
+
+Command:
+  python -m induction_jax.train --config configs/one_layer.py
+
+What to expect: no transition; pattern accuracy stays below 0.4.
+"""
+
+from configs import quick
+
+
+def get_config():
+  config = quick.get_config()
+  config.model.n_layers = 1
+  return config

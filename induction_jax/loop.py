@@ -1,0 +1,253 @@
+"""The run: chunks of steps, probes when due, checkpoints.
+
+Everything here is host work; what runs on the device comes from the floors
+below as pure functions and is compiled once.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from induction_jax import losses, optim, tasks
+from induction_jax.config import Config
+from induction_jax.model import Model, make_model
+from induction_jax.probes import Probe, all_variables, make_probes
+from induction_jax.state import TrainState, init_state
+from induction_jax.step import (
+  TrainChunk,
+  make_loss,
+  make_train_chunk,
+  make_train_step,
+)
+from induction_jax.storage import checkpoints, dataset, history
+from induction_jax.storage.run_directory import (
+  RunDirectory,
+  read_json,
+  write_json,
+)
+from induction_jax.types import PyTree
+
+
+class Experiment(NamedTuple):
+  """What a config stands for: a network, its training, its probes."""
+
+  config: Config
+  model: Model
+  init: Callable[[], TrainState]
+  train_chunk: TrainChunk
+  probes: tuple[Probe, ...]
+
+
+class Snapshot(NamedTuple):
+  """What a checkpoint holds: the state, and each probe's carry by name."""
+
+  state: TrainState
+  carries: dict[str, PyTree]
+
+
+class Progress(NamedTuple):
+  """What is known of a run at a step, for whoever watches."""
+
+  step: int
+  values: dict[str, float]  # newest scalars by variable name
+
+
+Watcher = Callable[[Progress], None]
+
+
+def make_experiment(config: Config) -> Experiment:
+  """Builds everything a run needs from its config, compiled where it runs."""
+  task = config.task
+  model = make_model(config.model, task.vocab_size, task.seq_length)
+  tx = optim.make_optimizer(config.optim, config.train.num_steps)
+  loss = make_loss(model, losses.make_weights(config.train.loss_tokens))
+  sample = tasks.make_sampler(task, config.train.batch_size)
+  train_step = make_train_step(loss, sample, tx)
+  return Experiment(
+    config=config,
+    model=model,
+    init=jax.jit(lambda: init_state(model, tx, jax.random.key(config.seed))),
+    train_chunk=jax.jit(make_train_chunk(train_step), donate_argnums=0),
+    probes=tuple(
+      probe._replace(
+        prepare=jax.jit(probe.prepare), measure=jax.jit(probe.measure)
+      )
+      for probe in make_probes(config, model)
+    ),
+  )
+
+
+def run(
+  experiment: Experiment,
+  directory: RunDirectory,
+  *,
+  should_stop: Callable[[], bool] = lambda: False,
+  watch: Watcher = lambda progress: None,
+) -> int:
+  """Trains and measures to the end, from the newest checkpoint if any.
+
+  At every step where something is due, the probes measure first, then a
+  checkpoint is saved; so a checkpoint's history is complete up to its step,
+  and a resumed run repeats nothing and skips nothing.
+
+  Args:
+    experiment: from make_experiment.
+    directory: where the run lives.
+    should_stop: asked between chunks; true saves a checkpoint and returns.
+    watch: told after every chunk.
+
+  Returns:
+    The step reached: `train.num_steps`, or less if it was stopped.
+
+  Raises:
+    FloatingPointError: if the loss or the gradient stops being finite.
+  """
+  config = experiment.config
+  snapshot, resumed = load_or_init(experiment, directory)
+  state, carries = snapshot
+  step = int(state.step)
+  cost = Cost(directory.cost)
+  history.truncate(directory.history, step if resumed else -1)
+  record = partial(history.append, directory.history)
+  if not resumed:
+    for probe in experiment.probes:
+      record(0, "constants", probe.constants(state), probe=probe.name)
+  newest: dict[str, float] = {}
+  while True:
+    if not resumed:
+      for probe in experiment.probes:
+        if _due(step, probe.interval, config.train.num_steps):
+          with cost.measuring:
+            values, carries[probe.name] = measure(
+              probe, state, carries[probe.name]
+            )
+          record(step, "probe", values, probe=probe.name)
+          newest |= _scalars(values)
+    watch(Progress(step, newest))
+    stopping = step >= config.train.num_steps or should_stop()
+    if stopping or (not resumed and _checkpoint_due(step, config)):
+      checkpoints.save(
+        directory.checkpoints, step, Snapshot(state, carries)
+      )
+      cost.save()
+    if stopping:
+      return step
+    resumed = False
+    target = _next_stop(step, experiment.probes, config)
+    with cost.training:
+      state, metrics = experiment.train_chunk(state, target - step)
+      metrics = jax.device_get(metrics)
+    if metrics.first_bad_step >= 0:
+      raise FloatingPointError(
+        f"non-finite loss or gradient at step {metrics.first_bad_step}; the "
+        f"newest checkpoint is at step "
+        f"{max(checkpoints.steps(directory.checkpoints), default=None)}"
+      )
+    step = target
+    train = {
+      f"train_{k}": v for k, v in metrics.mean._asdict().items()
+    }
+    record(step, "train", train)
+    newest |= _scalars(train)
+
+
+def load_or_init(
+  experiment: Experiment, directory: RunDirectory
+) -> tuple[Snapshot, bool]:
+  """The newest checkpoint's snapshot, or the one at step 0; and which."""
+  state = experiment.init()
+  carries = {
+    probe.name: probe.init_carry(state.params) for probe in experiment.probes
+  }
+  snapshot = Snapshot(state, carries)
+  steps = checkpoints.steps(directory.checkpoints)
+  if not steps:
+    return snapshot, False
+  return checkpoints.restore(directory.checkpoints, steps[-1], snapshot), True
+
+
+def measure(
+  probe: Probe, state: TrainState, carry: PyTree
+) -> tuple[dict[str, np.ndarray], PyTree]:
+  """One measurement: named values on the host, and the carry for the next."""
+  arrays, carry = probe.measure(state, probe.prepare(state), carry)
+  return probe.finish(jax.device_get(arrays)), carry
+
+
+def write_results(experiment: Experiment, directory: RunDirectory) -> None:
+  """Rebuilds results.nc from the history."""
+  records = history.read(directory.history)
+  variables = all_variables(experiment.probes)
+  dataset.write_dataset(
+    dataset.make_dataset(records, variables), directory.results
+  )
+
+
+class Cost:
+  """Seconds a run took over all its starts: in all, training, measuring."""
+
+  def __init__(self, path: Path):
+    self._path = path
+    self._seconds = {
+      "wall_seconds": 0.0,
+      "train_seconds": 0.0,
+      "measure_seconds": 0.0,
+    }
+    if path.exists():
+      self._seconds |= read_json(path)
+    self._started = time.perf_counter() - self._seconds["wall_seconds"]
+    self.training = _Stopwatch(self._seconds, "train_seconds")
+    self.measuring = _Stopwatch(self._seconds, "measure_seconds")
+
+  def save(self) -> None:
+    self._seconds["wall_seconds"] = time.perf_counter() - self._started
+    write_json(self._path, self._seconds)
+
+
+class _Stopwatch:
+  """Adds the time inside a `with` block to an entry."""
+
+  def __init__(self, seconds: dict[str, float], name: str):
+    self._seconds, self._name, self._start = seconds, name, 0.0
+
+  def __enter__(self) -> None:
+    self._start = time.perf_counter()
+
+  def __exit__(self, *_: Any) -> None:
+    self._seconds[self._name] += time.perf_counter() - self._start
+
+
+def _due(step: int, interval: int, num_steps: int) -> bool:
+  return step % interval == 0 or step == num_steps
+
+
+def _checkpoint_due(step: int, config: Config) -> bool:
+  """Powers of two up to the interval, if wanted; then every interval."""
+  interval = config.checkpoint.interval
+  if step % interval == 0:
+    return True
+  early = config.checkpoint.log_spaced and step < interval
+  return early and step & (step - 1) == 0
+
+
+def _next_stop(
+  step: int, probes: Iterable[Probe], config: Config
+) -> int:
+  """The next step at which a probe, a checkpoint or the end is due."""
+  intervals = [probe.interval for probe in probes]
+  intervals.append(config.checkpoint.interval)
+  stops = [interval * (step // interval + 1) for interval in intervals]
+  if config.checkpoint.log_spaced and step < config.checkpoint.interval:
+    stops.append(1 << step.bit_length())
+  return min(*stops, config.train.num_steps)
+
+
+def _scalars(values: dict[str, Any]) -> dict[str, float]:
+  return {k: float(v) for k, v in values.items() if np.ndim(v) == 0} | {
+    k: float(v[0]) for k, v in values.items() if k == "top_eigenvalues"
+  }

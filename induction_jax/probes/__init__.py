@@ -1,0 +1,40 @@
+"""What is measured, and when: training state -> named arrays.
+
+The three sciences (curvature, circuits, behaviour in time) know nothing of one
+another; here each meets the network.
+"""
+
+from induction_jax.config import Config
+from induction_jax.model import Model
+from induction_jax.probes.behaviour import make_behaviour_probe
+from induction_jax.probes.circuits import make_circuits_probe
+from induction_jax.probes.probe import Probe
+from induction_jax.probes.spectra import make_spectra_probe
+from induction_jax.types import Variable
+
+__all__ = [
+  "TRAIN_VARIABLES",
+  "Probe",
+  "all_variables",
+  "make_probes",
+]
+
+TRAIN_VARIABLES = (
+  Variable("train_loss", ("step",), "training loss, mean since last", "nats"),
+  Variable("train_grad_norm", ("step",), "gradient norm, mean since last"),
+)
+
+
+def make_probes(config: Config, model: Model) -> tuple[Probe, ...]:
+  """Every probe of a run, cheap ones first; an interval of 0 leaves one out."""
+  probes = (
+    make_behaviour_probe(config, model),
+    make_circuits_probe(config, model),
+    make_spectra_probe(config, model),
+  )
+  return tuple(probe for probe in probes if probe.interval)
+
+
+def all_variables(probes: tuple[Probe, ...]) -> tuple[Variable, ...]:
+  """Declarations of everything a run's history may hold."""
+  return sum((probe.variables for probe in probes), TRAIN_VARIABLES)

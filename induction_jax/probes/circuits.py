@@ -1,0 +1,146 @@
+"""Circuits: QK and OV eigenstructure, composition, the cost of ablation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from induction_jax import circuits, tasks
+from induction_jax.config import Config
+from induction_jax.losses import token_losses
+from induction_jax.model import Model
+from induction_jax.probes.probe import Probe, Values, nothing
+from induction_jax.state import TrainState, stream
+from induction_jax.types import Array, Params, PyTree, Variable
+
+# Random circuits to sample for the spread of a score under its null.
+NULL_SAMPLES = 64
+
+PER_HEAD = ("step", "layer", "head")
+PER_PAIR = (*PER_HEAD, "writer_layer", "writer_head")
+PER_EIGENVALUE = (*PER_HEAD, "circuit_eig")
+SCORES = {
+  "ov_copying": ("OV copying score", PER_HEAD),
+  "qk_matching": ("QK matching score", PER_HEAD),
+  "k_composed_matching": ("K-composed matching score", PER_PAIR),
+}
+COMPOSITIONS = ("q", "k", "v")
+
+VARIABLES = (
+  *(Variable(name, dims, long) for name, (long, dims) in SCORES.items()),
+  *(
+    Variable(f"{name}_null", (), f"{long}, mean of random circuits")
+    for name, (long, _) in SCORES.items()
+  ),
+  *(
+    Variable(f"{name}_null_sd", (), f"{long}, sd of random circuits")
+    for name, (long, _) in SCORES.items()
+  ),
+  *(
+    Variable(f"{circuit}_eigenvalues_{part}", PER_EIGENVALUE, long)
+    for circuit in ("ov", "qk")
+    for part, long in (
+      ("real", f"{circuit.upper()} circuit eigenvalue, real part"),
+      ("imag", f"{circuit.upper()} circuit eigenvalue, imaginary part"),
+    )
+  ),
+  *(
+    Variable(f"{x}_composition", PER_PAIR, f"{x.upper()}-composition")
+    for x in COMPOSITIONS
+  ),
+  *(
+    Variable(
+      f"{x}_composition_null", (), f"{x.upper()}-composition, random: D^-1/2"
+    )
+    for x in COMPOSITIONS
+  ),
+  Variable(
+    "ablation_cost", PER_HEAD, "rise of loss on repeats, head ablated", "nats"
+  ),
+  Variable(
+    "ablation_cost_se", PER_HEAD, "standard error of ablation cost", "nats"
+  ),
+  Variable("ablation_cost_null", (), "ablation cost, idle head", "nats"),
+)
+
+
+def make_circuits_probe(config: Config, model: Model) -> Probe:
+  """Weights read as circuits, and each head's cost of ablation on repeats."""
+  norm = config.model.norm
+  sample = tasks.make_induction_sampler(
+    config.task, config.behaviour.batch_size
+  )
+
+  def constants(state: TrainState) -> Values:
+    like = circuits.fold_norms(state.params, norm)
+    keys = jax.random.split(stream(state.key, "circuits"), NULL_SAMPLES)
+    samples = jax.vmap(
+      lambda key: _matrices(circuits.random_weights(key, like))
+    )(keys)
+    values: Values = {"ablation_cost_null": np.zeros(())}
+    for name, matrices in samples.items():
+      scores = circuits.eigenvalue_score(circuits.eigenvalues(matrices))
+      values[f"{name}_null"] = np.zeros(())  # exact, by sign symmetry
+      values[f"{name}_null_sd"] = _spread(scores)
+    for x in COMPOSITIONS:
+      values[f"{x}_composition_null"] = np.array(config.model.d_model**-0.5)
+    return values
+
+  def measure(
+    state: TrainState, _: PyTree, carry: PyTree
+  ) -> tuple[dict[str, Array], PyTree]:
+    weights = circuits.fold_norms(state.params, norm)
+    batch = sample(stream(state.key, "behaviour"))
+
+    def losses(params: Params) -> Array:
+      return token_losses(model.apply(params, batch.tokens)[0], batch.targets)
+
+    cost = circuits.ablation_costs(
+      losses, state.params, batch.predictable.astype(jnp.float32)
+    )
+    arrays = _matrices(weights)
+    for x, ratio in circuits.composition(weights)._asdict().items():
+      arrays[f"{x}_composition"] = ratio
+    arrays["ablation_cost"] = cost.mean
+    arrays["ablation_cost_se"] = cost.standard_error
+    return arrays, carry
+
+  return Probe(
+    name="circuits",
+    interval=config.circuits.interval,
+    variables=VARIABLES,
+    constants=constants,
+    init_carry=nothing,
+    prepare=nothing,
+    measure=measure,
+    finish=_finish,
+  )
+
+
+def _matrices(weights: circuits.CircuitWeights) -> dict[str, Array]:
+  """For each of SCORES, the [..., K, K] matrices whose eigenvalues make it."""
+  return {
+    "ov_copying": circuits.copying_matrices(weights),
+    "qk_matching": circuits.matching_matrices(weights),
+    "k_composed_matching": circuits.k_composed_matrices(weights),
+  }
+
+
+def _finish(arrays: dict[str, np.ndarray]) -> Values:
+  """Eigenvalues on the host, in place of the matrices."""
+  values = {k: np.asarray(v) for k, v in arrays.items() if k not in SCORES}
+  for name in SCORES:
+    spectrum = circuits.eigenvalues(arrays[name])
+    values[name] = circuits.eigenvalue_score(spectrum).astype(np.float32)
+    if name != "k_composed_matching":
+      circuit = name.split("_")[0]
+      real = spectrum.real.astype(np.float32)
+      imag = spectrum.imag.astype(np.float32)
+      values[f"{circuit}_eigenvalues_real"] = real
+      values[f"{circuit}_eigenvalues_imag"] = imag
+  return values
+
+
+def _spread(scores: np.ndarray) -> np.ndarray:
+  """Root mean square about the exact mean 0; nan if there are no scores."""
+  scores = scores[~np.isnan(scores)]
+  return np.sqrt(np.mean(scores**2)) if scores.size else np.array(np.nan)

@@ -1,0 +1,1 @@
+"""Findings and figures of a run, from its directory alone."""

@@ -1,0 +1,297 @@
+"""What a run found: the transition, the verdict, the heads, the spectrum.
+
+All of it follows from results.nc. The transition is dated from behaviour only,
+never from curvature: the spectrum is the quantity under study.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from induction_jax.transition import Interval, Transition, detect
+
+# The behavioural signals, in order of precedence, and the least amplitude that
+# counts as a transition in each (accuracy, attention mass, nats).
+SIGNALS = {
+  "pattern_accuracy": 0.3,
+  "prefix_matching": 0.2,
+  "pattern_loss": 1.0,
+}
+# What "has an induction head" takes, all three together.
+LEAST_ACCURACY = 0.5
+LEAST_PREFIX_MATCHING_OVER_NULL = 0.25
+LEAST_ABLATION_COST = 0.1  # nats
+LEAST_ABLATION_SIGMAS = 3.0
+
+
+class Head(NamedTuple):
+  """A head, found by its score at the last step."""
+
+  layer: int
+  head: int
+  score: float
+  null: float
+
+
+class Verdict(NamedTuple):
+  """Whether the run has an induction head, and what speaks for or against."""
+
+  has_induction_head: bool
+  reasons: tuple[str, ...]
+
+
+class Extremes(NamedTuple):
+  """One eigenvalue before the transition, at its peak, and after it."""
+
+  before: float
+  peak: float
+  peak_step: int
+  after: float
+
+
+class Findings(NamedTuple):
+  """Everything a summary or a figure says beyond the raw curves."""
+
+  transition: Transition
+  signals: dict[str, Transition]
+  verdict: Verdict
+  induction_head: Head
+  previous_token_head: Head
+  top: Extremes | None  # None where no spectrum was measured
+  bottom: Extremes | None
+
+
+def find(results: xr.Dataset) -> Findings:
+  """Reads the findings off a run's results."""
+  signals = {
+    name: _detect(_signal(results, name), amplitude)
+    for name, amplitude in SIGNALS.items()
+  }
+  transition = combine(signals)
+  induction_head = best_head(results, "prefix_matching")
+  return Findings(
+    transition=transition,
+    signals=signals,
+    verdict=judge(results, induction_head),
+    induction_head=induction_head,
+    previous_token_head=best_head(results, "previous_token"),
+    top=_extremes(results, "top_eigenvalues", transition, 1),
+    bottom=_extremes(results, "bottom_eigenvalues", transition, -1),
+  )
+
+
+def combine(signals: dict[str, Transition]) -> Transition:
+  """One answer from several signals: what at least two of three say.
+
+  The times are those of the first signal that says so. Signals that do not
+  agree make the answer `ambiguous`, without times.
+  """
+  for transition in signals.values():
+    votes = sum(
+      other.status == transition.status for other in signals.values()
+    )
+    if 2 * votes > len(signals):
+      return transition
+  first = next(iter(signals.values()))
+  return first._replace(
+    status="ambiguous", onset=None, midpoint=None, completion=None
+  )
+
+
+def best_head(results: xr.Dataset, name: str) -> Head:
+  """The head with the highest score at the last step."""
+  scores = measured(results[name])[-1].values
+  layer, head = np.unravel_index(np.argmax(scores), scores.shape)
+  return Head(
+    layer=int(layer),
+    head=int(head),
+    score=float(scores[layer, head]),
+    null=float(results[f"{name}_null"]),
+  )
+
+
+def judge(results: xr.Dataset, head: Head) -> Verdict:
+  """Whether a head is an induction head, at the last step.
+
+  All three must hold, all of them on `repeats`, whatever the run's own task:
+  the network predicts repeated patterns, the head attends to what followed
+  earlier occurrences, and silencing it costs loss. Without an ablation (no
+  circuits measured) there is no verdict in its favour.
+  """
+  accuracy = float(measured(results["induction_accuracy"])[-1])
+  checks = [
+    _check(
+      "accuracy on repeats", accuracy, LEAST_ACCURACY, accuracy, ""
+    ),
+    _check(
+      f"prefix matching of head {head.layer}.{head.head}",
+      head.score,
+      head.null + LEAST_PREFIX_MATCHING_OVER_NULL,
+      head.score,
+      f", null {head.null:.3f}",
+    ),
+  ]
+  if "ablation_cost" in results:
+    cost, error = (
+      float(measured(results[name])[-1, head.layer, head.head])
+      for name in ("ablation_cost", "ablation_cost_se")
+    )
+    checks.append(
+      _check(
+        f"loss cost of ablating head {head.layer}.{head.head}",
+        cost,
+        max(LEAST_ABLATION_COST, LEAST_ABLATION_SIGMAS * error),
+        cost,
+        f" nats, standard error {error:.3f}",
+      )
+    )
+  else:
+    checks.append((False, "no ablation was measured (circuits.interval=0)"))
+  return Verdict(
+    has_induction_head=all(passed for passed, _ in checks),
+    reasons=tuple(reason for _, reason in checks),
+  )
+
+
+def measured(array: xr.DataArray) -> xr.DataArray:
+  """The steps at which a variable was measured."""
+  return array.dropna("step", how="all")
+
+
+def summarise(
+  results: xr.Dataset, findings: Findings, cost: dict[str, float]
+) -> dict[str, Any]:
+  """summary.json: what the run found, as plain numbers."""
+  transition = findings.transition
+  final = {
+    name: float(measured(results[name])[-1])
+    for name in (
+      "pattern_accuracy",
+      "random_accuracy",
+      "pattern_loss",
+      "random_loss",
+      "induction_accuracy",
+      "induction_loss",
+      "train_loss",
+    )
+  }
+  return {
+    "transition": _transition_summary(transition)
+    | {
+      "signals": {
+        name: _transition_summary(signal)
+        for name, signal in findings.signals.items()
+      }
+    },
+    "verdict": {
+      "has_induction_head": findings.verdict.has_induction_head,
+      "reasons": list(findings.verdict.reasons),
+    },
+    "heads": {
+      "induction": _head_summary(findings.induction_head, "prefix_matching"),
+      "previous_token": _head_summary(
+        findings.previous_token_head, "previous_token"
+      ),
+    },
+    "final": {"step": int(results.step[-1]), "loss": final["train_loss"]}
+    | final,
+    "spectrum": _extremes_summary("top", findings.top)
+    | _extremes_summary("bottom", findings.bottom),
+    "cost": dict(cost) | _counts(results),
+  }
+
+
+def _signal(results: xr.Dataset, name: str) -> xr.DataArray:
+  """A behavioural signal on repeats, [step]."""
+  if name == "prefix_matching":
+    return measured(results[name].max(("layer", "head")))
+  on_repeats = name.replace("pattern", "induction")
+  return measured(results[on_repeats])
+
+
+def _detect(signal: xr.DataArray, min_amplitude: float) -> Transition:
+  return detect(
+    signal.step.values, signal.values, min_amplitude=min_amplitude
+  )
+
+
+def _check(
+  what: str, value: float, least: float, shown: float, note: str
+) -> tuple[bool, str]:
+  passed = bool(value >= least)
+  sign = ">=" if passed else "<"
+  return passed, f"{what} {shown:.3f} {sign} {least:.3f}{note}"
+
+
+def _extremes(
+  results: xr.Dataset, name: str, transition: Transition, sign: int
+) -> Extremes | None:
+  """Before: the last measurement at or before the onset. After: the first one
+  a whole transition's length past completion. Peak: the extreme in between.
+  Without a dated transition: first, last, and the extreme of the run.
+  """
+  if name not in results:
+    return None
+  series = measured(results[name][:, 0])
+  if series.size == 0:
+    return None
+  steps, values = series.step.values, series.values
+  first, last = 0, len(steps) - 1
+  if transition.onset is not None and transition.completion is not None:
+    onset = transition.onset.estimate
+    settled = 2 * transition.completion.estimate - onset
+    first = max(np.searchsorted(steps, onset, side="right") - 1, 0)
+    last = min(np.searchsorted(steps, settled), last)
+  peak = first + int(np.argmax(sign * values[first : last + 1]))
+  return Extremes(
+    before=float(values[first]),
+    peak=float(values[peak]),
+    peak_step=int(steps[peak]),
+    after=float(values[last]),
+  )
+
+
+def _transition_summary(transition: Transition) -> dict[str, Any]:
+  return {
+    "status": transition.status,
+    "onset": _interval_summary(transition.onset),
+    "midpoint": _interval_summary(transition.midpoint),
+    "completion": _interval_summary(transition.completion),
+  }
+
+
+def _interval_summary(interval: Interval | None) -> dict[str, float] | None:
+  return None if interval is None else {
+    k: float(v) for k, v in interval._asdict().items()
+  }
+
+
+def _head_summary(head: Head, score: str) -> dict[str, Any]:
+  return {
+    "layer": head.layer,
+    "head": head.head,
+    score: head.score,
+    "null": head.null,
+  }
+
+
+def _extremes_summary(end: str, extremes: Extremes | None) -> dict[str, Any]:
+  if extremes is None:
+    return {f"{end}_{name}": None for name in Extremes._fields}
+  return {f"{end}_{k}": v for k, v in extremes._asdict().items()}
+
+
+def _counts(results: xr.Dataset) -> dict[str, int]:
+  one_of_each_probe = ("pattern_accuracy", "ablation_cost", "top_eigenvalues")
+  products = ("products", "preconditioned_products")
+  return {
+    "hvp_count": int(
+      sum(float(results[name].sum()) for name in products if name in results)
+    ),
+    "measurements": sum(
+      measured(results[name]).sizes["step"]
+      for name in one_of_each_probe
+      if name in results
+    ),
+  }

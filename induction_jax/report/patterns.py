@@ -1,0 +1,70 @@
+"""Attention patterns of the two heads that matter, on one sequence."""
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from induction_jax import tasks
+from induction_jax.circuits import prefix_mask
+from induction_jax.config import Config
+from induction_jax.model import Model
+from induction_jax.report import style
+from induction_jax.report.findings import Findings
+from induction_jax.state import stream
+from induction_jax.types import Batch, Params
+
+LONGEST = 64  # positions shown; more are unreadable
+
+
+def plot_patterns(
+  config: Config, model: Model, params: Params, findings: Findings
+) -> Figure:
+  """Patterns of the best previous-token and the best induction head."""
+  batch = _probe_sequence(config)
+  _, activations = jax.jit(model.apply)(params, batch.tokens)
+  pattern = np.asarray(activations.pattern)[:, 0]  # [L, H, T, S]
+  shown = min(LONGEST, batch.tokens.shape[1])
+  figure, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 3.6))
+  for ax, head, name in (
+    (axes[0], findings.previous_token_head, "previous-token head"),
+    (axes[1], findings.induction_head, "induction head"),
+  ):
+    image = ax.imshow(
+      pattern[head.layer, head.head, :shown, :shown],
+      vmin=0,
+      vmax=1,
+      cmap="magma_r",
+    )
+    ax.set(
+      title=f"best {name}: {head.layer}.{head.head}",
+      xlabel="key position",
+      ylabel="query position",
+    )
+  _mark_targets(axes[1], batch, shown)
+  figure.colorbar(image, ax=axes, label="attention", shrink=0.8)
+  return figure
+
+
+def _probe_sequence(config: Config) -> Batch:
+  sample = tasks.make_induction_sampler(config.task, 1)
+  return sample(stream(jax.random.key(config.seed), "behaviour"))
+
+
+def _mark_targets(ax: Axes, batch: Batch, shown: int) -> None:
+  """Boxes where prefix matching is judged: predictable queries."""
+  where = np.asarray(prefix_mask(batch.tokens))[0]
+  where = where & np.asarray(batch.predictable)[0][:, None]
+  queries, keys = np.nonzero(where[:shown, :shown])
+  ax.plot(
+    keys,
+    queries,
+    "s",
+    markersize=3.2,
+    markerfacecolor="none",
+    markeredgewidth=0.5,
+    color=style.BLUE,
+    label="tokens after earlier occurrences",
+  )
+  ax.legend(loc="upper right")

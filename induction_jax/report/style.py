@@ -1,0 +1,82 @@
+"""How figures look: legible in print, safe for the colour blind."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+
+from induction_jax.report.findings import Findings
+
+# Okabe and Ito (2008): distinguishable with any common colour vision.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+  "#000000",
+  "#E69F00",
+  "#56B4E9",
+  "#009E73",
+  "#F0E442",
+  "#0072B2",
+  "#D55E00",
+  "#CC79A7",
+)
+# One colour a layer; heads of a layer differ in line style.
+LAYER_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+HEAD_STYLES = ("-", "--", "-.", ":")
+NULL_STYLE = {"color": "0.45", "linewidth": 1.0, "linestyle": (0, (1, 1))}
+WIDTH = 7.0  # inches: a text width
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+  """Settings for figures of a paper, undone afterwards."""
+  settings = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.2,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # text stays text
+    "svg.fonttype": "none",
+    "svg.hashsalt": "induction_jax",  # equal runs, equal files
+  }
+  with mpl.rc_context(settings):
+    yield
+
+
+def head_line(layer: int, head: int) -> dict[str, object]:
+  """Line style of a head: colour by layer, dashes by head."""
+  return {
+    "color": LAYER_COLORS[layer % len(LAYER_COLORS)],
+    "linestyle": HEAD_STYLES[head % len(HEAD_STYLES)],
+  }
+
+
+def step_axis(axes: Axes, steps: np.ndarray, findings: Findings) -> None:
+  """Scales the step axis and marks the transition on it.
+
+  Logarithmic where the transition fills little of the run.
+  """
+  transition = findings.transition
+  if transition.midpoint is not None:
+    if transition.midpoint.estimate < steps[-1] / 10:
+      axes.set_xscale("log")
+      axes.set_xlim(max(steps[steps > 0].min(), steps[-1] / 1000), steps[-1])
+    onset, completion = transition.onset, transition.completion
+    if onset is not None and completion is not None:
+      axes.axvspan(
+        onset.estimate,
+        min(completion.estimate, steps[-1]),
+        color="0.88",
+        linewidth=0,
+        zorder=0,
+      )
+    axes.axvline(
+      transition.midpoint.estimate, color="0.6", linewidth=0.8, zorder=0
+    )
+  axes.set_xlabel("training step")

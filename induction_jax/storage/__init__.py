@@ -1,0 +1,1 @@
+"""A run on disk: checkpoints, history, results and the run directory."""

@@ -1,0 +1,5 @@
+"""Time: when behaviour changes. Sees arrays of (step, signal) only."""
+
+from induction_jax.transition.detector import Interval, Transition, detect
+
+__all__ = ["Interval", "Transition", "detect"]

@@ -1,0 +1,350 @@
+"""The config: what is refused at the door, and with which words."""
+
+import copy
+import importlib
+import json
+import pathlib
+
+from absl.testing import absltest, parameterized
+from ml_collections import ConfigDict
+
+from configs import base
+from induction_jax import config as config_lib
+from induction_jax.config import Config, ConfigError, make_config
+
+CONFIGS = sorted(
+  path.stem
+  for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
+  if path.stem != "__init__"
+)
+
+
+def _values(**leaves: object) -> dict:
+  """Base, with leaves set by `section__leaf=value`."""
+  values = base.get_config().to_dict()
+  for name, value in leaves.items():
+    _set(values, name.replace("__", "."), value)
+  return values
+
+
+def _set(values: dict, name: str, value: object) -> None:
+  *sections, leaf = name.split(".")
+  for section in sections:
+    values = values[section]
+  values[leaf] = value
+
+
+class RangesTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+    ("seed", -1, "in [0, 2^32)"),
+    ("seed", 2**32, "in [0, 2^32)"),
+    ("task.name", "repeat", "one of repeats, fixed_offset"),
+    ("task.vocab_size", 2, "at least 3"),
+    ("task.seq_length", 3, "at least 4"),
+    ("task.pattern_min", 1, "at least 2"),
+    ("task.pattern_max", 1, "at least 2"),
+    ("task.gap_min", -1, "at least 0"),
+    ("task.gap_max", -1, "at least 0"),
+    ("model.n_layers", 0, "at least 1"),
+    ("model.n_heads", 0, "at least 1"),
+    ("model.d_model", 0, "at least 1"),
+    ("model.d_mlp", -1, "at least 0"),
+    ("model.position", "alibi", "one of rotary, shortformer, learned"),
+    ("model.norm", "batchnorm", "one of layernorm, rmsnorm, none"),
+    ("optim.name", "lion", "one of adamw, adam, sgd"),
+    ("optim.learning_rate", 0.0, "a positive finite number"),
+    ("optim.learning_rate", -1.0, "a positive finite number"),
+    ("optim.learning_rate", float("inf"), "a positive finite number"),
+    ("optim.learning_rate", float("nan"), "a positive finite number"),
+    ("optim.schedule", "linear", "one of constant, cosine"),
+    ("optim.warmup_steps", -1, "at least 0"),
+    ("optim.b1", 1.0, "in [0, 1)"),
+    ("optim.b1", -0.1, "in [0, 1)"),
+    ("optim.b2", 1.0, "in [0, 1)"),
+    ("optim.eps", 0.0, "a positive finite number"),
+    ("optim.weight_decay", -0.1, "a non-negative finite number"),
+    ("optim.weight_decay", float("inf"), "a non-negative finite number"),
+    ("optim.momentum", 1.0, "in [0, 1)"),
+    ("optim.clip_norm", -1.0, "a non-negative finite number"),
+    ("train.num_steps", 0, "at least 1"),
+    ("train.batch_size", 0, "at least 1"),
+    ("train.loss_tokens", "some", "one of all, predictable"),
+    ("behaviour.interval", 0, "at least 1"),
+    ("behaviour.batch_size", 0, "at least 1"),
+    ("circuits.interval", -1, "at least 0"),
+    ("spectra.eigen_interval", -1, "at least 0"),
+    ("spectra.track_top_k_eigenvalues", 0, "at least 1"),
+    ("spectra.batch_size", 0, "at least 1"),
+    ("spectra.micro_batch_size", 0, "at least 1"),
+    ("spectra.max_order", 1, "at least 2"),
+    ("spectra.tolerance", 0.0, "a positive finite number"),
+    ("checkpoint.interval", 0, "at least 1"),
+    ("report.format", "gif", "one of png, svg, pdf"),
+  )
+  def test_refuses_out_of_range(self, name, value, allowed):
+    values = _values()
+    _set(values, name, value)
+    with self.assertRaises(ConfigError) as caught:
+      make_config(values)
+    self.assertEqual(
+      str(caught.exception), f"{name} must be {allowed}, got {value!r}"
+    )
+
+  @parameterized.parameters(
+    dict(seed=2**32 - 1),
+    dict(
+      task__vocab_size=3,
+      task__seq_length=4,
+      task__pattern_min=2,
+      task__pattern_max=2,
+      task__gap_min=0,
+      task__gap_max=0,
+    ),
+    dict(
+      model__n_layers=1, model__n_heads=1, model__d_model=2, model__d_mlp=0
+    ),
+    dict(
+      model__n_heads=1, model__d_model=1, model__position="shortformer"
+    ),
+    dict(
+      optim__b1=0.0,
+      optim__b2=0.0,
+      optim__weight_decay=0.0,
+      optim__momentum=0.0,
+      optim__clip_norm=0.0,
+    ),
+    dict(train__num_steps=1, train__batch_size=1),
+    dict(circuits__interval=0, spectra__eigen_interval=0),
+    dict(
+      spectra__track_top_k_eigenvalues=1,
+      spectra__batch_size=1,
+      spectra__micro_batch_size=1,
+      spectra__max_order=2,
+    ),
+  )
+  def test_takes_the_edge_of_a_range(self, **leaves):
+    config = make_config(_values(**leaves))
+    flat = {
+      name: value
+      for name, value in config_lib._flatten(
+        config_lib.to_dict(config)
+      ).items()
+      if name.replace(".", "__") in leaves
+    }
+    self.assertEqual(
+      flat, {name.replace("__", "."): leaves[name] for name in leaves}
+    )
+
+  @parameterized.parameters(
+    ("task.vocab_size", 50.0, "int"),
+    ("task.vocab_size", "50", "int"),
+    ("task.vocab_size", None, "int"),
+    ("task.vocab_size", True, "int"),
+    ("seed", False, "int"),
+    ("task.name", 3, "str"),
+    ("optim.learning_rate", "1e-3", "float"),
+    ("optim.learning_rate", True, "float"),
+    ("model.smeared_keys", 1, "bool"),
+    ("model.smeared_keys", "no", "bool"),
+  )
+  def test_refuses_wrong_type(self, name, value, kind):
+    values = _values()
+    _set(values, name, value)
+    with self.assertRaises(ConfigError) as caught:
+      make_config(values)
+    self.assertEqual(
+      str(caught.exception), f"{name} must be {kind}, got {value!r}"
+    )
+
+  def test_whole_number_serves_as_float(self):
+    config = make_config(_values(optim__clip_norm=1))
+    self.assertIs(type(config.optim.clip_norm), float)
+    self.assertEqual(config.optim.clip_norm, 1.0)
+
+
+class KeysTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+    (
+      "model.n_layer",
+      "unknown config key model.n_layer; did you mean model.n_layers?",
+    ),
+    (
+      "optim.learning_rat",
+      "unknown config key optim.learning_rat; "
+      "did you mean optim.learning_rate?",
+    ),
+    ("optimm", "unknown config key optimm; did you mean optim?"),
+    ("task.zzz", "unknown config key task.zzz"),
+  )
+  def test_unknown(self, name, message):
+    values = _values()
+    _set(values, name, 1)
+    with self.assertRaises(ConfigError) as caught:
+      make_config(values)
+    self.assertEqual(str(caught.exception), message)
+
+  @parameterized.parameters("seed", "model", "model.norm", "report.format")
+  def test_missing(self, name):
+    values = _values()
+    *sections, leaf = name.split(".")
+    del (values[sections[0]] if sections else values)[leaf]
+    with self.assertRaises(ConfigError) as caught:
+      make_config(values)
+    self.assertEqual(str(caught.exception), f"missing config key {name}")
+
+  def test_section_that_is_none(self):
+    with self.assertRaises(ConfigError) as caught:
+      make_config(_values(model=3))
+    self.assertEqual(
+      str(caught.exception), "model must be a section, got 3"
+    )
+
+  def test_error_is_a_value_error(self):
+    with self.assertRaises(ValueError):
+      make_config({})
+
+
+class CrossChecksTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+    (
+      dict(model__n_heads=3, model__d_model=64),
+      "model.n_heads must divide model.d_model, got n_heads=3, d_model=64",
+    ),
+    (
+      dict(model__n_heads=2, model__d_model=6),
+      "rotary positions need an even head width d_model / n_heads, got 3",
+    ),
+    (
+      dict(task__pattern_min=9, task__pattern_max=8),
+      "task.pattern_min must not exceed task.pattern_max, got 9 > 8",
+    ),
+    (
+      dict(task__gap_min=5, task__gap_max=4),
+      "task.gap_min must not exceed task.gap_max, got 5 > 4",
+    ),
+    (
+      dict(task__vocab_size=32, task__pattern_max=32),
+      "task.pattern_max must be below task.vocab_size (the pattern's tokens "
+      "are distinct, and filler needs at least one more), got "
+      "pattern_max=32, vocab_size=32",
+    ),
+    (
+      dict(task__seq_length=10, task__pattern_min=4, task__gap_min=3),
+      "task.seq_length must hold two occurrences of the shortest pattern, "
+      "got seq_length=10, pattern_min=4, gap_min=3",
+    ),
+    (
+      dict(task__name="fixed_offset", task__seq_length=255),
+      "task.seq_length must be even for fixed_offset, got seq_length=255",
+    ),
+    (
+      dict(
+        spectra__max_order=19, spectra__track_top_k_eigenvalues=10
+      ),
+      "spectra.max_order must be at least twice "
+      "spectra.track_top_k_eigenvalues (both ends come from one basis), got "
+      "max_order=19, track_top_k_eigenvalues=10",
+    ),
+    (
+      dict(spectra__batch_size=64, spectra__micro_batch_size=7),
+      "spectra.micro_batch_size must divide spectra.batch_size, got "
+      "micro_batch_size=7, batch_size=64",
+    ),
+    (
+      dict(optim__warmup_steps=5, train__num_steps=5),
+      "optim.warmup_steps must be below train.num_steps, got "
+      "warmup_steps=5, num_steps=5",
+    ),
+  )
+  def test_refuses(self, leaves, message):
+    with self.assertRaises(ConfigError) as caught:
+      make_config(_values(**leaves))
+    self.assertEqual(str(caught.exception), message)
+
+  @parameterized.parameters(
+    dict(task__vocab_size=33, task__pattern_max=32),
+    dict(task__seq_length=11, task__pattern_min=4, task__gap_min=3),
+    dict(task__seq_length=255),
+    dict(model__n_heads=2, model__d_model=6, model__position="learned"),
+    dict(spectra__max_order=20, spectra__track_top_k_eigenvalues=10),
+    dict(optim__warmup_steps=4, train__num_steps=5),
+  )
+  def test_takes_what_just_fits(self, **leaves):
+    self.assertIsInstance(make_config(_values(**leaves)), Config)
+
+  def test_d_head(self):
+    config = make_config(_values(model__d_model=24, model__n_heads=3))
+    self.assertEqual(config.model.d_head, 8)
+
+
+class LeavesTest(absltest.TestCase):
+
+  def test_json_round_trip(self):
+    config = make_config(_values(seed=3, optim__clip_norm=0.5))
+    text = json.dumps(config_lib.to_dict(config))
+    again = make_config(json.loads(text))
+    self.assertEqual(again, config)
+    self.assertEqual((again.seed, again.optim.clip_norm), (3, 0.5))
+
+  def test_differing_leaves(self):
+    a = make_config(_values())
+    b = make_config(_values(seed=1, model__n_layers=3, optim__b1=0.8))
+    self.assertEqual(
+      config_lib.differing_leaves(a, b),
+      ["seed", "model.n_layers", "optim.b1"],
+    )
+    c = make_config(copy.deepcopy(_values()))
+    self.assertEqual(config_lib.differing_leaves(a, c), [])
+
+  def test_frozen(self):
+    config = make_config(_values())
+    with self.assertRaises(AttributeError):
+      config.model.n_layers = 3
+
+
+class ConfigFilesTest(parameterized.TestCase):
+
+  def test_there_are_some(self):
+    self.assertIn("base", CONFIGS)
+    self.assertIn("quick", CONFIGS)
+
+  @parameterized.parameters(*((c,) for c in CONFIGS))
+  def test_valid(self, name):
+    module = importlib.import_module(f"configs.{name}")
+    config = module.get_config()
+    self.assertIsInstance(config, ConfigDict)
+    # A mistyped override on the command line must not add a key.
+    self.assertTrue(config.is_locked)
+    self.assertTrue(config.task.is_locked)
+    make_config(config.to_dict())
+    self.assertRegex(module.__doc__, r"\A[A-Z].+\.")
+
+  @parameterized.parameters(*((c,) for c in CONFIGS if c != "base"))
+  def test_changes_base(self, name):
+    module = importlib.import_module(f"configs.{name}")
+    config = make_config(module.get_config().to_dict())
+    reference = make_config(_values())
+    self.assertNotEqual(config_lib.differing_leaves(config, reference), [])
+
+  def test_base_is_the_reference_size(self):
+    c = make_config(_values())
+    self.assertEqual(
+      (
+        c.task.vocab_size,
+        c.task.seq_length,
+        c.model.n_layers,
+        c.model.n_heads,
+        c.train.num_steps,
+        c.train.batch_size,
+        c.spectra.eigen_interval,
+        c.spectra.track_top_k_eigenvalues,
+      ),
+      (50, 256, 2, 8, 20_000, 64, 100, 10),
+    )
+
+
+if __name__ == "__main__":
+  absltest.main()
