@@ -202,16 +202,16 @@ class ReportConfig:
 class Config:
   """A whole run: every section, checked one by one and against each other."""
 
+  task: TaskConfig
+  model: ModelConfig
+  optim: OptimConfig
+  train: TrainConfig
+  behaviour: BehaviourConfig
+  circuits: CircuitsConfig
+  spectra: SpectraConfig
+  checkpoint: CheckpointConfig
+  report: ReportConfig
   seed: int = _leaf("in [0, 2^32)", lambda x: 0 <= x < 2**32)
-  task: TaskConfig = _leaf("a section", lambda x: True)
-  model: ModelConfig = _leaf("a section", lambda x: True)
-  optim: OptimConfig = _leaf("a section", lambda x: True)
-  train: TrainConfig = _leaf("a section", lambda x: True)
-  behaviour: BehaviourConfig = _leaf("a section", lambda x: True)
-  circuits: CircuitsConfig = _leaf("a section", lambda x: True)
-  spectra: SpectraConfig = _leaf("a section", lambda x: True)
-  checkpoint: CheckpointConfig = _leaf("a section", lambda x: True)
-  report: ReportConfig = _leaf("a section", lambda x: True)
 
   def __post_init__(self) -> None:
     if self.optim.warmup_steps >= self.train.num_steps:
@@ -250,7 +250,7 @@ def differing_leaves(a: Config, b: Config) -> list[str]:
   return [name for name in flat_a if flat_a[name] != flat_b[name]]
 
 
-def _make_section(section: type, values: Any, prefix: str) -> Any:
+def _make_section(section: Any, values: Any, prefix: str) -> Any:
   if not isinstance(values, Mapping):
     raise ConfigError(f"{prefix[:-1]} must be a section, got {values!r}")
   types = get_type_hints(section)
@@ -293,7 +293,7 @@ def _unknown_key(name: str, known: Sequence[str]) -> str:
   return f"unknown config key {name}{hint}"
 
 
-def _leaf_names(section: type, prefix: str = "") -> list[str]:
+def _leaf_names(section: Any, prefix: str = "") -> list[str]:
   names = []
   for name, kind in get_type_hints(section).items():
     if dataclasses.is_dataclass(kind):

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 from induction_jax import losses, optim, tasks
 from induction_jax.config import Config
@@ -131,16 +133,14 @@ def run(
     watch(Progress(step, newest))
     stopping = step >= config.train.num_steps or should_stop()
     if stopping or (not resumed and _checkpoint_due(step, config)):
-      checkpoints.save(
-        directory.checkpoints, step, Snapshot(state, carries)
-      )
+      checkpoints.save(directory.checkpoints, step, Snapshot(state, carries))
       cost.save()
     if stopping:
       return step
     resumed = False
     target = _next_stop(step, experiment.probes, config)
     with cost.training:
-      state, metrics = experiment.train_chunk(state, target - step)
+      state, metrics = experiment.train_chunk(state, jnp.int32(target - step))
       metrics = jax.device_get(metrics)
     if metrics.first_bad_step >= 0:
       raise FloatingPointError(
@@ -149,9 +149,7 @@ def run(
         f"{max(checkpoints.steps(directory.checkpoints), default=None)}"
       )
     step = target
-    train = {
-      f"train_{k}": v for k, v in metrics.mean._asdict().items()
-    }
+    train = {f"train_{k}": v for k, v in metrics.mean._asdict().items()}
     record(step, "train", train)
     newest |= _scalars(train)
 
@@ -179,13 +177,15 @@ def measure(
   return probe.finish(jax.device_get(arrays)), carry
 
 
-def write_results(experiment: Experiment, directory: RunDirectory) -> None:
-  """Rebuilds results.nc from the history."""
+def write_results(
+  experiment: Experiment, directory: RunDirectory
+) -> xr.Dataset:
+  """Rebuilds results.nc from the history, and returns it."""
   records = history.read(directory.history)
   variables = all_variables(experiment.probes)
-  dataset.write_dataset(
-    dataset.make_dataset(records, variables), directory.results
-  )
+  results = dataset.make_dataset(records, variables)
+  dataset.write_dataset(results, directory.results)
+  return results
 
 
 class Cost:
@@ -235,9 +235,7 @@ def _checkpoint_due(step: int, config: Config) -> bool:
   return early and step & (step - 1) == 0
 
 
-def _next_stop(
-  step: int, probes: Iterable[Probe], config: Config
-) -> int:
+def _next_stop(step: int, probes: Iterable[Probe], config: Config) -> int:
   """The next step at which a probe, a checkpoint or the end is due."""
   intervals = [probe.interval for probe in probes]
   intervals.append(config.checkpoint.interval)

@@ -16,7 +16,7 @@ The only module that imports flax.linen.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -61,7 +61,8 @@ def make_model(config: ModelConfig, vocab_size: int, seq_length: int) -> Model:
         f"tokens must have at most seq_length={seq_length} positions, got "
         f"{tokens.shape[1]}"
       )
-    return module.apply({"params": params}, tokens)
+    outputs: Any = module.apply({"params": params}, tokens)
+    return outputs
 
   return Model(init, apply)
 
@@ -77,13 +78,12 @@ class Transformer(nn.Module):
   def __call__(self, tokens: Array) -> tuple[Array, Activations]:
     config = self.config
     weights = self._weights()
-    positions = weights["w_pos"][: tokens.shape[1]] if self._w_pos else None
     x = weights["w_e"][tokens]  # [B, T, D]
     if config.position == "learned":
-      x = x + positions
+      x = x + weights["w_pos"][None, : tokens.shape[1]]
     layers = []
     for layer in range(config.n_layers):
-      x, activations = _attend(config, weights, layer, x, positions)
+      x, activations = _attend(config, weights, layer, x)
       layers.append(activations)
       if config.d_mlp:
         x = x + _mlp(config, weights, layer, x)
@@ -92,53 +92,36 @@ class Transformer(nn.Module):
     stacked = Activations(*(jnp.stack(field) for field in zip(*layers)))
     return logits, stacked
 
-  @property
-  def _w_pos(self) -> bool:
-    return self.config.position in ("shortformer", "learned")
-
   def _weights(self) -> Params:
     c = self.config
-    n_layers, n_heads, d_model, d_head = (
-      c.n_layers,
-      c.n_heads,
-      c.d_model,
-      c.d_head,
-    )
-    qkv = (n_layers, n_heads, d_model, d_head)
-    shapes: dict[str, tuple[tuple[int, ...], float]] = {
-      # name: (shape, standard deviation at initialisation)
-      "w_e": ((self.vocab_size, d_model), d_model**-0.5),
-      "w_q": (qkv, d_model**-0.5),
-      "w_k": (qkv, d_model**-0.5),
-      "w_v": (qkv, d_model**-0.5),
-      "w_o": ((n_layers, n_heads, d_head, d_model), d_model**-0.5),
-      "w_u": ((d_model, self.vocab_size), d_model**-0.5),
+    qkv = (c.n_layers, c.n_heads, c.d_model, c.d_head)
+    ones, zeros = nn.initializers.ones, nn.initializers.zeros
+    normal = nn.initializers.normal(c.d_model**-0.5)
+    table = {
+      "w_e": (normal, (self.vocab_size, c.d_model)),
+      "w_q": (normal, qkv),
+      "w_k": (normal, qkv),
+      "w_v": (normal, qkv),
+      "w_o": (normal, (c.n_layers, c.n_heads, c.d_head, c.d_model)),
+      "w_u": (normal, (c.d_model, self.vocab_size)),
     }
-    if self._w_pos:
-      shapes["w_pos"] = ((self.seq_length, d_model), d_model**-0.5)
-    if c.d_mlp:
-      shapes["w_in"] = ((n_layers, d_model, c.d_mlp), d_model**-0.5)
-      shapes["w_out"] = ((n_layers, c.d_mlp, d_model), c.d_mlp**-0.5)
-    weights = {
-      name: self.param(name, nn.initializers.normal(scale), shape)
-      for name, (shape, scale) in shapes.items()
-    }
-    if c.norm != "none":
-      weights["norm_scale"] = self.param(
-        "norm_scale", nn.initializers.ones, (n_layers, d_model)
-      )
-      weights["final_norm_scale"] = self.param(
-        "final_norm_scale", nn.initializers.ones, (d_model,)
-      )
-      if c.d_mlp:
-        weights["mlp_norm_scale"] = self.param(
-          "mlp_norm_scale", nn.initializers.ones, (n_layers, d_model)
-        )
+    if c.position in ("shortformer", "learned"):
+      table["w_pos"] = (normal, (self.seq_length, c.d_model))
     if c.smeared_keys:
-      weights["smear"] = self.param(
-        "smear", nn.initializers.zeros, (n_layers, n_heads)
-      )
-    return weights
+      table["smear"] = (zeros, (c.n_layers, c.n_heads))
+    if c.d_mlp:
+      narrow = nn.initializers.normal(c.d_mlp**-0.5)
+      table["w_in"] = (normal, (c.n_layers, c.d_model, c.d_mlp))
+      table["w_out"] = (narrow, (c.n_layers, c.d_mlp, c.d_model))
+    if c.norm != "none":
+      table["norm_scale"] = (ones, (c.n_layers, c.d_model))
+      table["final_norm_scale"] = (ones, (c.d_model,))
+      if c.d_mlp:
+        table["mlp_norm_scale"] = (ones, (c.n_layers, c.d_model))
+    return {
+      name: self.param(name, init, shape)
+      for name, (init, shape) in table.items()
+    }
 
 
 def _attend(
@@ -146,12 +129,12 @@ def _attend(
   weights: Params,
   layer: int,
   residual: Array,  # [B, T, D]
-  positions: Array | None,  # [T, D]
 ) -> tuple[Array, Activations]:
   """Adds one layer of heads; a head is its QK and its OV circuit."""
   x = _normalise(config.norm, residual, _layer(weights, "norm_scale", layer))
   # Shortformer positions reach queries and keys, never the residual stream.
-  x_qk = x + positions if config.position == "shortformer" else x
+  shortformer = config.position == "shortformer"
+  x_qk = x + weights["w_pos"][None, : x.shape[1]] if shortformer else x
   query = _project(x_qk, weights["w_q"][layer])  # [B, H, T, K]
   key = _project(x_qk, weights["w_k"][layer])
   value = _project(x, weights["w_v"][layer])
@@ -160,7 +143,7 @@ def _attend(
   if config.position == "rotary":
     query, key = rotate(query), rotate(key)
   score = jnp.einsum("bhtk,bhsk->bhts", query, key) / config.d_head**0.5
-  causal = jnp.tri(x.shape[1], dtype=bool)
+  causal = jnp.tri(x.shape[1], dtype=bool)[None, None]
   pattern = jax.nn.softmax(jnp.where(causal, score, -jnp.inf), axis=-1)
   mixed = jnp.einsum("bhts,bhsk->bhtk", pattern, value)
   w_o = weights["w_o"][layer]
@@ -199,19 +182,19 @@ def _layer(weights: Params, name: str, layer: int) -> Array | None:
 
 
 def _normalise(norm: str, x: Array, scale: Array | None) -> Array:
-  if norm == "none":
+  if scale is None:  # norm "none"
     return x
   if norm == "layernorm":
     x = x - x.mean(axis=-1, keepdims=True)
   mean_square = jnp.mean(x**2, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(mean_square + 1e-6) * scale
+  return x * jax.lax.rsqrt(mean_square + 1e-6) * scale[None, None]
 
 
 def _smear(key: Array, smear: Array) -> Array:  # [B, H, S, K], [H]
   """Mixes each key with the one before it (Olsson et al. 2022, section on
   smeared keys): k_s <- a k_s + (1 - a) k_{s-1}, a = sigmoid(smear), k_0 as is.
   """
-  gate = jax.nn.sigmoid(smear)[:, None, None]
+  gate = jax.nn.sigmoid(smear)[None, :, None, None]
   previous = jnp.concatenate([key[:, :, :1], key[:, :, :-1]], axis=2)
   return gate * key + (1 - gate) * previous
 
@@ -227,6 +210,7 @@ def rotate(x: Array, offset: Array | int = 0) -> Array:  # [..., T, K]
   frequency = ROTARY_BASE ** (-jnp.arange(half) / half)  # [K / 2]
   place = jnp.arange(x.shape[-2]) + offset  # [T]
   angle = place[:, None] * frequency[None, :]  # [T, K / 2]
+  angle = jnp.expand_dims(angle, tuple(range(x.ndim - 2)))
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   a, b = x[..., :half], x[..., half:]
   return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)

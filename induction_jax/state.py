@@ -9,7 +9,14 @@ import optax
 from induction_jax.model import Model
 from induction_jax.types import Array, Key, Params, PyTree
 
-STREAMS = ("params", "train", "behaviour", "spectra", "circuits")
+STREAMS = (
+  "params",
+  "train",
+  "induction",
+  "behaviour",
+  "circuits",
+  "spectra",
+)
 
 
 class TrainState(NamedTuple):

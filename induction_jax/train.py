@@ -1,7 +1,7 @@
-"""Trains a network, measures it while it trains, and reports what it found.
+r"""Trains a network, measures it while it trains, and reports what it found.
 
   python -m induction_jax.train --config configs/quick.py
-  python -m induction_jax.train --config configs/base.py --workdir runs/a \\
+  python -m induction_jax.train --config configs/base.py --workdir runs/a \
     --config.model.n_layers=4
 
 The same command on the same --workdir goes on where it stopped.
@@ -20,6 +20,7 @@ from induction_jax import cli, visualize
 from induction_jax.config import Config, ConfigError
 from induction_jax.loop import make_experiment, run, write_results
 from induction_jax.progress import make_watcher
+from induction_jax.report.findings import find
 from induction_jax.report.summary import format_summary
 from induction_jax.report.write import write_summary
 from induction_jax.storage.run_directory import open_run
@@ -99,14 +100,13 @@ def train(config: Config, root: Path, resume: bool, argv: list[str]) -> int:
       return DIVERGED
     finally:
       watcher.close()
-  write_results(experiment, directory)
+  results = write_results(experiment, directory)
   if step < config.train.num_steps:
     print(f"stopped at step {step}; to go on:\n  {_again(argv, root)}")
     return 128 + interrupt.signal
-  summary = write_summary(directory)
-  print(format_summary(summary))
-  for path in visualize.draw(directory, config.report.format):
-    print(f"figure: {path}")
+  findings = find(results)
+  print(format_summary(write_summary(directory, results, findings)))
+  visualize.draw(experiment, directory, results, findings, config.report.format)
   return 0
 
 

@@ -1,17 +1,26 @@
 """Draws the figures of a run again, from its directory alone.
 
-  python -m induction_jax.visualize runs/a
-  python -m induction_jax.visualize runs/a --format pdf
+python -m induction_jax.visualize runs/a
+python -m induction_jax.visualize runs/a --format pdf
 """
 
 from pathlib import Path
 
+import xarray as xr
 from absl import flags
 
 from induction_jax import cli
 from induction_jax.config import ConfigError
-from induction_jax.loop import load_or_init, make_experiment, write_results
+from induction_jax.loop import (
+  Experiment,
+  load_or_init,
+  make_experiment,
+  write_results,
+)
+from induction_jax.report.findings import Findings, find
+from induction_jax.report.patterns import Network
 from induction_jax.report.write import write_figures
+from induction_jax.storage import checkpoints
 from induction_jax.storage.run_directory import RunDirectory, load_run
 
 FORMATS = ("png", "svg", "pdf")
@@ -26,27 +35,27 @@ def main(argv: list[str]) -> int:
   extra = cli.parse(values, argv, __doc__ or "")
   if len(extra) != 1:
     raise ConfigError("one run directory is required, such as runs/a")
-  run, _ = load_run(Path(extra[0]))
-  for path in draw(run, values.format):
-    print(f"figure: {path}")
+  run, config = load_run(Path(extra[0]))
+  experiment = make_experiment(config)
+  if not checkpoints.steps(run.checkpoints):
+    raise ConfigError(f"{run.root} has no checkpoint yet: nothing to draw")
+  results = write_results(experiment, run)
+  draw(experiment, run, results, find(results), values.format)
   return 0
 
 
-def draw(run: RunDirectory, form: str) -> list[Path]:
-  """Draws every figure of a run; returns their paths.
-
-  Raises:
-    ConfigError: if the run has not measured anything yet.
-  """
-  _, config = load_run(run.root)
-  experiment = make_experiment(config)
-  snapshot, found = load_or_init(experiment, run)
-  if not found:
-    raise ConfigError(f"{run.root} has no checkpoint yet: nothing to draw")
-  write_results(experiment, run)
-  return write_figures(
-    run, config, experiment.model, snapshot.state.params, form
-  )
+def draw(
+  experiment: Experiment,
+  run: RunDirectory,
+  results: xr.Dataset,
+  findings: Findings,
+  form: str,
+) -> None:
+  """Draws every figure of a run and prints where they are."""
+  snapshot, _ = load_or_init(experiment, run)
+  network = Network(experiment.config, experiment.model, snapshot.state.params)
+  for path in write_figures(run, results, findings, network, form):
+    print(f"figure: {path}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,6 @@ def _set(values: dict, name: str, value: object) -> None:
 
 
 class RangesTest(parameterized.TestCase):
-
   @parameterized.parameters(
     ("seed", -1, "in [0, 2^32)"),
     ("seed", 2**32, "in [0, 2^32)"),
@@ -75,6 +74,7 @@ class RangesTest(parameterized.TestCase):
     ("circuits.interval", -1, "at least 0"),
     ("spectra.eigen_interval", -1, "at least 0"),
     ("spectra.track_top_k_eigenvalues", 0, "at least 1"),
+    ("spectra.preconditioned_top_k", -1, "at least 0"),
     ("spectra.batch_size", 0, "at least 1"),
     ("spectra.micro_batch_size", 0, "at least 1"),
     ("spectra.max_order", 1, "at least 2"),
@@ -101,12 +101,8 @@ class RangesTest(parameterized.TestCase):
       task__gap_min=0,
       task__gap_max=0,
     ),
-    dict(
-      model__n_layers=1, model__n_heads=1, model__d_model=2, model__d_mlp=0
-    ),
-    dict(
-      model__n_heads=1, model__d_model=1, model__position="shortformer"
-    ),
+    dict(model__n_layers=1, model__n_heads=1, model__d_model=2, model__d_mlp=0),
+    dict(model__n_heads=1, model__d_model=1, model__position="shortformer"),
     dict(
       optim__b1=0.0,
       optim__b2=0.0,
@@ -118,6 +114,7 @@ class RangesTest(parameterized.TestCase):
     dict(circuits__interval=0, spectra__eigen_interval=0),
     dict(
       spectra__track_top_k_eigenvalues=1,
+      spectra__preconditioned_top_k=0,
       spectra__batch_size=1,
       spectra__micro_batch_size=1,
       spectra__max_order=2,
@@ -127,9 +124,7 @@ class RangesTest(parameterized.TestCase):
     config = make_config(_values(**leaves))
     flat = {
       name: value
-      for name, value in config_lib._flatten(
-        config_lib.to_dict(config)
-      ).items()
+      for name, value in config_lib._flatten(config_lib.to_dict(config)).items()
       if name.replace(".", "__") in leaves
     }
     self.assertEqual(
@@ -164,7 +159,6 @@ class RangesTest(parameterized.TestCase):
 
 
 class KeysTest(parameterized.TestCase):
-
   @parameterized.parameters(
     (
       "model.n_layer",
@@ -197,17 +191,29 @@ class KeysTest(parameterized.TestCase):
   def test_section_that_is_none(self):
     with self.assertRaises(ConfigError) as caught:
       make_config(_values(model=3))
-    self.assertEqual(
-      str(caught.exception), "model must be a section, got 3"
-    )
+    self.assertEqual(str(caught.exception), "model must be a section, got 3")
 
   def test_error_is_a_value_error(self):
     with self.assertRaises(ValueError):
       make_config({})
 
+  def test_leaf_names(self):
+    for name in ("seed", "model.n_layers", "report.format"):
+      config_lib.check_leaf_name(name)
+    for name, hint in (
+      ("model.n_layer", "; did you mean model.n_layers?"),
+      ("n_layers", None),
+      ("model", None),
+    ):
+      with self.assertRaises(ConfigError) as caught:
+        config_lib.check_leaf_name(name)
+      message = str(caught.exception)
+      self.assertStartsWith(message, f"unknown config key {name}")
+      if hint:
+        self.assertEndsWith(message, hint)
+
 
 class CrossChecksTest(parameterized.TestCase):
-
   @parameterized.parameters(
     (
       dict(model__n_heads=3, model__d_model=64),
@@ -241,12 +247,16 @@ class CrossChecksTest(parameterized.TestCase):
       "task.seq_length must be even for fixed_offset, got seq_length=255",
     ),
     (
-      dict(
-        spectra__max_order=19, spectra__track_top_k_eigenvalues=10
-      ),
-      "spectra.max_order must be at least twice "
-      "spectra.track_top_k_eigenvalues (both ends come from one basis), got "
-      "max_order=19, track_top_k_eigenvalues=10",
+      dict(spectra__max_order=19, spectra__track_top_k_eigenvalues=10),
+      "spectra.max_order must be at least twice the number of eigenvalues "
+      "tracked (both ends come from one basis), got max_order=19, "
+      "eigenvalues=10",
+    ),
+    (
+      dict(spectra__max_order=21, spectra__preconditioned_top_k=11),
+      "spectra.max_order must be at least twice the number of eigenvalues "
+      "tracked (both ends come from one basis), got max_order=21, "
+      "eigenvalues=11",
     ),
     (
       dict(spectra__batch_size=64, spectra__micro_batch_size=7),
@@ -281,7 +291,6 @@ class CrossChecksTest(parameterized.TestCase):
 
 
 class LeavesTest(absltest.TestCase):
-
   def test_json_round_trip(self):
     config = make_config(_values(seed=3, optim__clip_norm=0.5))
     text = json.dumps(config_lib.to_dict(config))
@@ -292,7 +301,7 @@ class LeavesTest(absltest.TestCase):
   def test_differing_leaves(self):
     a = make_config(_values())
     b = make_config(_values(seed=1, model__n_layers=3, optim__b1=0.8))
-    self.assertEqual(
+    self.assertCountEqual(
       config_lib.differing_leaves(a, b),
       ["seed", "model.n_layers", "optim.b1"],
     )
@@ -306,7 +315,6 @@ class LeavesTest(absltest.TestCase):
 
 
 class ConfigFilesTest(parameterized.TestCase):
-
   def test_there_are_some(self):
     self.assertIn("base", CONFIGS)
     self.assertIn("quick", CONFIGS)

@@ -13,7 +13,7 @@ from absl.testing import absltest, parameterized
 from induction_jax import losses, optim, tasks
 from induction_jax.config import ModelConfig, OptimConfig, TaskConfig
 from induction_jax.model import make_model
-from induction_jax.state import Streams, TrainState, init_state, make_streams
+from induction_jax.state import STREAMS, TrainState, init_state, stream
 from induction_jax.step import make_loss, make_train_chunk, make_train_step
 from induction_jax.types import Batch
 
@@ -44,7 +44,7 @@ def _tiny() -> tuple:
   tx = optim.make_optimizer(_optim(learning_rate=0.01), 10)
   loss = make_loss(model, losses.make_weights("all"))
   step = make_train_step(loss, tasks.make_sampler(TASK, 4), tx)
-  state = init_state(model, tx, make_streams(0))
+  state = init_state(model, tx, jax.random.key(0))
   return state, jax.jit(step), jax.jit(make_train_chunk(step))
 
 
@@ -63,7 +63,6 @@ GOLDEN = [
 
 
 class GoldenTest(absltest.TestCase):
-
   def test_three_steps(self):
     state, step, _ = _tiny()
     seen = []
@@ -75,7 +74,6 @@ class GoldenTest(absltest.TestCase):
 
 
 class ChunkTest(absltest.TestCase):
-
   def test_equals_single_steps(self):
     state, step, chunk = _tiny()
     after, metrics = chunk(state, 5)
@@ -114,7 +112,6 @@ class ChunkTest(absltest.TestCase):
 
 
 class NonFiniteTest(parameterized.TestCase):
-
   @parameterized.parameters(
     # where the trouble is, first step and length of the chunk, what is said
     ("loss", 0, 7, 3),
@@ -131,22 +128,25 @@ class NonFiniteTest(parameterized.TestCase):
     after, metrics = chunk(state, length)
     self.assertEqual(int(metrics.first_bad_step), expected)
     self.assertEqual(int(after.step), start + length)
-    self.assertEqual(bool(np.isfinite(metrics.mean.grad_norm)), (
-      where == "loss" or expected < 0
-    ))
+    self.assertEqual(
+      bool(np.isfinite(metrics.mean.grad_norm)),
+      (where == "loss" or expected < 0),
+    )
 
 
 @functools.cache
 def _troubled(where: str) -> tuple:
   """A run whose batch at step 3 gives a loss or a gradient of nan."""
   key = jax.random.key(0)
-  bad = jax.random.uniform(jax.random.fold_in(key, 3))
+  bad = jax.random.uniform(jax.random.fold_in(stream(key, "train"), 3))
 
   def loss(x, draw):
     if where == "loss":
       return jnp.sum(x**2) + jnp.where(draw == bad, jnp.nan, 0.0)
     # Finite at zero, its derivative is not.
-    return jnp.sum(x**2) + jnp.sqrt(jnp.where(draw == bad, 0.0, 1.0) * x[0] ** 2)
+    return jnp.sum(x**2) + jnp.sqrt(
+      jnp.where(draw == bad, 0.0, 1.0) * x[0] ** 2
+    )
 
   tx = optax.sgd(0.01)
   params = jnp.ones(2)
@@ -192,7 +192,6 @@ def _descend(config: OptimConfig, num_steps: int) -> tuple:
 
 
 class OptimizerTest(parameterized.TestCase):
-
   @parameterized.product(
     name=("adamw", "adam", "sgd"),
     rest=(
@@ -252,14 +251,13 @@ def _batch() -> tuple[np.ndarray, Batch]:
   rng = np.random.default_rng(0)
   logits = rng.normal(size=(3, 4, 5)).astype(np.float32)
   targets = rng.integers(0, 5, (3, 4)).astype(np.int32)
-  targets[0, :2] = logits[0, :2].argmax(-1)  # some hits
+  targets[0] = logits[0].argmax(-1)  # some hits
   predictable = np.zeros((3, 4), bool)
   predictable[0, 1:] = predictable[2, 3] = True
   return logits, Batch(jnp.zeros((3, 4), jnp.int32), targets, predictable)
 
 
 class LossesTest(chex.TestCase):
-
   @chex.variants(with_jit=True, without_jit=True)
   def test_evaluate_equals_loops(self):
     logits, batch = _batch()
@@ -276,6 +274,8 @@ class LossesTest(chex.TestCase):
       got,
       ["pattern_loss", "pattern_accuracy", "random_loss", "random_accuracy"],
     )
+    accuracies = [np.mean(seen, axis=0)[1] for seen in sums.values()]
+    self.assertGreater(abs(accuracies[0] - accuracies[1]), 0.1)
     for kind, seen in sums.items():
       loss, accuracy = np.mean(seen, axis=0)
       self.assertBetween(accuracy, 0.1, 0.9)
@@ -298,13 +298,15 @@ class LossesTest(chex.TestCase):
     model = make_model(MODEL, 5, 4)._replace(
       apply=lambda params, tokens: (params, None)
     )
-    each = np.array([
+    each = np.array(
       [
-        np.log(np.exp(logits[b, t]).sum()) - logits[b, t, batch.targets[b, t]]
-        for t in range(4)
+        [
+          np.log(np.exp(logits[b, t]).sum()) - logits[b, t, batch.targets[b, t]]
+          for t in range(4)
+        ]
+        for b in range(3)
       ]
-      for b in range(3)
-    ])
+    )
     for name, expected in (
       ("all", each.mean()),
       ("predictable", each[batch.predictable].mean()),
@@ -317,27 +319,49 @@ class LossesTest(chex.TestCase):
 
 
 class StateTest(absltest.TestCase):
-
   def test_streams_are_independent(self):
-    streams = make_streams(0)
-    draws = [float(jax.random.uniform(key)) for key in streams]
-    draws += [float(jax.random.uniform(key)) for key in make_streams(1)]
-    self.assertLen(set(draws), 2 * len(Streams._fields))
-    again = [float(jax.random.uniform(key)) for key in make_streams(0)]
-    self.assertEqual(again, draws[: len(again)])
+    draws = [
+      float(jax.random.uniform(stream(jax.random.key(seed), name)))
+      for seed in (0, 1)
+      for name in STREAMS
+    ]
+    self.assertLen(set(draws), 2 * len(STREAMS))
+    again = float(jax.random.uniform(stream(jax.random.key(0), STREAMS[0])))
+    self.assertEqual(again, draws[0])
 
   def test_init_state(self):
     model = make_model(MODEL, 9, 16)
+    key = jax.random.key(3)
     tx = optax.adam(0.1)
-    state = init_state(model, tx, make_streams(3))
+    state = jax.jit(lambda key: init_state(model, tx, key))(key)
     self.assertEqual((int(state.step), state.step.dtype), (0, jnp.int32))
     chex.assert_trees_all_equal(
-      state.params, model.init(make_streams(3).params)
+      state.params,
+      jax.jit(model.init)(stream(jax.random.key(3), "params")),
     )
     np.testing.assert_array_equal(
-      jax.random.key_data(state.key),
-      jax.random.key_data(make_streams(3).train),
+      jax.random.key_data(state.key), jax.random.key_data(key)
     )
+
+  def test_batch_of_a_step(self):
+    # A pure function of (key, step), from the stream of the training data.
+    tx = optax.sgd(0.1)
+    params = jnp.ones(1)
+    state = TrainState(
+      jnp.asarray(5, jnp.int32), params, tx.init(params), jax.random.key(2)
+    )
+    step = make_train_step(
+      lambda x, draw: jnp.sum(x) * draw, jax.random.uniform, tx
+    )
+    seen = []
+    for _ in range(2):
+      state, metrics = step(state)
+      seen.append(float(metrics.grad_norm))
+    key = stream(jax.random.key(2), "train")
+    expected = [
+      float(jax.random.uniform(jax.random.fold_in(key, t))) for t in (5, 6)
+    ]
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
 
 
 if __name__ == "__main__":

@@ -34,10 +34,10 @@ def score_heads(pattern: Array, batch: Batch) -> HeadScores:
 
   def mass(where: Array) -> Array:  # [B, T, S] bool -> [L, B, H, T]
     # A sum of products, not an einsum: a mask broadcast over heads fuses.
-    return jnp.sum(jnp.where(where[:, None], pattern, 0), axis=-1)
+    return jnp.sum(jnp.where(where[None, :, None], pattern, 0), axis=-1)
 
   def mean(values: Array) -> Array:  # over predictable positions
-    weights = batch.predictable[:, None].astype(values.dtype)
+    weights = batch.predictable[None, :, None].astype(values.dtype)
     total = jnp.maximum(jnp.sum(batch.predictable), 1)
     return jnp.sum(values * weights, axis=(1, 3)) / total
 
@@ -71,4 +71,4 @@ def prefix_mask(tokens: Array) -> Array:  # [B, T] -> [B, T, S] bool
 def duplicate_mask(tokens: Array) -> Array:  # [B, T] -> [B, T, S] bool
   """Earlier copies of the current token: token s equals token t, s < t."""
   same = tokens[:, :, None] == tokens[:, None, :]
-  return same & jnp.tri(tokens.shape[1], k=-1, dtype=bool)
+  return same & jnp.tri(tokens.shape[1], k=-1, dtype=bool)[None]

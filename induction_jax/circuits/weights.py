@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from induction_jax.types import Array, Key, Params
 
@@ -36,7 +37,7 @@ def fold_norms(params: Params, norm: str) -> CircuitWeights:
 
   def fold(weight: Array, scale: Array | None) -> Array:  # [..., D, X]
     if scale is not None:
-      weight = scale[..., :, None] * weight
+      weight = scale[..., None] * weight
     if norm == "layernorm":
       weight = weight - jnp.mean(weight, axis=-2, keepdims=True)
     return weight
@@ -61,18 +62,18 @@ def random_weights(key: Key, like: CircuitWeights) -> CircuitWeights:
   )
 
 
-def eigenvalues(matrices: np.ndarray) -> np.ndarray:
+def eigenvalues(matrices: ArrayLike) -> np.ndarray:
   """Complex eigenvalues of real matrices [..., K, K], largest modulus first.
 
   On the host and in float64: the matrices are not symmetric, and only LAPACK
   on the CPU has the general eigenvalue problem. A matrix of nan (no such pair
   of heads) has eigenvalues nan.
   """
-  matrices = np.asarray(matrices, np.float64)
-  missing = np.isnan(matrices).any(axis=(-1, -2))
-  matrices = np.where(missing[..., None, None], 0, matrices)
-  values = np.linalg.eigvals(matrices).astype(complex)
-  values[missing] = np.nan
+  real = np.asarray(matrices, np.float64)
+  missing = np.any(np.isnan(real), axis=(-1, -2), keepdims=True)
+  real = np.where(missing, 0, real)
+  values = np.linalg.eigvals(real).astype(complex)
+  values = np.where(missing[..., 0], np.nan, values)
   order = np.argsort(-np.abs(values), axis=-1, kind="stable")
   return np.take_along_axis(values, order, axis=-1)
 

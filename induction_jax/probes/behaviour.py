@@ -43,6 +43,14 @@ VARIABLES = (
 )
 
 
+def sample_induction(config: Config, key: Key) -> Batch:
+  """The held-out batch of `repeats` on which a run's heads are judged."""
+  sample = tasks.make_induction_sampler(
+    config.task, config.behaviour.batch_size
+  )
+  return sample(stream(key, "induction"))
+
+
 def make_behaviour_probe(config: Config, model: Model) -> Probe:
   """Losses and accuracies on the run's task; heads judged on `repeats`.
 
@@ -52,21 +60,21 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
   """
   size = config.behaviour.batch_size
   sample_task = tasks.make_sampler(config.task, size)
-  sample_induction = tasks.make_induction_sampler(config.task, size)
   sample_probe = tasks.make_probe_sampler(config.task, size)
 
   def batches(key: Key) -> tuple[Batch, Batch, Batch]:
-    key = stream(key, "behaviour")
-    return sample_task(key), sample_induction(key), sample_probe(key)
+    induction = sample_induction(config, key)
+    task_key, probe_key = jax.random.split(stream(key, "behaviour"))
+    on_repeats = config.task.name == "repeats"
+    task = induction if on_repeats else sample_task(task_key)
+    return task, induction, sample_probe(probe_key)
 
   def constants(state: TrainState) -> Values:
     _, induction, probe = batches(state.key)
     null = circuits.null_scores(induction)
     return {
       **{f"{name}_null": x for name, x in null._asdict().items()},
-      "prefix_matching_probe_null": circuits.null_scores(
-        probe
-      ).prefix_matching,
+      "prefix_matching_probe_null": circuits.null_scores(probe).prefix_matching,
       "pattern_accuracy_null": np.float32(1 / config.task.vocab_size),
       "pattern_loss_null": np.float32(np.log(config.task.vocab_size)),
     }

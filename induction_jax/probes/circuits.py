@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from induction_jax import circuits, tasks
+from induction_jax import circuits
 from induction_jax.config import Config
 from induction_jax.losses import token_losses
 from induction_jax.model import Model
+from induction_jax.probes.behaviour import sample_induction
 from induction_jax.probes.probe import Probe, Values, nothing
 from induction_jax.state import TrainState, stream
 from induction_jax.types import Array, Params, PyTree, Variable
@@ -66,9 +67,6 @@ VARIABLES = (
 def make_circuits_probe(config: Config, model: Model) -> Probe:
   """Weights read as circuits, and each head's cost of ablation on repeats."""
   norm = config.model.norm
-  sample = tasks.make_induction_sampler(
-    config.task, config.behaviour.batch_size
-  )
 
   def constants(state: TrainState) -> Values:
     like = circuits.fold_norms(state.params, norm)
@@ -89,7 +87,7 @@ def make_circuits_probe(config: Config, model: Model) -> Probe:
     state: TrainState, _: PyTree, carry: PyTree
   ) -> tuple[dict[str, Array], PyTree]:
     weights = circuits.fold_norms(state.params, norm)
-    batch = sample(stream(state.key, "behaviour"))
+    batch = sample_induction(config, state.key)
 
     def losses(params: Params) -> Array:
       return token_losses(model.apply(params, batch.tokens)[0], batch.targets)

@@ -83,9 +83,7 @@ VARIABLES = (
         ("step",),
         f"{end} eigenspace, overlap with the measurement before",
       ),
-      Variable(
-        f"{end}_overlap_null", (), "overlap of random subspaces: k / P"
-      ),
+      Variable(f"{end}_overlap_null", (), "overlap of random subspaces: k / P"),
     )
   ),
 )
@@ -204,7 +202,7 @@ def _pair_values(prefix: str, spectrum: spectra.Spectrum) -> dict[str, Array]:
 
 
 def _overlap(before: PyTree, now: PyTree) -> Array:
-  """nan at the first measurement: its carry is all zeros."""
+  """At the first measurement, whose carry is all zeros, nan."""
   share = spectra.overlap(before, now)
   return jnp.where(share > 0, share, jnp.nan)
 

@@ -57,12 +57,12 @@ def plot_spectrum(results: xr.Dataset, findings: Findings) -> Figure:
     norm.step, norm, color=style.BLACK, linestyle=":", label="spectral norm"
   )
   top.set_ylabel("top eigenvalues (nats)")
-  top.set_yscale("log")
+  style.log_axis(top.yaxis)
   _plot_eigenvalues(bottom, results, "bottom", style.VERMILION)
   bottom.set_ylabel("bottom eigenvalues (nats)")
   bottom.set_yscale("symlog", linthresh=0.1)
-  for ax in (top, bottom):
-    ax.legend(loc="upper left", ncols=3)
+  top.legend(loc="lower right", ncols=4)
+  bottom.legend(loc="upper right", ncols=3)
   if preconditioned:
     ax = axes[2, 0]
     _plot_eigenvalues(ax, results, "preconditioned_top", style.GREEN)
@@ -74,7 +74,7 @@ def plot_spectrum(results: xr.Dataset, findings: Findings) -> Figure:
       linestyle="--",
       label="stability edge",
     )
-    ax.set_yscale("log")
+    style.log_axis(ax.yaxis)
     ax.set_ylabel("preconditioned\ntop eigenvalues")
     ax.legend(loc="lower right", ncols=3)
   _finish(axes, results, findings)
@@ -86,9 +86,7 @@ def plot_alignment(results: xr.Dataset, findings: Findings) -> Figure:
   figure, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 2.6))
   for end, color in (("top", style.BLUE), ("bottom", style.VERMILION)):
     k = results.sizes["eig"]
-    _curve(
-      axes[0], results[f"{end}_alignment_total"], f"{end} {k}", color, "."
-    )
+    _curve(axes[0], results[f"{end}_alignment_total"], f"{end} {k}", color, ".")
     _curve(
       axes[0],
       results[f"{end}_alignment"][:, 0],
@@ -161,9 +159,7 @@ def _null(ax: Axes, value: xr.DataArray, label: str) -> None:
   ax.axhline(float(value), label=f"{label} (null)", **style.NULL_STYLE)
 
 
-def _plot_heads(
-  ax: Axes, results: xr.Dataset, name: str, best: Head
-) -> None:
+def _plot_heads(ax: Axes, results: xr.Dataset, name: str, best: Head) -> None:
   scores = measured(results[name])
   for layer in range(scores.sizes["layer"]):
     for head in range(scores.sizes["head"]):
@@ -198,7 +194,7 @@ def _plot_eigenvalues(
       markersize=3,
       linewidth=1.2 if i == 0 else 0.7,
       elinewidth=0.8,
-      label={0: "1st", 1: f"2nd to {values.shape[1]}th"}.get(i),
+      label={0: "first", 1: "the others tracked"}.get(i),
     )
     missed = ~converged[:, i]
     ax.plot(
@@ -246,9 +242,7 @@ def _plot_trajectories(
   )
 
 
-def _before_after(
-  results: xr.Dataset, findings: Findings
-) -> tuple[int, int]:
+def _before_after(results: xr.Dataset, findings: Findings) -> tuple[int, int]:
   """Steps of the circuits before the onset and at the end."""
   steps = measured(results["ov_copying"]).step.values
   onset = findings.transition.onset

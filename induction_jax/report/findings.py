@@ -9,7 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from induction_jax.transition import Interval, Transition, detect
+from induction_jax.transition import (
+  MIN_POINTS,
+  Interval,
+  Transition,
+  detect,
+)
 
 # The behavioural signals, in order of precedence, and the least amplitude that
 # counts as a transition in each (accuracy, attention mass, nats).
@@ -88,15 +93,11 @@ def combine(signals: dict[str, Transition]) -> Transition:
   agree make the answer `ambiguous`, without times.
   """
   for transition in signals.values():
-    votes = sum(
-      other.status == transition.status for other in signals.values()
-    )
+    votes = sum(other.status == transition.status for other in signals.values())
     if 2 * votes > len(signals):
       return transition
-  first = next(iter(signals.values()))
-  return first._replace(
-    status="ambiguous", onset=None, midpoint=None, completion=None
-  )
+  answers = ", ".join(f"{k}: {v.status}" for k, v in signals.items())
+  return Transition("ambiguous", f"the signals disagree ({answers})")
 
 
 def best_head(results: xr.Dataset, name: str) -> Head:
@@ -121,14 +122,11 @@ def judge(results: xr.Dataset, head: Head) -> Verdict:
   """
   accuracy = float(measured(results["induction_accuracy"])[-1])
   checks = [
-    _check(
-      "accuracy on repeats", accuracy, LEAST_ACCURACY, accuracy, ""
-    ),
+    _check("accuracy on repeats", accuracy, LEAST_ACCURACY, ""),
     _check(
       f"prefix matching of head {head.layer}.{head.head}",
       head.score,
       head.null + LEAST_PREFIX_MATCHING_OVER_NULL,
-      head.score,
       f", null {head.null:.3f}",
     ),
   ]
@@ -142,7 +140,6 @@ def judge(results: xr.Dataset, head: Head) -> Verdict:
         f"loss cost of ablating head {head.layer}.{head.head}",
         cost,
         max(LEAST_ABLATION_COST, LEAST_ABLATION_SIGMAS * error),
-        cost,
         f" nats, standard error {error:.3f}",
       )
     )
@@ -211,17 +208,19 @@ def _signal(results: xr.Dataset, name: str) -> xr.DataArray:
 
 
 def _detect(signal: xr.DataArray, min_amplitude: float) -> Transition:
-  return detect(
-    signal.step.values, signal.values, min_amplitude=min_amplitude
-  )
+  if signal.size < MIN_POINTS:
+    return Transition(
+      "ambiguous", f"{signal.size} measurements, at least {MIN_POINTS} needed"
+    )
+  return detect(signal.step.values, signal.values, min_amplitude=min_amplitude)
 
 
 def _check(
-  what: str, value: float, least: float, shown: float, note: str
+  what: str, value: float, least: float, note: str
 ) -> tuple[bool, str]:
   passed = bool(value >= least)
   sign = ">=" if passed else "<"
-  return passed, f"{what} {shown:.3f} {sign} {least:.3f}{note}"
+  return passed, f"{what} {value:.3f} {sign} {least:.3f}{note}"
 
 
 def _extremes(
@@ -241,8 +240,8 @@ def _extremes(
   if transition.onset is not None and transition.completion is not None:
     onset = transition.onset.estimate
     settled = 2 * transition.completion.estimate - onset
-    first = max(np.searchsorted(steps, onset, side="right") - 1, 0)
-    last = min(np.searchsorted(steps, settled), last)
+    first = max(int(np.searchsorted(steps, onset, side="right")) - 1, 0)
+    last = min(int(np.searchsorted(steps, settled)), last)
   peak = first + int(np.argmax(sign * values[first : last + 1]))
   return Extremes(
     before=float(values[first]),
@@ -255,6 +254,7 @@ def _extremes(
 def _transition_summary(transition: Transition) -> dict[str, Any]:
   return {
     "status": transition.status,
+    "reason": transition.reason,
     "onset": _interval_summary(transition.onset),
     "midpoint": _interval_summary(transition.midpoint),
     "completion": _interval_summary(transition.completion),
@@ -262,9 +262,11 @@ def _transition_summary(transition: Transition) -> dict[str, Any]:
 
 
 def _interval_summary(interval: Interval | None) -> dict[str, float] | None:
-  return None if interval is None else {
-    k: float(v) for k, v in interval._asdict().items()
-  }
+  return (
+    None
+    if interval is None
+    else {k: float(v) for k, v in interval._asdict().items()}
+  )
 
 
 def _head_summary(head: Head, score: str) -> dict[str, Any]:

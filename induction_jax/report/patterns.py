@@ -1,5 +1,7 @@
 """Attention patterns of the two heads that matter, on one sequence."""
 
+from typing import NamedTuple
+
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,12 +20,18 @@ from induction_jax.types import Batch, Params
 LONGEST = 64  # positions shown; more are unreadable
 
 
-def plot_patterns(
-  config: Config, model: Model, params: Params, findings: Findings
-) -> Figure:
+class Network(NamedTuple):
+  """A trained network and what it was trained as."""
+
+  config: Config
+  model: Model
+  params: Params
+
+
+def plot_patterns(network: Network, findings: Findings) -> Figure:
   """Patterns of the best previous-token and the best induction head."""
-  batch = _probe_sequence(config)
-  _, activations = jax.jit(model.apply)(params, batch.tokens)
+  batch = _probe_sequence(network.config)
+  _, activations = jax.jit(network.model.apply)(network.params, batch.tokens)
   pattern = np.asarray(activations.pattern)[:, 0]  # [L, H, T, S]
   shown = min(LONGEST, batch.tokens.shape[1])
   figure, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 3.6))
@@ -49,7 +57,7 @@ def plot_patterns(
 
 def _probe_sequence(config: Config) -> Batch:
   sample = tasks.make_induction_sampler(config.task, 1)
-  return sample(stream(jax.random.key(config.seed), "behaviour"))
+  return sample(stream(jax.random.key(config.seed), "induction"))
 
 
 def _mark_targets(ax: Axes, batch: Batch, shown: int) -> None:

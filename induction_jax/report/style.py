@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import YAxis
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from induction_jax.report.findings import Findings
 
@@ -23,14 +26,18 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 # One colour a layer; heads of a layer differ in line style.
 LAYER_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 HEAD_STYLES = ("-", "--", "-.", ":")
-NULL_STYLE = {"color": "0.45", "linewidth": 1.0, "linestyle": (0, (1, 1))}
+NULL_STYLE: dict[str, Any] = {
+  "color": "0.45",
+  "linewidth": 1.0,
+  "linestyle": (0, (1, 1)),
+}
 WIDTH = 7.0  # inches: a text width
 
 
 @contextmanager
 def paper_style() -> Iterator[None]:
   """Settings for figures of a paper, undone afterwards."""
-  settings = {
+  settings: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -49,7 +56,14 @@ def paper_style() -> Iterator[None]:
     yield
 
 
-def head_line(layer: int, head: int) -> dict[str, object]:
+def log_axis(axis: YAxis) -> None:
+  """A logarithmic axis whose labels are plain numbers where they are short."""
+  axis.axes.set_yscale("log")
+  axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+  axis.set_minor_formatter(NullFormatter())
+
+
+def head_line(layer: int, head: int) -> dict[str, Any]:
   """Line style of a head: colour by layer, dashes by head."""
   return {
     "color": LAYER_COLORS[layer % len(LAYER_COLORS)],

@@ -4,44 +4,44 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import xarray as xr
 from matplotlib.figure import Figure
 
-from induction_jax.config import Config
-from induction_jax.model import Model
 from induction_jax.report import figures, style
-from induction_jax.report.findings import find, summarise
-from induction_jax.report.patterns import plot_patterns
-from induction_jax.storage.dataset import read_dataset
+from induction_jax.report.findings import Findings, summarise
+from induction_jax.report.patterns import Network, plot_patterns
 from induction_jax.storage.run_directory import (
   RunDirectory,
   read_json,
   write_json,
 )
-from induction_jax.types import Params
 
 
-def write_summary(run: RunDirectory) -> dict[str, Any]:
-  """Writes summary.json from results.nc and returns it."""
-  results = read_dataset(run.results)
-  summary = summarise(results, find(results), read_json(run.cost))
+def write_summary(
+  run: RunDirectory, results: xr.Dataset, findings: Findings
+) -> dict[str, Any]:
+  """Writes summary.json and returns what is in it."""
+  summary = summarise(results, findings, read_json(run.cost))
   write_json(run.summary, summary)
   return summary
 
 
 def write_figures(
-  run: RunDirectory, config: Config, model: Model, params: Params, form: str
+  run: RunDirectory,
+  results: xr.Dataset,
+  findings: Findings,
+  network: Network,
+  form: str,
 ) -> list[Path]:
   """Draws every figure the run has data for; returns their paths.
 
   Args:
-    run: the run, with its results.nc.
-    config: its config.
-    model: its network.
-    params: the parameters at its last step, for the attention patterns.
+    run: where figures/ is.
+    results: the run's results.
+    findings: what was found in them.
+    network: the network at the last step, for its attention patterns.
     form: file format: png, svg or pdf.
   """
-  results = read_dataset(run.results)
-  findings = find(results)
   with style.paper_style():
     drawn = {"transition": figures.plot_transition(results, findings)}
     if "top_eigenvalues" in results:
@@ -49,7 +49,7 @@ def write_figures(
       drawn["alignment"] = figures.plot_alignment(results, findings)
     if "ov_copying" in results:
       drawn["circuits"] = figures.plot_circuits(results, findings)
-    drawn["patterns"] = plot_patterns(config, model, params, findings)
+    drawn["patterns"] = plot_patterns(network, findings)
     run.figures.mkdir(exist_ok=True)
     return [
       _save(figure, run.figures / f"{name}.{form}")

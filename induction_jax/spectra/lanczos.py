@@ -157,9 +157,7 @@ def lanczos(
       converged=ritz.converged[end],
     )
 
-  return Spectrum(
-    pairs(slice(k_top)), pairs(slice(k_top, None)), state.order
-  )
+  return Spectrum(pairs(slice(k_top)), pairs(slice(k_top, None)), state.order)
 
 
 def _extend(
@@ -171,9 +169,7 @@ def _extend(
   residual, coefficients = _orthogonalise(product(state.direction), basis)
   diagonal = state.diagonal.at[j].set(coefficients[j])
   beta = jnp.linalg.norm(residual)
-  scale = jnp.maximum(
-    jnp.max(jnp.abs(diagonal)), jnp.max(state.off_diagonal)
-  )
+  scale = jnp.maximum(jnp.max(jnp.abs(diagonal)), jnp.max(state.off_diagonal))
   broke_down = beta <= jnp.finfo(beta.dtype).eps * scale
 
   def restart() -> Array:
@@ -202,9 +198,7 @@ def _orthogonalise(vector: Array, basis: Array) -> tuple[Array, Array]:
   return vector, total
 
 
-def _ritz(
-  state: _State, k_top: int, k_bottom: int, tolerance: float
-) -> _Ritz:
+def _ritz(state: _State, k_top: int, k_bottom: int, tolerance: float) -> _Ritz:
   """Eigenpairs of T's leading block of size `order`, both ends."""
   size = state.diagonal.shape[0]
   inside = jnp.arange(size) < state.order
@@ -213,18 +207,14 @@ def _ritz(
   # Rows not yet filled get eigenvalues above all others, out of the way.
   diagonal = jnp.where(inside, state.diagonal, 2 * bound + 1)
   tridiagonal = (
-    jnp.diag(diagonal)
-    + jnp.diag(off_diagonal, 1)
-    + jnp.diag(off_diagonal, -1)
+    jnp.diag(diagonal) + jnp.diag(off_diagonal, 1) + jnp.diag(off_diagonal, -1)
   )
   values, vectors = jnp.linalg.eigh(tridiagonal)
   top = jnp.maximum(state.order - 1 - jnp.arange(k_top), 0)
   ends = jnp.concatenate([top, jnp.arange(k_bottom)])
   values, coordinates = values[ends], vectors[:, ends].T
   floor = (
-    ROUNDING_UNITS
-    * jnp.finfo(values.dtype).eps
-    * jnp.max(jnp.abs(values))
+    ROUNDING_UNITS * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
   )
   beta = state.off_diagonal[state.order - 1]
   residuals = beta * jnp.abs(coordinates[:, state.order - 1]) + floor

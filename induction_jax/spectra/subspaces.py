@@ -52,4 +52,4 @@ def _inner(a: PyTree, b: PyTree) -> Array:  # [k_a, k_b]
     a,
     b,
   )
-  return sum(jax.tree.leaves(terms))
+  return jnp.sum(jnp.stack(jax.tree.leaves(terms)), axis=0)

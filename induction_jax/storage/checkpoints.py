@@ -48,11 +48,14 @@ def restore(directory: Path, step: int, like: PyTree) -> PyTree:
     like: a pytree with the structure, shapes, dtypes and key types expected.
 
   Raises:
-    ValueError: if shapes or structure differ from `like`.
+    ValueError: if names, shapes or dtypes differ from those of `like`; orbax
+      alone would cast one dtype to another without a word.
   """
   path = directory.absolute() / str(step)
   abstract = jax.tree.map(_describe, _key_data(like))
   with ocp.StandardCheckpointer() as checkpointer:
+    stored = checkpointer.metadata(path).item_metadata.tree
+    _check_same_leaves(path, stored, abstract)
     restored = checkpointer.restore(path, abstract)
 
   def typed(expected: jax.Array, got: jax.Array) -> jax.Array:
@@ -72,6 +75,26 @@ def _key_data(tree: PyTree) -> PyTree:
 
 def _is_key(x: jax.Array) -> bool:
   return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _check_same_leaves(path: Path, stored: PyTree, like: PyTree) -> None:
+  got, expected = _leaves(stored), _leaves(like)
+  for name in sorted({*got, *expected}):
+    if got.get(name) != expected.get(name):
+      raise ValueError(
+        f"checkpoint {path}: {name} must be {expected.get(name, 'absent')}, "
+        f"got {got.get(name, 'nothing')}"
+      )
+
+
+def _leaves(tree: PyTree) -> dict[str, str]:
+  """Shape and dtype of every leaf, by a name that orbax does not change."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="."): (
+      f"{leaf.dtype}{list(leaf.shape)}"
+    )
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+  }
 
 
 def _describe(x: jax.Array) -> jax.ShapeDtypeStruct:

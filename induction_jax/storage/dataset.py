@@ -71,9 +71,7 @@ def read_dataset(path: Path) -> xr.Dataset:
     return dataset.load()
 
 
-def _along_steps(
-  values: dict[int, np.ndarray], steps: list[int]
-) -> np.ndarray:
+def _along_steps(values: dict[int, np.ndarray], steps: list[int]) -> np.ndarray:
   shape = next(iter(values.values())).shape
   missing = np.full(shape, np.nan)
   return np.stack([values.get(step, missing) for step in steps])

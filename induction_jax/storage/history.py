@@ -67,5 +67,7 @@ def _encode(value: Any) -> Any:
     flat = [float(str(x)) for x in array.ravel()]
     array = np.array(flat, np.float64).reshape(array.shape)
   if np.issubdtype(array.dtype, np.floating):
-    array = np.where(np.isfinite(array), array, None)
+    finite = np.isfinite(array)
+    array = array.astype(object)
+    array[~finite] = None
   return array.tolist()

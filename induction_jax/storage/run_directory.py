@@ -130,7 +130,7 @@ def describe_environment() -> dict[str, Any]:
     "platform": platform.platform(),
     "packages": {name: version(name) for name in PACKAGES},
     "devices": [str(device) for device in jax.devices()],
-    "key_implementation": str(jax.config.jax_default_prng_impl),
+    "key_implementation": str(jax.random.key_impl(jax.random.key(0))),
     "command": sys.argv,
   }
 

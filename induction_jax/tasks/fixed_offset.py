@@ -31,5 +31,5 @@ def sample_fixed_offset(
   return Batch(
     tokens=tokens[:, :-1],
     targets=tokens[:, 1:],
-    predictable=jnp.broadcast_to(predictable, (batch_size, seq_length)),
+    predictable=jnp.tile(predictable, (batch_size, 1)),
   )

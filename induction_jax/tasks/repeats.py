@@ -60,7 +60,7 @@ def _sample_sequence(
   offset = jax.random.randint(keys[2], (), 0, length + gaps[0])
 
   place = offset + jnp.arange(seq_length + 1)  # [T + 1]
-  occurrence = jnp.sum(place[:, None] >= starts[1:], axis=1)  # [T + 1]
+  occurrence = jnp.sum(place[:, None] >= starts[None, 1:], axis=1)  # [T + 1]
   index = place - starts[occurrence]  # place within occurrence and its filler
   in_pattern = index < length
 

@@ -1,5 +1,10 @@
 """Time: when behaviour changes. Sees arrays of (step, signal) only."""
 
-from induction_jax.transition.detector import Interval, Transition, detect
+from induction_jax.transition.detector import (
+  MIN_POINTS,
+  Interval,
+  Transition,
+  detect,
+)
 
-__all__ = ["Interval", "Transition", "detect"]
+__all__ = ["MIN_POINTS", "Interval", "Transition", "detect"]

@@ -1,0 +1,236 @@
+"""The whole, as a user meets it: command lines, files, figures, mistakes."""
+
+import contextlib
+import io
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import xarray as xr
+from absl.testing import absltest, parameterized
+
+from induction_jax import cli, train, visualize
+
+CONFIG = """
+from tests.tiny import tiny_config
+
+def get_config():
+  return tiny_config()
+"""
+
+
+def call(main, *arguments):
+  """Exit status, standard output and standard error of an entry point."""
+  out, err = io.StringIO(), io.StringIO()
+  before = sys.argv
+  sys.argv = ["induction_jax", *map(str, arguments)]
+  try:
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      cli.run_main(main)
+  except SystemExit as exit_:
+    return exit_.code, out.getvalue(), err.getvalue()
+  finally:
+    sys.argv = before
+  raise AssertionError("an entry point must exit")
+
+
+class EntryPointTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.root = Path(self.enter_context(tempfile.TemporaryDirectory()))
+    (self.root / "configs").mkdir()
+    self.config = self.root / "configs" / "tiny.py"
+    self.config.write_text(CONFIG)
+    self.workdir = self.root / "run"
+
+  def train(self, *arguments):
+    return call(
+      train.main,
+      f"--config={self.config}",
+      f"--workdir={self.workdir}",
+      *arguments,
+    )
+
+
+class WholeTest(EntryPointTest):
+  def test_start_to_figures(self):
+    status, out, err = self.train()
+    self.assertEqual(status, 0, err)
+    for line in ("transition: ", "induction head: no", "top eigenvalue: "):
+      self.assertIn(line, out)
+    figures = {"transition", "spectrum", "alignment", "circuits", "patterns"}
+    self.assertEqual(
+      {path.stem for path in (self.workdir / "figures").glob("*.png")},
+      figures,
+    )
+    for path in (self.workdir / "figures").iterdir():
+      self.assertEqual(path.read_bytes()[:8], b"\x89PNG\r\n\x1a\n")
+      self.assertGreater(path.stat().st_size, 20_000)
+    self.check_summary(json.loads((self.workdir / "summary.json").read_text()))
+    with xr.open_dataset(self.workdir / "results.nc") as results:
+      for name, variable in results.data_vars.items():
+        self.assertIn("long_name", variable.attrs, name)
+        self.assertIn("units", variable.attrs, name)
+    status, out, _ = call(visualize.main, self.workdir, "--format=svg")
+    self.assertEqual(status, 0)
+    drawn = {p.stem for p in (self.workdir / "figures").glob("*.svg")}
+    self.assertEqual(drawn, figures)
+    first = (self.workdir / "figures" / "spectrum.svg").read_bytes()
+    call(visualize.main, self.workdir, "--format=svg")
+    again = (self.workdir / "figures" / "spectrum.svg").read_bytes()
+    self.assertEqual(first, again)
+
+  def check_summary(self, summary):
+    self.assertEqual(
+      set(summary),
+      {"transition", "verdict", "heads", "final", "spectrum", "cost"},
+    )
+    self.assertContainsSubset(
+      ["status", "onset", "midpoint", "completion"], summary["transition"]
+    )
+    self.assertLen(summary["verdict"]["reasons"], 3)
+    self.assertIsInstance(summary["verdict"]["has_induction_head"], bool)
+    self.assertContainsSubset(
+      ["layer", "head", "prefix_matching", "null"],
+      summary["heads"]["induction"],
+    )
+    self.assertContainsSubset(
+      ["pattern_accuracy", "random_accuracy", "loss"], summary["final"]
+    )
+    self.assertEqual(
+      set(summary["spectrum"]),
+      {
+        f"{end}_{what}"
+        for end in ("top", "bottom")
+        for what in ("before", "peak", "peak_step", "after")
+      },
+    )
+    cost = summary["cost"]
+    self.assertGreater(cost["hvp_count"], 0)
+    self.assertEqual(cost["measurements"], 25 + 5 + 5)
+    self.assertGreaterEqual(
+      cost["wall_seconds"], cost["train_seconds"] + cost["measure_seconds"]
+    )
+
+  def test_without_spectra_and_circuits(self):
+    status, out, err = self.train(
+      "--config.spectra.eigen_interval=0", "--config.circuits.interval=0"
+    )
+    self.assertEqual(status, 0, err)
+    self.assertIn("no ablation was measured", out)
+    summary = json.loads((self.workdir / "summary.json").read_text())
+    self.assertIsNone(summary["spectrum"]["top_peak"])
+    self.assertEqual(
+      {path.stem for path in (self.workdir / "figures").iterdir()},
+      {"transition", "patterns"},
+    )
+
+
+class MistakeTest(EntryPointTest):
+  @parameterized.parameters(
+    ("--config.model.nlayers=3", "did you mean model.n_layers"),
+    ("--config.modle.n_layers=3", "did you mean model.n_layers"),
+    ("--config.train.num_steps=many", "train.num_steps=many"),
+    ("--config.train.num_steps=2.5", "train.num_steps=2.5"),
+    ("--config.optim.learning_rate=-1", "must be a positive"),
+    ("--config.optim.learning_rate=nan", "must be a positive"),
+    ("--config.model.n_heads=3", "n_heads must divide"),
+    ("--workdri=x", "workdri"),
+    ("extra", "unexpected argument 'extra'"),
+  )
+  def test_is_one_line_and_status_two(self, argument, message):
+    status, out, err = self.train(argument)
+    self.assertEqual((status, out), (2, ""))
+    self.assertRegex(err, f"^error: .*{message}")
+    self.assertEqual(err.count("\n"), 1)
+    self.assertFalse(self.workdir.exists())
+
+  @parameterized.parameters(
+    (None, "no such file"),
+    ("def get_config(:", "SyntaxError"),
+    ("def get_config():\n  raise RuntimeError('boom')", "boom"),
+    ("def get_config():\n  return None", "config"),
+  )
+  def test_in_the_config_file(self, text, message):
+    if text is None:
+      self.config.unlink()
+    else:
+      self.config.write_text(text)
+    status, _, err = self.train()
+    self.assertEqual(status, 2)
+    self.assertRegex(err, f"^error: .*{message}")
+    self.assertEqual(err.count("\n"), 1)
+    self.assertFalse(self.workdir.exists())
+
+  def test_config_file_without_get_config(self):
+    # In a process of its own: a module once loaded keeps its old names.
+    self.config.write_text("x = 1")
+    done = subprocess.run(
+      [sys.executable, "-m", "induction_jax.train", f"--config={self.config}"],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    self.assertEqual(done.returncode, 2)
+    self.assertRegex(done.stderr, "^error: .*get_config")
+    self.assertEqual(done.stderr.count("\n"), 1)
+
+  def test_no_config(self):
+    status, _, err = call(train.main)
+    self.assertEqual(status, 2)
+    self.assertIn("--config is required", err)
+
+  def test_help(self):
+    status, out, _ = call(train.main, "--help")
+    self.assertEqual(status, 0)
+    self.assertIn("--workdir", out)
+
+  def test_visualize_needs_a_run(self):
+    for arguments in ([], [self.root], [self.root / "none"]):
+      status, _, err = call(visualize.main, *arguments)
+      self.assertEqual(status, 2)
+      self.assertRegex(err, "^error: ")
+      self.assertEqual(err.count("\n"), 1)
+
+
+class InterruptTest(EntryPointTest):
+  def test_sigint_saves_and_the_same_command_goes_on(self):
+    command = [
+      sys.executable,
+      "-m",
+      "induction_jax.train",
+      f"--config={self.config}",
+      f"--workdir={self.workdir}",
+      "--config.train.num_steps=100000",
+      "--config.circuits.interval=0",
+      "--config.spectra.eigen_interval=0",
+    ]
+    process = subprocess.Popen(
+      command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    history = self.workdir / "history.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+      if history.exists() and history.read_text().count("\n") > 20:
+        break
+      time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    self.assertEqual(process.returncode, 130, err)
+    self.assertRegex(out, r"stopped at step \d+; to go on:")
+    resume = out.splitlines()[-1].strip()
+    self.assertEqual(resume.split()[:3], ["python", "-m", command[2]])
+    self.assertIn(str(self.workdir), resume)
+    stopped = max(
+      int(path.name) for path in (self.workdir / "checkpoints").iterdir()
+    )
+    last = json.loads(history.read_text().splitlines()[-1])
+    self.assertEqual(last["step"], stopped)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,217 @@
+"""What is on disk: history, results, checkpoints, whose run it is."""
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from configs import quick
+from induction_jax.config import ConfigError, make_config
+from induction_jax.storage import checkpoints, dataset, history
+from induction_jax.storage.run_directory import load_run, open_run
+from induction_jax.types import Variable
+
+CONFIG = make_config(quick.get_config().to_dict())
+VARIABLES = (
+  Variable("loss", ("step",), "loss", "nats"),
+  Variable("score", ("step", "layer", "head"), "score"),
+  Variable("score_null", (), "null of score"),
+)
+
+
+class DirectoryTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.root = Path(self.enter_context(tempfile.TemporaryDirectory()))
+
+
+class HistoryTest(DirectoryTest):
+  def setUp(self):
+    super().setUp()
+    self.path = self.root / "history.jsonl"
+
+  def test_float32_comes_back_exactly(self):
+    values = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    history.append(self.path, 7, "probe", {"x": values}, probe="p")
+    (record,) = history.read(self.path)
+    np.testing.assert_array_equal(
+      np.array(record["values"]["x"], np.float32), values
+    )
+    self.assertEqual((record["step"], record["probe"]), (7, "p"))
+
+  def test_nan_is_null_and_the_line_is_json(self):
+    values = {"x": np.array([1.0, np.nan, np.inf]), "n": np.int32(3)}
+    history.append(self.path, 0, "probe", values)
+    line = json.loads(self.path.read_text(), parse_constant=self.fail)
+    self.assertEqual(line["values"], {"x": [1.0, None, None], "n": 3})
+
+  def test_half_written_line_is_dropped(self):
+    for step in range(3):
+      history.append(self.path, step, "train", {"x": step})
+    whole = self.path.read_text()
+    for cut in range(1, len(whole.splitlines()[-1]) + 1):
+      self.path.write_text(whole[:-cut])
+      self.assertLen(history.read(self.path), 2)
+
+  def test_truncate_keeps_whole_records_up_to_the_step(self):
+    for step in (0, 5, 5, 10):
+      history.append(self.path, step, "train", {"x": step})
+    with self.path.open("a") as file:
+      file.write('{"step": 3, "ki')
+    history.truncate(self.path, 5)
+    self.assertEqual([r["step"] for r in history.read(self.path)], [0, 5, 5])
+    self.assertTrue(self.path.read_text().endswith("}\n"))
+
+  def test_no_history_is_empty(self):
+    self.assertEqual(history.read(self.path), [])
+
+
+class DatasetTest(DirectoryTest):
+  def records(self):
+    score = np.arange(6.0).reshape(2, 3)
+    return [
+      {"step": 0, "values": {"score_null": 0.5}},
+      {"step": 0, "values": {"loss": 1.0, "score": score.tolist()}},
+      {"step": 10, "values": {"loss": 0.5}},
+      {"step": 20, "values": {"loss": None, "score": (score + 1).tolist()}},
+    ]
+
+  def test_joins_on_step_with_nan_between(self):
+    got = dataset.make_dataset(self.records(), VARIABLES)
+    np.testing.assert_array_equal(got.step, [0, 10, 20])
+    np.testing.assert_array_equal(got.loss, [1.0, 0.5, np.nan])
+    self.assertEqual(got.score.dims, ("step", "layer", "head"))
+    self.assertTrue(np.isnan(got.score[1]).all())
+    np.testing.assert_array_equal(got.score[2], np.arange(6).reshape(2, 3) + 1)
+    self.assertEqual(float(got.score_null), 0.5)
+
+  def test_file_round_trip_keeps_labels(self):
+    want = dataset.make_dataset(self.records(), VARIABLES)
+    path = self.root / "results.nc"
+    dataset.write_dataset(want, path)
+    got = dataset.read_dataset(path)
+    self.assertTrue(got.identical(want))
+    self.assertEqual(got.loss.attrs["units"], "nats")
+    self.assertEqual([p.name for p in self.root.iterdir()], ["results.nc"])
+
+  @parameterized.parameters(
+    ({"other": 1.0}, "undeclared variable 'other'"),
+    ({"loss": [1.0, 2.0]}, "must have dimensions"),
+  )
+  def test_refuses_what_is_not_declared(self, values, message):
+    with self.assertRaisesRegex(ValueError, message):
+      dataset.make_dataset([{"step": 0, "values": values}], VARIABLES)
+
+
+class CheckpointsTest(DirectoryTest):
+  def tree(self, scale=1.0):
+    return {
+      "x": scale * jnp.arange(6.0).reshape(2, 3),
+      "key": jax.random.key(3),
+      "count": jnp.int32(4),
+      "empty": (),
+    }
+
+  def test_round_trip_with_typed_keys(self):
+    directory = self.root / "checkpoints"
+    checkpoints.save(directory, 5, self.tree())
+    checkpoints.save(directory, 40, self.tree(2.0))
+    self.assertEqual(checkpoints.steps(directory), [5, 40])
+    got = checkpoints.restore(directory, 5, self.tree(0.0))
+    chex.assert_trees_all_equal(got["x"], self.tree()["x"])
+    self.assertEqual(got["count"].dtype, jnp.int32)
+    self.assertEqual(
+      float(jax.random.uniform(got["key"])),
+      float(jax.random.uniform(jax.random.key(3))),
+    )
+
+  def test_a_saved_step_is_never_overwritten(self):
+    checkpoints.save(self.root, 5, self.tree())
+    checkpoints.save(self.root, 5, self.tree(2.0))
+    got = checkpoints.restore(self.root, 5, self.tree(0.0))
+    chex.assert_trees_all_equal(got["x"], self.tree()["x"])
+
+  def test_empty_and_foreign_directories_are_passed_over(self):
+    checkpoints.save(self.root, 5, self.tree())
+    (self.root / "9").mkdir()
+    (self.root / "notes").mkdir()
+    (self.root / "7").write_text("a file")
+    self.assertEqual(checkpoints.steps(self.root), [5])
+    checkpoints.save(self.root, 9, self.tree(3.0))
+    self.assertEqual(checkpoints.steps(self.root), [5, 9])
+
+  @parameterized.parameters(
+    ({"x": jnp.zeros((4, 3))}, r"x must be float32\[4, 3\], got float32\[2"),
+    ({"x": jnp.zeros((2, 3), jnp.int32)}, r"x must be int32.* got float32"),
+    ({"y": jnp.zeros(2)}, r"y must be float32\[2\], got nothing"),
+  )
+  def test_mismatch_is_an_error(self, change, message):
+    checkpoints.save(self.root, 5, self.tree())
+    with self.assertRaisesRegex(ValueError, message):
+      checkpoints.restore(self.root, 5, self.tree() | change)
+
+
+class RunDirectoryTest(DirectoryTest):
+  def longer(self, config=CONFIG, steps=4000):
+    train = dataclasses.replace(config.train, num_steps=steps)
+    return dataclasses.replace(config, train=train)
+
+  def test_config_round_trip(self):
+    open_run(self.root / "a", CONFIG, resume=True)
+    _, stored = load_run(self.root / "a")
+    self.assertEqual(stored, CONFIG)
+    environment = json.loads((self.root / "a/environment.json").read_text())
+    self.assertIn("jax", environment["packages"])
+
+  def test_another_config_is_refused_and_nothing_changes(self):
+    open_run(self.root / "a", CONFIG, resume=True)
+    before = {p: p.read_bytes() for p in (self.root / "a").iterdir()}
+    other = dataclasses.replace(CONFIG, seed=1)
+    with self.assertRaisesRegex(ConfigError, "differs in seed"):
+      open_run(self.root / "a", other, resume=True)
+    after = {p: p.read_bytes() for p in (self.root / "a").iterdir()}
+    self.assertEqual(before, after)
+
+  def test_a_run_may_grow_but_not_shrink(self):
+    open_run(self.root / "a", CONFIG, resume=True)
+    open_run(self.root / "a", self.longer(), resume=True)
+    with self.assertRaisesRegex(ConfigError, "differs in train.num_steps"):
+      open_run(self.root / "a", CONFIG, resume=True)
+
+  def test_a_run_on_cosine_may_not_grow(self):
+    optim = dataclasses.replace(CONFIG.optim, schedule="cosine")
+    config = dataclasses.replace(CONFIG, optim=optim)
+    open_run(self.root / "a", config, resume=True)
+    with self.assertRaisesRegex(ConfigError, "train.num_steps"):
+      open_run(self.root / "a", self.longer(config), resume=True)
+
+  def test_noresume_refuses_an_existing_run(self):
+    open_run(self.root / "a", CONFIG, resume=False)
+    with self.assertRaisesRegex(ConfigError, "already holds a run"):
+      open_run(self.root / "a", CONFIG, resume=False)
+
+  def test_foreign_directory_and_file_are_refused(self):
+    (self.root / "a").mkdir()
+    (self.root / "a" / "thesis.tex").write_text("x")
+    with self.assertRaisesRegex(ConfigError, "is not empty"):
+      open_run(self.root / "a", CONFIG, resume=True)
+    self.assertLen(list((self.root / "a").iterdir()), 1)
+    with self.assertRaisesRegex(ConfigError, "is not a directory"):
+      open_run(self.root / "a" / "thesis.tex", CONFIG, resume=True)
+
+  def test_no_run_and_broken_config(self):
+    with self.assertRaisesRegex(ConfigError, "holds no run"):
+      load_run(self.root)
+    (self.root / "config.json").write_text("{")
+    with self.assertRaisesRegex(ConfigError, "is not JSON"):
+      load_run(self.root)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,35 @@
+"""A run small enough to train, measure and draw in seconds."""
+
+import copy
+
+from configs import quick
+
+
+def tiny_config(**overrides):
+  """The tiny ConfigDict; overrides are named section__leaf."""
+  config = copy.deepcopy(quick.get_config())
+  settings = {
+    "task__vocab_size": 11,
+    "task__seq_length": 16,
+    "task__pattern_min": 2,
+    "task__pattern_max": 4,
+    "task__gap_max": 2,
+    "model__n_heads": 2,
+    "model__d_model": 8,
+    "train__num_steps": 24,
+    "train__batch_size": 4,
+    "behaviour__interval": 1,
+    "behaviour__batch_size": 4,
+    "circuits__interval": 6,
+    "spectra__eigen_interval": 6,
+    "spectra__track_top_k_eigenvalues": 2,
+    "spectra__preconditioned_top_k": 2,
+    "spectra__batch_size": 4,
+    "spectra__micro_batch_size": 2,
+    "spectra__max_order": 12,
+    "checkpoint__interval": 12,
+  }
+  for name, value in (settings | overrides).items():
+    section, leaf = name.split("__")
+    config[section][leaf] = value
+  return config
