@@ -350,6 +350,15 @@ class KnownSpectraTest(parameterized.TestCase):
     np.testing.assert_allclose(spectrum.top.values, [-3], rtol=1e-6)
     np.testing.assert_allclose(spectrum.norm, 3, rtol=1e-6)
 
+  def test_nothing_finite(self):
+    # Ends, at P products however large max_order, and claims nothing.
+    spectrum = _diagonal_spectrum(
+      jnp.full(5, jnp.nan), jax.random.key(0), k=1, max_order=50
+    )
+    self.assertEqual(int(spectrum.products), 5)
+    self.assertFalse(np.any(spectrum.top.converged))
+    self.assertFalse(np.any(spectrum.bottom.converged))
+
   def test_vmapped_equals_looped(self):
     names = ("pairs", "clusters", "rank_one")
     diagonals = jnp.stack([jnp.asarray(_diagonal(name)) for name in names])

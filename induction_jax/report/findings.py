@@ -16,12 +16,13 @@ from induction_jax.transition import (
   detect,
 )
 
-# The behavioural signals, in order of precedence, and the least amplitude that
-# counts as a transition in each (accuracy, attention mass, nats).
+# The behavioural signals, in order of precedence, and the least change that
+# counts as a transition in each (accuracy, attention mass, nats). A change the
+# other way, such as a loss that rises, is none.
 SIGNALS = {
   "pattern_accuracy": 0.3,
   "prefix_matching": 0.2,
-  "pattern_loss": 1.0,
+  "pattern_loss": -1.0,
 }
 # What "has an induction head" takes, all three together.
 LEAST_ACCURACY = 0.5
@@ -70,8 +71,8 @@ class Findings(NamedTuple):
 def find(results: xr.Dataset) -> Findings:
   """Reads the findings off a run's results."""
   signals = {
-    name: _detect(_signal(results, name), amplitude)
-    for name, amplitude in SIGNALS.items()
+    name: _detect(_signal(results, name), least_change)
+    for name, least_change in SIGNALS.items()
   }
   transition = combine(signals)
   induction_head = best_head(results, "prefix_matching")
@@ -207,12 +208,17 @@ def _signal(results: xr.Dataset, name: str) -> xr.DataArray:
   return measured(results[on_repeats])
 
 
-def _detect(signal: xr.DataArray, min_amplitude: float) -> Transition:
+def _detect(signal: xr.DataArray, least_change: float) -> Transition:
   if signal.size < MIN_POINTS:
     return Transition(
       "ambiguous", f"{signal.size} measurements, at least {MIN_POINTS} needed"
     )
-  return detect(signal.step.values, signal.values, min_amplitude=min_amplitude)
+  found = detect(
+    signal.step.values, signal.values, min_amplitude=abs(least_change)
+  )
+  if found.amplitude * least_change < 0:
+    return Transition("none", "the signal jumps the wrong way")
+  return found
 
 
 def _check(

@@ -1,0 +1,145 @@
+"""Findings on results made by hand: the verdict, the vote, the extremes."""
+
+import numpy as np
+import xarray as xr
+from absl.testing import absltest, parameterized
+
+from induction_jax.report import findings
+from induction_jax.transition import Interval, Transition
+
+STEPS = np.arange(0, 1000, 10)
+
+
+def jump(low, high, midpoint=400.0, scale=15.0):
+  return low + (high - low) / (1 + np.exp(-(STEPS - midpoint) / scale))
+
+
+def make_results(accuracy, prefix, loss, ablation=2.0, error=0.05):
+  """Two layers of two heads; head 1.0 has `prefix`, the others nothing."""
+  n = len(STEPS)
+  rng = np.random.default_rng(0)
+
+  def noisy(x):
+    return x + 0.004 * rng.normal(size=n)
+
+  heads = np.full((n, 2, 2), 0.05)
+  heads[:, 1, 0] = noisy(prefix)
+  previous = np.full((n, 2, 2), 0.06)
+  previous[:, 0, 1] = 0.8
+  cost = np.zeros((n, 2, 2))
+  cost[:, 1, 0] = ablation
+  top = np.interp(STEPS, [0, 390, 420, 500, 1000], [3, 3, 40, 10, 60])
+  per_head = ("step", "layer", "head")
+  return xr.Dataset(
+    {
+      "induction_accuracy": ("step", noisy(accuracy)),
+      "induction_loss": ("step", noisy(loss)),
+      "prefix_matching": (per_head, heads),
+      "prefix_matching_null": ((), 0.05),
+      "previous_token": (per_head, previous),
+      "previous_token_null": ((), 0.06),
+      "ablation_cost": (per_head, cost),
+      "ablation_cost_se": (per_head, np.full_like(cost, error)),
+      "top_eigenvalues": (("step", "eig"), top[:, None]),
+      "bottom_eigenvalues": (("step", "eig"), -top[:, None]),
+    },
+    coords={"step": STEPS},
+  )
+
+
+def induction_results(**changes):
+  settings = {
+    "accuracy": jump(0.2, 1.0),
+    "prefix": jump(0.05, 0.9),
+    "loss": jump(3.0, 0.2),
+  }
+  return make_results(**(settings | changes))
+
+
+class FindTest(parameterized.TestCase):
+  def test_induction(self):
+    found = findings.find(induction_results())
+    self.assertEqual(found.transition.status, "detected")
+    self.assertBetween(found.transition.midpoint.estimate, 390, 410)
+    self.assertTrue(found.verdict.has_induction_head)
+    self.assertEqual(found.induction_head[:2], (1, 0))
+    self.assertEqual(found.previous_token_head[:2], (0, 1))
+
+  @parameterized.parameters(
+    ({"accuracy": jump(0.02, 0.1)}, 0),
+    ({"prefix": jump(0.05, 0.2)}, 1),
+    ({"ablation": 0.05}, 2),
+    ({"ablation": 1.0, "error": 0.5}, 2),
+    ({"ablation": -3.0}, 2),
+  )
+  def test_each_condition_of_the_verdict_is_needed(self, changes, reason):
+    verdict = findings.find(induction_results(**changes)).verdict
+    self.assertFalse(verdict.has_induction_head)
+    failed = [" < " in text for text in verdict.reasons]
+    self.assertEqual(failed, [i == reason for i in range(3)])
+
+  def test_no_ablation_no_verdict(self):
+    results = induction_results().drop_vars(
+      ["ablation_cost", "ablation_cost_se"]
+    )
+    self.assertFalse(findings.find(results).verdict.has_induction_head)
+
+  def test_curvature_has_no_say(self):
+    flat = induction_results()
+    flat["top_eigenvalues"][:] = 1.0
+    moved = findings.find(flat).transition
+    self.assertEqual(moved, findings.find(induction_results()).transition)
+
+  def test_extremes_lie_around_the_transition(self):
+    top = findings.find(induction_results()).top
+    self.assertAlmostEqual(top.before, 3.0)
+    self.assertEqual((top.peak, top.peak_step), (40.0, 420))
+    self.assertBetween(top.after, 9, 30)  # and not the 60 at the end
+
+  def test_extremes_of_a_run_without_transition(self):
+    flat = make_results(0.1 + 0 * STEPS, 0.1 + 0 * STEPS, 3.0 + 0 * STEPS)
+    found = findings.find(flat)
+    self.assertEqual(found.transition.status, "none")
+    self.assertEqual((found.top.before, found.top.peak_step), (3.0, 990))
+    self.assertLess(found.bottom.peak, -50)
+
+  def test_a_loss_that_rises_is_no_transition(self):
+    results = induction_results(
+      accuracy=0.1 + 0 * STEPS, prefix=0.1 + 0 * STEPS, loss=jump(3.0, 8.0)
+    )
+    found = findings.find(results)
+    self.assertEqual(found.signals["pattern_loss"].status, "none")
+
+  def test_too_few_measurements_are_ambiguous(self):
+    found = findings.find(induction_results().isel(step=slice(None, None, 10)))
+    self.assertEqual(found.transition.status, "ambiguous")
+    self.assertIn("10 measurements", found.transition.reason)
+
+
+class CombineTest(parameterized.TestCase):
+  def make(self, *statuses):
+    points = Interval(1, 2, 3)
+    return {
+      name: Transition(status, onset=points._replace(low=i))
+      for i, (name, status) in enumerate(zip("abc", statuses, strict=True))
+    }
+
+  @parameterized.parameters(
+    (("detected", "detected", "none"), "detected", 0),
+    (("none", "detected", "detected"), "detected", 1),
+    (("none", "detected", "none"), "none", 0),
+    (("in_progress", "none", "in_progress"), "in_progress", 0),
+  )
+  def test_two_of_three_decide(self, statuses, status, first):
+    found = findings.combine(self.make(*statuses))
+    self.assertEqual((found.status, found.onset.low), (status, first))
+
+  def test_three_answers_are_ambiguous(self):
+    found = findings.combine(self.make("detected", "none", "in_progress"))
+    self.assertEqual(found.status, "ambiguous")
+    self.assertIsNone(found.onset)
+    self.assertIn("b: none", found.reason)
+
+
+if __name__ == "__main__":
+  absltest.main()
