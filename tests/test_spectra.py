@@ -441,7 +441,7 @@ class PreconditionerTest(parameterized.TestCase):
         0.7,
       ),
       "scheduled": (optax.adam(rate, **arguments), math.inf),
-      # A count that is not Adam's comes first and differs from it.
+      # Two counts, the schedule's before Adam's.
       "traced": (
         optax.chain(
           optax.scale_by_schedule(lambda _: 1.0), optax.adam(rate, **arguments)
