@@ -154,7 +154,7 @@ for probe in experiment.probes:
   if probe.name == "spectra":
     assert values["top_eigenvalues"].shape == (10,)
     assert values["top_eigenvalues"][0] > 0 > values["bottom_eigenvalues"][0]
-    assert values["products"] == 20
+    assert values["products"] == 24  # and four for the rounding
 print("measured", len(experiment.probes), "probes")
 """
 

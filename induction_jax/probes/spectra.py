@@ -1,8 +1,11 @@
 """Spectra: the loss Hessian's two ends, plain and preconditioned."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from induction_jax import losses, optim, spectra, tasks
 from induction_jax.config import Config
@@ -89,6 +92,14 @@ VARIABLES = (
 )
 
 
+class Prepared(NamedTuple):
+  """What a measurement starts from, built in a program of its own."""
+
+  hessian: spectra.Operator
+  nudged: spectra.Operator  # the same at nudged parameters, for the rounding
+  grad: Params
+
+
 def make_spectra_probe(config: Config, model: Model) -> Probe:
   """Lanczos on the training loss of one fixed held-out batch.
 
@@ -111,17 +122,24 @@ def make_spectra_probe(config: Config, model: Model) -> Probe:
     counts = jnp.sum(weights(batch), axis=1)
     return spectra.split_batch(batch, counts, c.micro_batch_size)
 
-  def prepare(state: TrainState) -> tuple[spectra.Operator, Params]:
+  def prepare(state: TrainState) -> Prepared:
     split = data(state)
-    return (
-      make_hessian(loss, state.params, split),
-      spectra.gradient(loss, state.params, split),
+    key = jax.random.fold_in(stream(state.key, "spectra"), 3)
+    nudged = spectra.nudge(state.params, key)
+    return Prepared(
+      hessian=make_hessian(loss, state.params, split),
+      nudged=spectra.hessian(loss, nudged, split),
+      grad=spectra.gradient(loss, state.params, split),
     )
 
-  def run_lanczos(
-    operator: spectra.Operator, state: TrainState, k: int, number: int
+  def find_spectrum(
+    operator: spectra.Operator,
+    nudged: spectra.Operator,
+    state: TrainState,
+    k: int,
+    number: int,
   ) -> spectra.Spectrum:
-    return spectra.lanczos(
+    spectrum = spectra.lanczos(
       operator,
       state.params,
       jax.random.fold_in(stream(state.key, "spectra"), number),
@@ -130,19 +148,20 @@ def make_spectra_probe(config: Config, model: Model) -> Probe:
       max_order=c.max_order,
       tolerance=c.tolerance,
     )
+    rounding = spectra.rounding_error(spectrum, operator, nudged)
+    return spectra.add_rounding(spectrum, rounding, c.tolerance)
 
   def measure(
     state: TrainState,
-    prepared: tuple[spectra.Operator, Params],
+    prepared: Prepared,
     carry: dict[str, PyTree],
   ) -> tuple[dict[str, Array], dict[str, PyTree]]:
-    hessian, grad = prepared
-    spectrum = run_lanczos(hessian, state, k, 1)
-    square_norm = sum(jnp.vdot(g, g) for g in jax.tree.leaves(grad))
+    hessian, nudged, grad = prepared
+    spectrum = find_spectrum(hessian, nudged, state, k, 1)
     values = _pair_values("", spectrum) | {
       "spectral_norm": spectrum.norm,
       "products": spectrum.products,
-      "gradient_norm": jnp.sqrt(square_norm),
+      "gradient_norm": optax.tree.norm(grad),
     }
     new_carry = {}
     for end in ENDS:
@@ -154,8 +173,13 @@ def make_spectra_probe(config: Config, model: Model) -> Probe:
       new_carry[end] = vectors
     if c.preconditioned_top_k:
       preconditioner = _preconditioner(config, state)
-      scaled = spectra.rescale(hessian, preconditioner.inverse_sqrt)
-      spectrum = run_lanczos(scaled, state, c.preconditioned_top_k, 2)
+      spectrum = find_spectrum(
+        spectra.rescale(hessian, preconditioner.inverse_sqrt),
+        spectra.rescale(nudged, preconditioner.inverse_sqrt),
+        state,
+        c.preconditioned_top_k,
+        2,
+      )
       # Before the first update Adam has no preconditioner.
       values |= jax.tree.map(
         lambda x: jnp.where(state.step > 0, x, jnp.nan),

@@ -15,6 +15,11 @@ from induction_jax.spectra.preconditioner import (
   adam_preconditioner,
   sgd_preconditioner,
 )
+from induction_jax.spectra.rounding import (
+  add_rounding,
+  nudge,
+  rounding_error,
+)
 from induction_jax.spectra.subspaces import alignment, overlap
 
 __all__ = [
@@ -24,13 +29,16 @@ __all__ = [
   "Preconditioner",
   "Spectrum",
   "adam_preconditioner",
+  "add_rounding",
   "alignment",
   "gradient",
   "hessian",
   "lanczos",
   "linearized_hessian",
+  "nudge",
   "overlap",
   "rescale",
+  "rounding_error",
   "sgd_preconditioner",
   "split_batch",
 ]

@@ -21,9 +21,9 @@ from jax.flatten_util import ravel_pytree
 from induction_jax.spectra.operators import Operator
 from induction_jax.types import Array, Key, PyTree
 
-# A computed product differs from the exact one by about this many units of
-# rounding of the spectral norm; no residual is known better than that.
-# Measured in tests/test_spectra.py against float64.
+# No residual is known better than this many units of rounding of the spectral
+# norm: the rounding of Lanczos itself, on a well-conditioned operator. What
+# the operator's own rounding adds is measured in spectra/rounding.py.
 ROUNDING_UNITS = 32
 # Products between two looks at convergence; a look is an eigh of [M, M].
 CHECK_EVERY = 4
@@ -81,9 +81,13 @@ def lanczos(
   Stops once every wanted pair has ||A v - lambda v|| <= tolerance * |lambda|
   (ARPACK's criterion; a pair at the level of rounding counts as converged),
   or at `max_order` products. An eigenvalue's error is at most its residual,
-  and quadratic in it where it stands apart. On an invariant subspace the
-  basis goes on from a fresh random vector, so repeated eigenvalues are found
-  as often as there is room. Works under jit and vmap; while_loop inside.
+  and quadratic in it where it stands apart. One start vector sees a repeated
+  eigenvalue once: its copies are found only where the basis has exhausted an
+  invariant subspace and goes on from a fresh random vector. Works under jit
+  and vmap; while_loop inside.
+
+  Residual bounds are those of the operator as computed; rounding_error and
+  add_rounding extend them to the exact one.
 
   Args:
     operator: v -> A v, linear and symmetric, on pytrees like `like`.

@@ -23,7 +23,7 @@ def alignment(vector: PyTree, eigenvectors: PyTree) -> Array:
   Returns:
     [k]; nan if the vector is zero.
   """
-  square_norm = sum(jnp.vdot(x, x) for x in jax.tree.leaves(vector))
+  square_norm = sum(jnp.sum(x**2) for x in jax.tree.leaves(vector))
   lifted = jax.tree.map(lambda x: x[None], vector)
   return _inner(eigenvectors, lifted)[:, 0] ** 2 / square_norm
 
