@@ -138,6 +138,7 @@ class RunTest(parameterized.TestCase):
 # Run apart, with the compiler's optimisation that the suite turns off.
 BASE_SCRIPT = """
 import numpy as np
+from configs import base
 from induction_jax import loop
 from induction_jax.config import make_config
 

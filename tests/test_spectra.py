@@ -94,6 +94,29 @@ def _lanczos():
 
 
 @functools.cache
+def _lanczos_and_rounding():
+  loss = _network()[0]
+
+  def run(params, data):
+    operator = spectra.hessian(loss, params, data)
+    nudged = spectra.nudge(params, jax.random.key(9))
+    spectrum = spectra.lanczos(
+      operator,
+      params,
+      jax.random.key(1),
+      k_top=K,
+      k_bottom=K,
+      max_order=150,
+      tolerance=1e-3,
+    )
+    return spectrum, spectra.rounding_error(
+      spectrum, operator, spectra.hessian(loss, nudged, data)
+    )
+
+  return jax.jit(run)
+
+
+@functools.cache
 def _spectrum(seed: int, dtype: type, tolerance: float) -> spectra.Spectrum:
   with jax.enable_x64(dtype is np.float64):
     return jax.device_get(
@@ -171,6 +194,46 @@ class NetworkTest(parameterized.TestCase):
       self.assertTrue(np.all(distance <= pairs.residuals))
       flags = pairs.residuals <= tolerance * np.abs(pairs.values)
       self.assertTrue(np.all(pairs.converged >= flags))
+
+  @parameterized.parameters(
+    *((scale, seed) for scale in (1.0, 2.0, 4.0) for seed in range(4))
+  )
+  def test_measured_rounding_makes_every_bound_true(self, scale, seed):
+    # Large weights, where the softmax cancels and no constant would do.
+    params = jax.tree.map(lambda x: scale * x, _params(seed, np.float32))
+    plain, rounding = jax.device_get(
+      _lanczos_and_rounding()(params, _data(2, np.float32))
+    )
+    widened = spectra.add_rounding(plain, rounding, 1e-3)
+    with jax.enable_x64(True):
+      matrix = np.asarray(
+        _dense_hessian()(jax.tree.map(lambda x: x.astype(np.float64), params))
+      )
+    norm = np.abs(np.linalg.eigvalsh(matrix)).max()
+    for before, after in (
+      (plain.top, widened.top),
+      (plain.bottom, widened.bottom),
+    ):
+      true = _true_residuals(matrix, after)
+      np.testing.assert_array_less(true, after.residuals)
+      known = before.residuals + rounding
+      np.testing.assert_allclose(after.residuals, known, rtol=1e-6)
+      self.assertFalse(np.any(after.converged & ~before.converged))
+    self.assertLess(rounding, 0.05 * norm)  # or it would be of no use
+    self.assertEqual(int(widened.products), int(plain.products) + 4)
+
+  def test_no_constant_bounds_the_rounding(self):
+    # Why it is measured: else ROUNDING_UNITS alone would do.
+    params = jax.tree.map(lambda x: 4 * x, _params(0, np.float32))
+    plain, _ = jax.device_get(
+      _lanczos_and_rounding()(params, _data(2, np.float32))
+    )
+    with jax.enable_x64(True):
+      matrix = np.asarray(
+        _dense_hessian()(jax.tree.map(lambda x: x.astype(np.float64), params))
+      )
+    true = _true_residuals(matrix, plain.top)
+    self.assertTrue(np.any(true > plain.top.residuals))
 
   @parameterized.parameters((np.float32, 1e-2, 1e-5), (np.float64, 1e-9, 1e-12))
   def test_vectors_are_orthonormal(self, dtype, tolerance, allowed):
