@@ -107,7 +107,7 @@ def run(
     The step reached: `train.num_steps`, or less if it was stopped.
 
   Raises:
-    FloatingPointError: if the loss or the gradient stops being finite.
+    FloatingPointError: if loss, gradient or parameters stop being finite.
   """
   config = experiment.config
   snapshot, resumed = load_or_init(experiment, directory)
@@ -121,15 +121,14 @@ def run(
       record(0, "constants", probe.constants(state), probe=probe.name)
   newest: dict[str, float] = {}
   while True:
-    if not resumed:
-      for probe in experiment.probes:
-        if _due(step, probe.interval, config.train.num_steps):
-          with cost.measuring:
-            values, carries[probe.name] = measure(
-              probe, state, carries[probe.name]
-            )
-          record(step, "probe", values, probe=probe.name)
-          newest |= _scalars(values)
+    for probe in () if resumed else experiment.probes:
+      if _due(step, probe.interval, config.train.num_steps):
+        with cost.measuring:
+          values, carries[probe.name] = measure(
+            probe, state, carries[probe.name]
+          )
+        record(step, "probe", values, probe=probe.name)
+        newest |= _scalars(values)
     watch(Progress(step, newest))
     stopping = step >= config.train.num_steps or should_stop()
     if stopping or (not resumed and _checkpoint_due(step, config)):
@@ -144,8 +143,8 @@ def run(
       metrics = jax.device_get(metrics)
     if metrics.first_bad_step >= 0:
       raise FloatingPointError(
-        f"non-finite loss or gradient at step {metrics.first_bad_step}; the "
-        f"newest checkpoint is at step "
+        "non-finite loss, gradient or parameters at step "
+        f"{metrics.first_bad_step}; the newest checkpoint is at step "
         f"{max(checkpoints.steps(directory.checkpoints), default=None)}"
       )
     step = target

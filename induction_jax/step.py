@@ -26,7 +26,7 @@ class ChunkMetrics(NamedTuple):
   """A chunk of updates: means over its steps, and where it first failed."""
 
   mean: StepMetrics
-  first_bad_step: Array  # step of the first non-finite update, -1 if none
+  first_bad_step: Array  # the first with a non-finite number, -1 if none
 
 
 TrainStep = Callable[[TrainState], tuple[TrainState, StepMetrics]]
@@ -82,7 +82,8 @@ def make_train_chunk(train_step: TrainStep) -> TrainChunk:
     def body(_, carry):
       state, total, bad = carry
       new_state, metrics = train_step(state)
-      finite = jnp.isfinite(metrics.loss) & jnp.isfinite(metrics.grad_norm)
+      sizes = (*metrics, optax.tree.norm(new_state.params))
+      finite = jnp.all(jnp.isfinite(jnp.stack(sizes)))
       bad = jnp.where((bad < 0) & ~finite, state.step, bad)
       return new_state, jax.tree.map(jnp.add, total, metrics), bad
 

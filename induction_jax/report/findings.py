@@ -4,14 +4,13 @@ All of it follows from results.nc. The transition is dated from behaviour only,
 never from curvature: the spectrum is the quantity under study.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from induction_jax.transition import (
   MIN_POINTS,
-  Interval,
   Transition,
   detect,
 )
@@ -157,49 +156,6 @@ def measured(array: xr.DataArray) -> xr.DataArray:
   return array.dropna("step", how="all")
 
 
-def summarise(
-  results: xr.Dataset, findings: Findings, cost: dict[str, float]
-) -> dict[str, Any]:
-  """summary.json: what the run found, as plain numbers."""
-  transition = findings.transition
-  final = {
-    name: float(measured(results[name])[-1])
-    for name in (
-      "pattern_accuracy",
-      "random_accuracy",
-      "pattern_loss",
-      "random_loss",
-      "induction_accuracy",
-      "induction_loss",
-      "train_loss",
-    )
-  }
-  return {
-    "transition": _transition_summary(transition)
-    | {
-      "signals": {
-        name: _transition_summary(signal)
-        for name, signal in findings.signals.items()
-      }
-    },
-    "verdict": {
-      "has_induction_head": findings.verdict.has_induction_head,
-      "reasons": list(findings.verdict.reasons),
-    },
-    "heads": {
-      "induction": _head_summary(findings.induction_head, "prefix_matching"),
-      "previous_token": _head_summary(
-        findings.previous_token_head, "previous_token"
-      ),
-    },
-    "final": {"step": int(results.step[-1]), "loss": final["train_loss"]}
-    | final,
-    "spectrum": _extremes_summary("top", findings.top)
-    | _extremes_summary("bottom", findings.bottom),
-    "cost": dict(cost) | _counts(results),
-  }
-
-
 def _signal(results: xr.Dataset, name: str) -> xr.DataArray:
   """A behavioural signal on repeats, [step]."""
   if name == "prefix_matching":
@@ -255,51 +211,3 @@ def _extremes(
     peak_step=int(steps[peak]),
     after=float(values[last]),
   )
-
-
-def _transition_summary(transition: Transition) -> dict[str, Any]:
-  return {
-    "status": transition.status,
-    "reason": transition.reason,
-    "onset": _interval_summary(transition.onset),
-    "midpoint": _interval_summary(transition.midpoint),
-    "completion": _interval_summary(transition.completion),
-  }
-
-
-def _interval_summary(interval: Interval | None) -> dict[str, float] | None:
-  return (
-    None
-    if interval is None
-    else {k: float(v) for k, v in interval._asdict().items()}
-  )
-
-
-def _head_summary(head: Head, score: str) -> dict[str, Any]:
-  return {
-    "layer": head.layer,
-    "head": head.head,
-    score: head.score,
-    "null": head.null,
-  }
-
-
-def _extremes_summary(end: str, extremes: Extremes | None) -> dict[str, Any]:
-  if extremes is None:
-    return {f"{end}_{name}": None for name in Extremes._fields}
-  return {f"{end}_{k}": v for k, v in extremes._asdict().items()}
-
-
-def _counts(results: xr.Dataset) -> dict[str, int]:
-  one_of_each_probe = ("pattern_accuracy", "ablation_cost", "top_eigenvalues")
-  products = ("products", "preconditioned_products")
-  return {
-    "hvp_count": int(
-      sum(float(results[name].sum()) for name in products if name in results)
-    ),
-    "measurements": sum(
-      measured(results[name]).sizes["step"]
-      for name in one_of_each_probe
-      if name in results
-    ),
-  }

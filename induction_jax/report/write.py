@@ -8,8 +8,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from induction_jax.report import figures, style
-from induction_jax.report.findings import Findings, summarise
+from induction_jax.report.circuit_figure import plot_circuits
+from induction_jax.report.findings import Findings
 from induction_jax.report.patterns import Network, plot_patterns
+from induction_jax.report.summary import summarise
 from induction_jax.storage.run_directory import (
   RunDirectory,
   read_json,
@@ -48,7 +50,7 @@ def write_figures(
       drawn["spectrum"] = figures.plot_spectrum(results, findings)
       drawn["alignment"] = figures.plot_alignment(results, findings)
     if "ov_copying" in results:
-      drawn["circuits"] = figures.plot_circuits(results, findings)
+      drawn["circuits"] = plot_circuits(results, findings)
     drawn["patterns"] = plot_patterns(network, findings)
     run.figures.mkdir(exist_ok=True)
     return [
