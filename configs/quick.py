@@ -25,10 +25,12 @@ def get_config():
   config.train.num_steps = 2000
   config.train.batch_size = 32
   config.behaviour.interval = 10
+  config.behaviour.batch_size = 32
   config.circuits.interval = 50
   config.spectra.eigen_interval = 50
   config.spectra.track_top_k_eigenvalues = 5
   config.spectra.batch_size = 16
   config.spectra.micro_batch_size = 16
+  config.spectra.preconditioned_top_k = 1
   config.checkpoint.interval = 200
   return config

@@ -18,7 +18,13 @@ import xarray as xr
 from induction_jax import losses, optim, tasks
 from induction_jax.config import Config
 from induction_jax.model import Model, make_model
-from induction_jax.probes import Probe, all_variables, make_probes
+from induction_jax.probes import (
+  HeldOut,
+  Probe,
+  all_variables,
+  make_draw,
+  make_probes,
+)
 from induction_jax.state import TrainState, init_state
 from induction_jax.step import (
   TrainChunk,
@@ -32,7 +38,7 @@ from induction_jax.storage.run_directory import (
   read_json,
   write_json,
 )
-from induction_jax.types import PyTree
+from induction_jax.types import Key, PyTree
 
 
 class Experiment(NamedTuple):
@@ -41,6 +47,7 @@ class Experiment(NamedTuple):
   config: Config
   model: Model
   init: Callable[[], TrainState]
+  draw: Callable[[Key], HeldOut]
   train_chunk: TrainChunk
   probes: tuple[Probe, ...]
 
@@ -74,10 +81,13 @@ def make_experiment(config: Config) -> Experiment:
     config=config,
     model=model,
     init=jax.jit(lambda: init_state(model, tx, jax.random.key(config.seed))),
+    draw=jax.jit(make_draw(config)),
     train_chunk=jax.jit(make_train_chunk(train_step), donate_argnums=0),
     probes=tuple(
       probe._replace(
-        prepare=jax.jit(probe.prepare), measure=jax.jit(probe.measure)
+        constants=jax.jit(probe.constants),
+        prepare=jax.jit(probe.prepare),
+        measure=jax.jit(probe.measure),
       )
       for probe in make_probes(config, model)
     ),
@@ -112,20 +122,23 @@ def run(
   config = experiment.config
   snapshot, resumed = load_or_init(experiment, directory)
   state, carries = snapshot
+  held_out = experiment.draw(state.key)
   step = int(state.step)
   cost = Cost(directory.cost)
   history.truncate(directory.history, step if resumed else -1)
   record = partial(history.append, directory.history)
   if not resumed:
     for probe in experiment.probes:
-      record(0, "constants", probe.constants(state), probe=probe.name)
+      constants = jax.device_get(probe.constants(state, held_out))
+      values = probe.finish_constants(constants)
+      record(0, "constants", values, probe=probe.name)
   newest: dict[str, float] = {}
   while True:
     for probe in () if resumed else experiment.probes:
       if _due(step, probe.interval, config.train.num_steps):
         with cost.measuring:
           values, carries[probe.name] = measure(
-            probe, state, carries[probe.name]
+            probe, state, held_out, carries[probe.name]
           )
         record(step, "probe", values, probe=probe.name)
         newest |= _scalars(values)
@@ -169,10 +182,11 @@ def load_or_init(
 
 
 def measure(
-  probe: Probe, state: TrainState, carry: PyTree
+  probe: Probe, state: TrainState, held_out: HeldOut, carry: PyTree
 ) -> tuple[dict[str, np.ndarray], PyTree]:
   """One measurement: named values on the host, and the carry for the next."""
-  arrays, carry = probe.measure(state, probe.prepare(state), carry)
+  prepared = probe.prepare(state, held_out)
+  arrays, carry = probe.measure(state, held_out, prepared, carry)
   return probe.finish(jax.device_get(arrays)), carry
 
 

@@ -15,6 +15,7 @@ Row vectors: a token's residual x [D] is mapped by x @ W, as in TransformerLens.
 The only module that imports flax.linen.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -96,7 +97,7 @@ class Transformer(nn.Module):
     c = self.config
     qkv = (c.n_layers, c.n_heads, c.d_model, c.d_head)
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
-    normal = nn.initializers.normal(c.d_model**-0.5)
+    normal = _normal(c.d_model**-0.5)
     table = {
       "w_e": (normal, (self.vocab_size, c.d_model)),
       "w_q": (normal, qkv),
@@ -110,7 +111,7 @@ class Transformer(nn.Module):
     if c.smeared_keys:
       table["smear"] = (zeros, (c.n_layers, c.n_heads))
     if c.d_mlp:
-      narrow = nn.initializers.normal(c.d_mlp**-0.5)
+      narrow = _normal(c.d_mlp**-0.5)
       table["w_in"] = (normal, (c.n_layers, c.d_model, c.d_mlp))
       table["w_out"] = (narrow, (c.n_layers, c.d_mlp, c.d_model))
     if c.norm != "none":
@@ -122,6 +123,15 @@ class Transformer(nn.Module):
       name: self.param(name, init, shape)
       for name, (init, shape) in table.items()
     }
+
+
+def _normal(sd: float) -> Callable[[Key, tuple[int, ...]], Array]:
+  """Gaussian initialiser; drawn flat, which XLA compiles ten times faster."""
+
+  def init(key: Key, shape: tuple[int, ...]) -> Array:
+    return sd * jax.random.normal(key, (math.prod(shape),)).reshape(shape)
+
+  return init
 
 
 def _attend(

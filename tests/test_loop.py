@@ -153,8 +153,10 @@ experiment = loop.make_experiment(make_config(values.to_dict()))
 state, metrics = experiment.train_chunk(experiment.init(), np.int32(2))
 assert int(state.step) == 2 and int(metrics.first_bad_step) == -1
 assert 3.0 < float(metrics.mean.loss) < 6.0, metrics
+held_out = experiment.draw(state.key)
 for probe in experiment.probes:
-  values, _ = loop.measure(probe, state, probe.init_carry(state.params))
+  carry = probe.init_carry(state.params)
+  values, _ = loop.measure(probe, state, held_out, carry)
   assert set(values) <= {v.name for v in probe.variables}
   if probe.name == "spectra":
     assert values["top_eigenvalues"].shape == (10,)

@@ -98,10 +98,8 @@ def _lanczos_and_rounding():
   loss = _network()[0]
 
   def run(params, data):
-    operator = spectra.hessian(loss, params, data)
-    nudged = spectra.nudge(params, jax.random.key(9))
     spectrum = spectra.lanczos(
-      operator,
+      spectra.hessian(loss, params, data),
       params,
       jax.random.key(1),
       k_top=K,
@@ -110,7 +108,10 @@ def _lanczos_and_rounding():
       tolerance=1e-3,
     )
     return spectrum, spectra.rounding_error(
-      spectrum, operator, spectra.hessian(loss, nudged, data)
+      spectra.extremes(spectrum),
+      lambda params: spectra.hessian(loss, params, data),
+      params,
+      jax.random.key(9),
     )
 
   return jax.jit(run)

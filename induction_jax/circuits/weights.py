@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from numpy.typing import ArrayLike
 
 from induction_jax.types import Array, Key, Params
@@ -56,10 +57,8 @@ def fold_norms(params: Params, norm: str) -> CircuitWeights:
 
 def random_weights(key: Key, like: CircuitWeights) -> CircuitWeights:
   """Gaussian weights of the same shapes: the null of every circuit score."""
-  keys = jax.random.split(key, len(like))
-  return CircuitWeights(
-    *(jax.random.normal(k, w.shape) for k, w in zip(keys, like))
-  )
+  flat, unravel = ravel_pytree(like)
+  return unravel(jax.random.normal(key, flat.shape, flat.dtype))
 
 
 def eigenvalues(matrices: ArrayLike) -> np.ndarray:

@@ -8,14 +8,17 @@ from induction_jax.config import Config
 from induction_jax.model import Model
 from induction_jax.probes.behaviour import make_behaviour_probe
 from induction_jax.probes.circuits import make_circuits_probe
+from induction_jax.probes.held_out import HeldOut, make_draw
 from induction_jax.probes.probe import Probe
 from induction_jax.probes.spectra import make_spectra_probe
 from induction_jax.types import Variable
 
 __all__ = [
   "TRAIN_VARIABLES",
+  "HeldOut",
   "Probe",
   "all_variables",
+  "make_draw",
   "make_probes",
 ]
 

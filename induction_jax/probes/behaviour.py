@@ -1,14 +1,14 @@
 """Behaviour: losses, accuracies and head scores, on held-out batches."""
 
-import jax
-import numpy as np
+import jax.numpy as jnp
 
-from induction_jax import circuits, losses, tasks
+from induction_jax import circuits, losses
 from induction_jax.config import Config
 from induction_jax.model import Model
-from induction_jax.probes.probe import Probe, Values, nothing
-from induction_jax.state import TrainState, stream
-from induction_jax.types import Array, Batch, Key, PyTree, Variable
+from induction_jax.probes.held_out import HeldOut
+from induction_jax.probes.probe import Probe, as_they_are, nothing
+from induction_jax.state import TrainState
+from induction_jax.types import Array, PyTree, Variable
 
 PER_HEAD = ("step", "layer", "head")
 VARIABLES = (
@@ -43,58 +43,46 @@ VARIABLES = (
 )
 
 
-def sample_induction(config: Config, key: Key) -> Batch:
-  """The held-out batch of `repeats` on which a run's heads are judged."""
-  sample = tasks.make_induction_sampler(
-    config.task, config.behaviour.batch_size
-  )
-  return sample(stream(key, "induction"))
-
-
 def make_behaviour_probe(config: Config, model: Model) -> Probe:
   """Losses and accuracies on the run's task; heads judged on `repeats`.
 
-  Where the run's task is `repeats`, both are the same batch. Head scores come
-  from `repeats` whatever the task, so that a positional shortcut does not
-  score as induction.
+  Head scores come from `repeats` whatever the task, so that a positional
+  shortcut does not score as induction.
   """
-  size = config.behaviour.batch_size
-  sample_task = tasks.make_sampler(config.task, size)
-  sample_probe = tasks.make_probe_sampler(config.task, size)
+  vocab_size = config.task.vocab_size
+  on_repeats = config.task.name == "repeats"
 
-  def batches(key: Key) -> tuple[Batch, Batch, Batch]:
-    induction = sample_induction(config, key)
-    task_key, probe_key = jax.random.split(stream(key, "behaviour"))
-    on_repeats = config.task.name == "repeats"
-    task = induction if on_repeats else sample_task(task_key)
-    return task, induction, sample_probe(probe_key)
-
-  def constants(state: TrainState) -> Values:
-    _, induction, probe = batches(state.key)
-    null = circuits.null_scores(induction)
+  def constants(_: TrainState, held_out: HeldOut) -> dict[str, Array]:
+    null = circuits.null_scores(held_out.induction)
+    back_to_back = circuits.null_scores(held_out.back_to_back)
     return {
       **{f"{name}_null": x for name, x in null._asdict().items()},
-      "prefix_matching_probe_null": circuits.null_scores(probe).prefix_matching,
-      "pattern_accuracy_null": np.float32(1 / config.task.vocab_size),
-      "pattern_loss_null": np.float32(np.log(config.task.vocab_size)),
+      "prefix_matching_probe_null": back_to_back.prefix_matching,
+      "pattern_accuracy_null": jnp.float32(1 / vocab_size),
+      "pattern_loss_null": jnp.log(jnp.float32(vocab_size)),
     }
 
   def measure(
-    state: TrainState, _: PyTree, carry: PyTree
+    state: TrainState, held_out: HeldOut, _: PyTree, carry: PyTree
   ) -> tuple[dict[str, Array], PyTree]:
-    task, induction, probe = batches(state.key)
-    logits, _ = model.apply(state.params, task.tokens)
-    values = losses.evaluate(logits, task)
-    logits, activations = model.apply(state.params, induction.tokens)
-    on_repeats = losses.evaluate(logits, induction)
-    values["induction_accuracy"] = on_repeats["pattern_accuracy"]
-    values["induction_loss"] = on_repeats["pattern_loss"]
-    scores = circuits.score_heads(activations.pattern, induction)
-    values |= scores._asdict()
-    _, activations = model.apply(state.params, probe.tokens)
-    scores = circuits.score_heads(activations.pattern, probe)
-    values["prefix_matching_probe"] = scores.prefix_matching
-    return values, carry
+    batch = held_out.induction
+    logits, activations = model.apply(state.params, batch.tokens)
+    induction = losses.evaluate(logits, batch)
+    if on_repeats:
+      values = induction
+    else:
+      logits, _ = model.apply(state.params, held_out.task.tokens)
+      values = losses.evaluate(logits, held_out.task)
+    batch = held_out.back_to_back
+    pattern = model.apply(state.params, batch.tokens)[1].pattern
+    back_to_back = circuits.score_heads(pattern, batch)
+    return {
+      **values,
+      "induction_accuracy": induction["pattern_accuracy"],
+      "induction_loss": induction["pattern_loss"],
+      **circuits.score_heads(activations.pattern, held_out.induction)._asdict(),
+      "prefix_matching_probe": back_to_back.prefix_matching,
+    }, carry
 
   return Probe(
     name="behaviour",
@@ -104,5 +92,6 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
     init_carry=nothing,
     prepare=nothing,
     measure=measure,
-    finish=lambda arrays: jax.tree.map(np.asarray, arrays),
+    finish=as_they_are,
+    finish_constants=as_they_are,
   )

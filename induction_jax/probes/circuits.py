@@ -8,7 +8,7 @@ from induction_jax import circuits
 from induction_jax.config import Config
 from induction_jax.losses import token_losses
 from induction_jax.model import Model
-from induction_jax.probes.behaviour import sample_induction
+from induction_jax.probes.held_out import HeldOut
 from induction_jax.probes.probe import Probe, Values, nothing
 from induction_jax.state import TrainState, stream
 from induction_jax.types import Array, Params, PyTree, Variable
@@ -68,12 +68,14 @@ def make_circuits_probe(config: Config, model: Model) -> Probe:
   """Weights read as circuits, and each head's cost of ablation on repeats."""
   norm = config.model.norm
 
-  def constants(state: TrainState) -> Values:
+  def constants(state: TrainState, _: HeldOut) -> dict[str, Array]:
     like = circuits.fold_norms(state.params, norm)
     keys = jax.random.split(stream(state.key, "circuits"), NULL_SAMPLES)
-    samples = jax.vmap(
-      lambda key: _matrices(circuits.random_weights(key, like))
-    )(keys)
+    return jax.vmap(lambda key: _matrices(circuits.random_weights(key, like)))(
+      keys
+    )
+
+  def finish_constants(samples: dict[str, np.ndarray]) -> Values:
     values: Values = {"ablation_cost_null": np.zeros(())}
     for name, matrices in samples.items():
       scores = circuits.eigenvalue_score(circuits.eigenvalues(matrices))
@@ -84,10 +86,10 @@ def make_circuits_probe(config: Config, model: Model) -> Probe:
     return values
 
   def measure(
-    state: TrainState, _: PyTree, carry: PyTree
+    state: TrainState, held_out: HeldOut, _: PyTree, carry: PyTree
   ) -> tuple[dict[str, Array], PyTree]:
     weights = circuits.fold_norms(state.params, norm)
-    batch = sample_induction(config, state.key)
+    batch = held_out.induction
 
     def losses(params: Params) -> Array:
       return token_losses(model.apply(params, batch.tokens)[0], batch.targets)
@@ -111,6 +113,7 @@ def make_circuits_probe(config: Config, model: Model) -> Probe:
     prepare=nothing,
     measure=measure,
     finish=_finish,
+    finish_constants=finish_constants,
   )
 
 

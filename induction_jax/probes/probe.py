@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from induction_jax.probes.held_out import HeldOut
 from induction_jax.state import TrainState
 from induction_jax.types import Params, PyTree, Variable
 
@@ -16,30 +17,40 @@ class Probe(NamedTuple):
 
   A measurement runs `prepare` and `measure` on the device, each its own
   program, then `finish` on the host. A carry goes from one measurement to the
-  next and into the checkpoints, so that a resumed run measures the same.
+  next and into the checkpoints, so that a resumed run measures the same. The
+  constants are one more program, run once, then `finish_constants`.
 
   Attributes:
     name: how it is called in the history.
     interval: steps between measurements; 0 is never.
     variables: declaration of all it records, constants included.
-    constants: state -> values that do not change in a run (the nulls); run
-      once, not compiled.
+    constants: (state, held_out) -> arrays that do not change in a run, from
+      which the nulls are made.
     init_carry: params -> the carry before the first measurement.
-    prepare: state -> a pytree for `measure`, such as a linear map.
-    measure: (state, prepared, carry) -> (arrays, new carry).
+    prepare: (state, held_out) -> a pytree for `measure`, such as a linear map.
+    measure: (state, held_out, prepared, carry) -> (arrays, new carry).
     finish: arrays on the host -> named values.
+    finish_constants: the same for the constants.
   """
 
   name: str
   interval: int
   variables: tuple[Variable, ...]
-  constants: Callable[[TrainState], Values]
+  constants: Callable[[TrainState, HeldOut], PyTree]
   init_carry: Callable[[Params], PyTree]
-  prepare: Callable[[TrainState], PyTree]
-  measure: Callable[[TrainState, PyTree, PyTree], tuple[PyTree, PyTree]]
+  prepare: Callable[[TrainState, HeldOut], PyTree]
+  measure: Callable[
+    [TrainState, HeldOut, PyTree, PyTree], tuple[PyTree, PyTree]
+  ]
   finish: Callable[[Any], Values]
+  finish_constants: Callable[[Any], Values]
 
 
-def nothing(_: Any) -> PyTree:
+def nothing(*_: Any) -> PyTree:
   """An empty pytree: no carry, nothing prepared."""
   return ()
+
+
+def as_they_are(arrays: dict[str, Any]) -> Values:
+  """Named arrays that need no finishing."""
+  return {name: np.asarray(array) for name, array in arrays.items()}

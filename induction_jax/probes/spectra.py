@@ -4,16 +4,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from induction_jax import losses, optim, spectra, tasks
+from induction_jax import losses, optim, spectra
 from induction_jax.config import Config
 from induction_jax.model import Model
-from induction_jax.probes.probe import Probe, Values
+from induction_jax.probes.held_out import HeldOut
+from induction_jax.probes.probe import Probe, as_they_are
 from induction_jax.state import TrainState, stream
 from induction_jax.step import make_loss
-from induction_jax.types import Array, Params, PyTree, Variable
+from induction_jax.types import Array, Batch, Key, Params, PyTree, Variable
 
 ENDS = ("top", "bottom")
 
@@ -96,8 +96,16 @@ class Prepared(NamedTuple):
   """What a measurement starts from, built in a program of its own."""
 
   hessian: spectra.Operator
-  nudged: spectra.Operator  # the same at nudged parameters, for the rounding
   grad: Params
+
+
+class Wanted(NamedTuple):
+  """One spectrum of a measurement: that of D H D for a diagonal D."""
+
+  prefix: str  # of its variables
+  scale: PyTree  # D
+  k: int  # pairs at each end
+  key: Key
 
 
 def make_spectra_probe(config: Config, model: Model) -> Probe:
@@ -108,7 +116,6 @@ def make_spectra_probe(config: Config, model: Model) -> Probe:
   """
   c = config.spectra
   k = c.track_top_k_eigenvalues
-  sample = tasks.make_sampler(config.task, c.batch_size)
   weights = losses.make_weights(config.train.loss_tokens)
   loss = make_loss(model, weights)
   make_hessian = (
@@ -117,85 +124,107 @@ def make_spectra_probe(config: Config, model: Model) -> Probe:
     else spectra.hessian
   )
 
-  def data(state: TrainState) -> spectra.MicroBatches:
-    batch = sample(jax.random.fold_in(stream(state.key, "spectra"), 0))
+  def split(batch: Batch) -> spectra.MicroBatches:
     counts = jnp.sum(weights(batch), axis=1)
     return spectra.split_batch(batch, counts, c.micro_batch_size)
 
-  def prepare(state: TrainState) -> Prepared:
-    split = data(state)
-    key = jax.random.fold_in(stream(state.key, "spectra"), 3)
-    nudged = spectra.nudge(state.params, key)
+  def prepare(state: TrainState, held_out: HeldOut) -> Prepared:
+    data = split(held_out.curvature)
     return Prepared(
-      hessian=make_hessian(loss, state.params, split),
-      nudged=spectra.hessian(loss, nudged, split),
-      grad=spectra.gradient(loss, state.params, split),
+      hessian=make_hessian(loss, state.params, data),
+      grad=spectra.gradient(loss, state.params, data),
     )
 
-  def find_spectrum(
-    operator: spectra.Operator,
-    nudged: spectra.Operator,
+  def find_spectra(
+    hessian: spectra.Operator,
     state: TrainState,
-    k: int,
-    number: int,
-  ) -> spectra.Spectrum:
-    spectrum = spectra.lanczos(
-      operator,
-      state.params,
-      jax.random.fold_in(stream(state.key, "spectra"), number),
-      k_top=k,
-      k_bottom=k,
-      max_order=c.max_order,
-      tolerance=c.tolerance,
-    )
-    rounding = spectra.rounding_error(spectrum, operator, nudged)
-    return spectra.add_rounding(spectrum, rounding, c.tolerance)
+    data: spectra.MicroBatches,
+    wanted: list[Wanted],
+  ) -> list[spectra.Spectrum]:
+    """The spectra, their residual bounds widened by measured rounding."""
+    found = [
+      spectra.lanczos(
+        spectra.rescale(hessian, each.scale),
+        state.params,
+        each.key,
+        k_top=each.k,
+        k_bottom=each.k,
+        max_order=c.max_order,
+        tolerance=c.tolerance,
+      )
+      for each in wanted
+    ]
+
+    def rounding(scale_and_vectors: tuple[PyTree, PyTree]) -> Array:
+      scale, vectors = scale_and_vectors
+
+      def operator_at(params: Params) -> spectra.Operator:
+        return spectra.rescale(spectra.hessian(loss, params, data), scale)
+
+      return spectra.rounding_error(
+        vectors, operator_at, state.params, _key(state, 3)
+      )
+
+    # Mapped, not repeated: the product is compiled once for all of them.
+    each = [
+      (want.scale, spectra.extremes(spectrum))
+      for want, spectrum in zip(wanted, found)
+    ]
+    added = jax.lax.map(rounding, jax.tree.map(lambda *x: jnp.stack(x), *each))
+    return [
+      spectra.add_rounding(spectrum, added[i], c.tolerance)
+      for i, spectrum in enumerate(found)
+    ]
 
   def measure(
     state: TrainState,
+    held_out: HeldOut,
     prepared: Prepared,
     carry: dict[str, PyTree],
   ) -> tuple[dict[str, Array], dict[str, PyTree]]:
-    hessian, nudged, grad = prepared
-    spectrum = find_spectrum(hessian, nudged, state, k, 1)
-    values = _pair_values("", spectrum) | {
-      "spectral_norm": spectrum.norm,
-      "products": spectrum.products,
+    hessian, grad = prepared
+    ones = jax.tree.map(jnp.ones_like, state.params)
+    wanted = [Wanted("", ones, k, _key(state, 1))]
+    if c.preconditioned_top_k:
+      preconditioner = _preconditioner(config, state)
+      wanted.append(
+        Wanted(
+          "preconditioned_",
+          preconditioner.inverse_sqrt,
+          c.preconditioned_top_k,
+          _key(state, 2),
+        )
+      )
+    data = split(held_out.curvature)
+    plain, *others = find_spectra(hessian, state, data, wanted)
+    values = _pair_values("", plain) | {
+      "spectral_norm": plain.norm,
+      "products": plain.products,
       "gradient_norm": optax.tree.norm(grad),
     }
-    new_carry = {}
     for end in ENDS:
-      vectors = getattr(spectrum, end).vectors
+      vectors = getattr(plain, end).vectors
       aligned = spectra.alignment(grad, vectors)
       values[f"{end}_alignment"] = aligned
       values[f"{end}_alignment_total"] = jnp.sum(aligned)
       values[f"{end}_overlap"] = _overlap(carry[end], vectors)
-      new_carry[end] = vectors
-    if c.preconditioned_top_k:
-      preconditioner = _preconditioner(config, state)
-      spectrum = find_spectrum(
-        spectra.rescale(hessian, preconditioner.inverse_sqrt),
-        spectra.rescale(nudged, preconditioner.inverse_sqrt),
-        state,
-        c.preconditioned_top_k,
-        2,
-      )
+    for preconditioned in others:
       # Before the first update Adam has no preconditioner.
       values |= jax.tree.map(
         lambda x: jnp.where(state.step > 0, x, jnp.nan),
-        _pair_values("preconditioned_", spectrum)
+        _pair_values("preconditioned_", preconditioned)
         | {"preconditioned_edge": preconditioner.edge},
       )
-      values["preconditioned_products"] = spectrum.products
-    return values, new_carry
+      values["preconditioned_products"] = preconditioned.products
+    return values, {end: getattr(plain, end).vectors for end in ENDS}
 
-  def constants(state: TrainState) -> Values:
+  def constants(state: TrainState, _: HeldOut) -> dict[str, Array]:
     n_params = sum(x.size for x in jax.tree.leaves(state.params))
-    values: Values = {}
+    values = {}
     for end in ENDS:
-      values[f"{end}_alignment_null"] = np.array(1 / n_params)
-      values[f"{end}_alignment_total_null"] = np.array(k / n_params)
-      values[f"{end}_overlap_null"] = np.array(k / n_params)
+      values[f"{end}_alignment_null"] = jnp.float32(1 / n_params)
+      values[f"{end}_alignment_total_null"] = jnp.float32(k / n_params)
+      values[f"{end}_overlap_null"] = jnp.float32(k / n_params)
     return values
 
   def init_carry(params: Params) -> dict[str, PyTree]:
@@ -211,8 +240,13 @@ def make_spectra_probe(config: Config, model: Model) -> Probe:
     init_carry=init_carry,
     prepare=prepare,
     measure=measure,
-    finish=lambda arrays: jax.tree.map(np.asarray, arrays),
+    finish=as_they_are,
+    finish_constants=as_they_are,
   )
+
+
+def _key(state: TrainState, number: int) -> Key:
+  return jax.random.fold_in(stream(state.key, "spectra"), number)
 
 
 def _pair_values(prefix: str, spectrum: spectra.Spectrum) -> dict[str, Array]:

@@ -17,6 +17,7 @@ from induction_jax.spectra.preconditioner import (
 )
 from induction_jax.spectra.rounding import (
   add_rounding,
+  extremes,
   nudge,
   rounding_error,
 )
@@ -31,6 +32,7 @@ __all__ = [
   "adam_preconditioner",
   "add_rounding",
   "alignment",
+  "extremes",
   "gradient",
   "hessian",
   "lanczos",

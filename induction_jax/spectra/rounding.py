@@ -8,8 +8,11 @@ constant bounds that, so it is measured: as the change of a product when every
 parameter is moved by one unit of rounding.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from induction_jax.spectra.lanczos import Eigenpairs, Spectrum
 from induction_jax.spectra.operators import Operator
@@ -19,47 +22,53 @@ from induction_jax.types import Array, Key, PyTree
 # change measured, over trained and untrained networks and weights three times
 # too large; one nudge differs from the next by up to five times.
 SAFETY = 8.0
-# Products that rounding_error takes, with each of its two operators.
-VECTORS = 2
+# Products that rounding_error takes for the two vectors of `extremes`.
+PRODUCTS = 4
 
 
 def nudge(params: PyTree, key: Key) -> PyTree:
   """Moves every parameter by one unit of rounding, up or down at random."""
-  leaves, structure = jax.tree.flatten(params)
-  keys = jax.random.split(key, len(leaves))
-  nudged = [
-    x
-    * (1 + jnp.finfo(x.dtype).eps * jax.random.rademacher(k, x.shape, x.dtype))
-    for k, x in zip(keys, leaves)
-  ]
-  return jax.tree.unflatten(structure, nudged)
+  flat, unravel = ravel_pytree(params)
+  sign = jax.random.rademacher(key, flat.shape, flat.dtype)
+  return unravel(flat * (1 + jnp.finfo(flat.dtype).eps * sign))
 
 
-def rounding_error(
-  spectrum: Spectrum, operator: Operator, nudged: Operator
-) -> Array:
-  """Bound on what rounding adds to a residual: an estimate, not a proof.
-
-  The largest change of a product between the two operators, over the first
-  eigenvectors of both ends (rounding acts most where curvature is large),
-  times a factor of safety. Takes two products of each operator.
-
-  Args:
-    spectrum: of `operator`.
-    operator: the operator at the parameters.
-    nudged: the same operator at `nudge(params)`.
-  """
-
-  def change(vector: PyTree) -> Array:
-    difference = jax.tree.map(jnp.subtract, operator(vector), nudged(vector))
-    return jnp.sqrt(sum(jnp.sum(x**2) for x in jax.tree.leaves(difference)))
-
-  extremes = jax.tree.map(
+def extremes(spectrum: Spectrum) -> PyTree:
+  """The first eigenvectors of both ends: leaves [2, ...]."""
+  return jax.tree.map(
     lambda top, bottom: jnp.stack([top[0], bottom[0]]),
     spectrum.top.vectors,
     spectrum.bottom.vectors,
   )
-  return SAFETY * jnp.max(jax.lax.map(change, extremes))
+
+
+def rounding_error(
+  vectors: PyTree,
+  operator_at: Callable[[PyTree], Operator],
+  params: PyTree,
+  key: Key,
+) -> Array:
+  """Bound on what rounding adds to a residual: an estimate, not a proof.
+
+  The largest change of a product when the parameters are nudged, over the
+  vectors, times a factor of safety. Takes two products a vector, which are
+  one body of code however many there are.
+
+  Args:
+    vectors: `extremes` of the operator's spectrum (rounding acts most where
+      curvature is large).
+    operator_at: params -> the operator.
+    params: the parameters.
+    key: for the nudge.
+  """
+  both = jax.tree.map(lambda *x: jnp.stack(x), params, nudge(params, key))
+  products = jax.lax.map(
+    lambda params: jax.lax.map(operator_at(params), vectors), both
+  )
+  squares = jax.tree.map(
+    lambda x: jnp.sum((x[0] - x[1]) ** 2, axis=range(1, x.ndim - 1)), products
+  )  # leaves [2]
+  return SAFETY * jnp.sqrt(jnp.max(sum(jax.tree.leaves(squares))))
 
 
 def add_rounding(
@@ -86,5 +95,5 @@ def add_rounding(
   return Spectrum(
     top=widen(spectrum.top),
     bottom=widen(spectrum.bottom),
-    products=spectrum.products + 2 * VECTORS,
+    products=spectrum.products + PRODUCTS,
   )
