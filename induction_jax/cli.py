@@ -1,20 +1,23 @@
 """Command lines: flags and configs, with one clear line for each mistake."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from induction_jax.config import (
   Config,
   ConfigError,
   check_leaf_name,
+  check_optim_leaf,
   make_config,
 )
 
+FILE_ERROR = 1
 USAGE_ERROR = 2
 
 
@@ -40,9 +43,8 @@ def parse(values: flags.FlagValues, argv: list[str], usage: str) -> list[str]:
   if {"--help", "-h"} & set(argv):
     print(f"{usage.strip()}\n\nflags:\n{values.get_help()}")
     sys.exit(0)
-  for argument in argv:
-    if argument.startswith("--config."):
-      check_leaf_name(argument.removeprefix("--config.").split("=")[0])
+  for name in _overridden(argv):
+    check_leaf_name(name)
   try:
     with _importable_from(_config_path(argv)):
       return values(argv)[1:]
@@ -50,24 +52,50 @@ def parse(values: flags.FlagValues, argv: list[str], usage: str) -> list[str]:
     raise ConfigError(" ".join(str(error).split())) from error
 
 
-def config_from(values: flags.FlagValues) -> Config:
+def config_from(values: flags.FlagValues, argv: list[str]) -> Config:
   """The checked config of a parsed command line.
 
   Raises:
     ConfigError: if there is none or it cannot be run.
   """
-  if values["config"].value is None:
+  found = values["config"].value
+  if found is None:
     raise ConfigError("--config is required, such as configs/quick.py")
-  return make_config(values["config"].value.to_dict())
+  if not isinstance(found, ConfigDict):
+    raise ConfigError(
+      f"--config: get_config() must return a ConfigDict, got {found!r}"
+    )
+  config = make_config(found.to_dict())
+  for name in _overridden(argv):
+    check_optim_leaf(name, config)
+  return config
 
 
 def run_main(main: Callable[[list[str]], int]) -> None:
-  """Runs an entry point; a mistake of the user is one line and status 2."""
+  """Runs an entry point; what the user can mend is one line on stderr.
+
+  The exit status is 2 for a command line or config that cannot be run, 1 for
+  a file that cannot be read or written, 130 for Ctrl-C.
+  """
   try:
     sys.exit(main(sys.argv))
   except ConfigError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(USAGE_ERROR)
+    status, reason = USAGE_ERROR, str(error)
+  except OSError as error:
+    status, reason = FILE_ERROR, str(error)
+  except KeyboardInterrupt:
+    status, reason = 128 + signal.SIGINT, "interrupted"
+  print(f"error: {reason}", file=sys.stderr)
+  sys.exit(status)
+
+
+def _overridden(argv: list[str]) -> list[str]:
+  """The config leaves that a command line sets."""
+  return [
+    argument.removeprefix("--config.").split("=")[0]
+    for argument in argv
+    if argument.startswith("--config.")
+  ]
 
 
 def _config_path(argv: list[str]) -> Path | None:
@@ -90,14 +118,17 @@ def _importable_from(config: Path | None) -> Iterator[None]:
     yield
     return
   if not config.is_file():
-    raise ConfigError(f"--config {config}: no such file")
+    what = "not a file" if config.exists() else "no such file"
+    raise ConfigError(f"--config {config}: {what}")
   sys.path.insert(0, str(config.resolve().parent.parent))
   try:
     yield
   except flags.Error:
     raise
-  except Exception as error:  # whatever the user's Python raises
+  except (Exception, SystemExit) as error:  # whatever the user's Python does
     reason = " ".join(f"{type(error).__name__}: {error}".split())
+    if isinstance(error, AttributeError) and "get_config" in reason:
+      reason = "it defines no get_config()"
     raise ConfigError(f"--config {config} failed: {reason}") from error
   finally:
     del sys.path[0]

@@ -11,6 +11,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
+# Settings that only some optimisers have.
+OPTIM_LEAVES = {
+  "optim.b1": ("adamw", "adam"),
+  "optim.b2": ("adamw", "adam"),
+  "optim.eps": ("adamw", "adam"),
+  "optim.weight_decay": ("adamw",),
+  "optim.momentum": ("sgd",),
+}
+
 
 class ConfigError(ValueError):
   """A config that cannot be run; the message is one line for the user."""
@@ -117,7 +126,11 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-  """The optimiser (see induction_jax.optim)."""
+  """The optimiser (see induction_jax.optim).
+
+  b1, b2 and eps are those of Adam and AdamW, weight_decay is AdamW's and
+  momentum SGD's; clip_norm 0 is no clipping.
+  """
 
   name: str = _one_of("adamw", "adam", "sgd")
   learning_rate: float = _positive()
@@ -157,7 +170,10 @@ class CircuitsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SpectraConfig:
-  """Hessian spectra; an interval or a number of eigenvalues of 0 is never."""
+  """Hessian spectra; never if `eigen_interval` is 0.
+
+  Without the preconditioned Hessian if `preconditioned_top_k` is 0.
+  """
 
   eigen_interval: int = _at_least(0)
   track_top_k_eigenvalues: int = _at_least(1)
@@ -242,6 +258,16 @@ def check_leaf_name(name: str) -> None:
   known = _leaf_names(Config)
   if name not in known:
     raise ConfigError(_unknown_key(name, known))
+
+
+def check_optim_leaf(name: str, config: Config) -> None:
+  """Raises ConfigError if the run's optimiser has no use for `optim.leaf`."""
+  users = OPTIM_LEAVES.get(name, (config.optim.name,))
+  if config.optim.name not in users:
+    raise ConfigError(
+      f"{name} is a setting of {' and '.join(users)}, and optim.name is "
+      f"{config.optim.name}"
+    )
 
 
 def differing_leaves(a: Config, b: Config) -> list[str]:

@@ -4,6 +4,7 @@ Everything here is host work; what runs on the device comes from the floors
 below as pure functions and is compiled once.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from induction_jax import losses, optim, tasks
-from induction_jax.config import Config
+from induction_jax.config import Config, to_dict
 from induction_jax.model import Model, make_model
 from induction_jax.probes import (
   HeldOut,
@@ -158,7 +159,9 @@ def run(
       raise FloatingPointError(
         "non-finite loss, gradient or parameters at step "
         f"{metrics.first_bad_step}; the newest checkpoint is at step "
-        f"{max(checkpoints.steps(directory.checkpoints), default=None)}"
+        f"{max(checkpoints.steps(directory.checkpoints), default=None)}, from "
+        "which this config diverges again: try a lower optim.learning_rate or "
+        "an optim.clip_norm in a new --workdir"
       )
     step = target
     train = {f"train_{k}": v for k, v in metrics.mean._asdict().items()}
@@ -196,7 +199,11 @@ def write_results(
   """Rebuilds results.nc from the history, and returns it."""
   records = history.read(directory.history)
   variables = all_variables(experiment.probes)
-  results = dataset.make_dataset(records, variables)
+  attributes = {
+    "title": "training run of induction_jax",
+    "config": json.dumps(to_dict(experiment.config)),
+  }
+  results = dataset.make_dataset(records, variables, attributes)
   dataset.write_dataset(results, directory.results)
   return results
 

@@ -8,16 +8,15 @@ The same command on the same --workdir goes on where it stopped.
 """
 
 import shlex
-import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 
 from absl import flags
 
 from induction_jax import cli, visualize
 from induction_jax.config import Config, ConfigError
+from induction_jax.interrupt import Interrupt
 from induction_jax.loop import make_experiment, run, write_results
 from induction_jax.progress import make_watcher
 from induction_jax.report.findings import find
@@ -26,34 +25,6 @@ from induction_jax.report.write import write_summary
 from induction_jax.storage.run_directory import open_run
 
 DIVERGED = 1
-
-
-class Interrupt:
-  """Turns SIGINT and SIGTERM into a request to stop between chunks."""
-
-  def __init__(self) -> None:
-    self.signal = 0
-
-  def __enter__(self) -> "Interrupt":
-    self._before = {
-      number: signal.signal(number, self._note)
-      for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    return self
-
-  def __exit__(self, *_: object) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-
-  def _note(self, number: int, _: FrameType | None) -> None:
-    if self.signal:  # a second signal does not wait
-      raise KeyboardInterrupt
-    self.signal = number
-    print(
-      "\nstopping after this chunk; again to stop at once",
-      file=sys.stderr,
-      flush=True,
-    )
 
 
 def main(argv: list[str]) -> int:
@@ -76,7 +47,9 @@ def main(argv: list[str]) -> int:
   extra = cli.parse(values, argv, __doc__ or "")
   if extra:
     raise ConfigError(f"unexpected argument {extra[0]!r}")
-  config = cli.config_from(values)
+  config = cli.config_from(values, argv)
+  if values.workdir == "":
+    raise ConfigError("--workdir must name a directory, got an empty name")
   root = Path(values.workdir or f"runs/induction_run_{started}")
   return train(config, root, values.resume, argv)
 
@@ -85,9 +58,9 @@ def train(config: Config, root: Path, resume: bool, argv: list[str]) -> int:
   """Runs a config in a directory, to its figures; returns the exit status."""
   directory = open_run(root, config, resume)
   print(f"run directory: {root}", flush=True)
-  experiment = make_experiment(config)
-  watcher = make_watcher(config.train.num_steps)
-  with Interrupt() as interrupt:
+  with Interrupt(last_words=_again(argv, root)) as interrupt:
+    experiment = make_experiment(config)
+    watcher = make_watcher(config.train.num_steps)
     try:
       step = run(
         experiment,
@@ -100,13 +73,16 @@ def train(config: Config, root: Path, resume: bool, argv: list[str]) -> int:
       return DIVERGED
     finally:
       watcher.close()
-  results = write_results(experiment, directory)
-  if step < config.train.num_steps:
-    print(f"stopped at step {step}; to go on:\n  {_again(argv, root)}")
-    return 128 + interrupt.signal
-  findings = find(results)
-  print(format_summary(write_summary(directory, results, findings)))
-  visualize.draw(experiment, directory, results, findings, config.report.format)
+    if step < config.train.num_steps:
+      write_results(experiment, directory)
+      print(f"stopped at step {step}; to go on:\n  {interrupt.last_words}")
+      return 128 + interrupt.signal
+    interrupt.stop_at_once()
+    results = write_results(experiment, directory)
+    findings = find(results)
+    print(format_summary(write_summary(directory, results, findings)))
+    form = config.report.format
+    visualize.draw(experiment, directory, results, findings, form)
   return 0
 
 

@@ -60,7 +60,7 @@ class WholeTest(EntryPointTest):
   def test_start_to_figures(self):
     status, out, err = self.train()
     self.assertEqual(status, 0, err)
-    for line in ("transition: ", "induction head: no", "top eigenvalue: "):
+    for line in ("transition on repeats: ", "induction head: no", "top eig"):
       self.assertIn(line, out)
     figures = {"transition", "spectrum", "alignment", "circuits", "patterns"}
     self.assertEqual(
@@ -105,9 +105,13 @@ class WholeTest(EntryPointTest):
       set(summary["spectrum"]),
       {
         f"{end}_{what}"
-        for end in ("top", "bottom")
-        for what in ("before", "peak", "peak_step", "after")
-      },
+        for end in ("top", "bottom", "preconditioned_top")
+        for what in (
+          *("before", "peak", "peak_step", "after"),
+          *("run_peak", "run_peak_step", "final"),
+        )
+      }
+      | {"preconditioned_edge", "preconditioned_above_edge"},
     )
     cost = summary["cost"]
     self.assertGreater(cost["hvp_count"], 0)
@@ -139,6 +143,11 @@ class MistakeTest(EntryPointTest):
     ("--config.optim.learning_rate=-1", "must be a positive"),
     ("--config.optim.learning_rate=nan", "must be a positive"),
     ("--config.model.n_heads=3", "n_heads must divide"),
+    (
+      "--config.optim.momentum=0.5",
+      "a setting of sgd, and optim.name is adamw",
+    ),
+    ("--workdir=", "must name a directory"),
     ("--workdri=x", "workdri"),
     ("extra", "unexpected argument 'extra'"),
   )
@@ -153,7 +162,8 @@ class MistakeTest(EntryPointTest):
     (None, "no such file"),
     ("def get_config(:", "SyntaxError"),
     ("def get_config():\n  raise RuntimeError('boom')", "boom"),
-    ("def get_config():\n  return None", "config"),
+    ("def get_config():\n  return 3", "must return a ConfigDict, got 3"),
+    ("import sys\nsys.exit(0)", "SystemExit"),
   )
   def test_in_the_config_file(self, text, message):
     if text is None:
@@ -176,8 +186,22 @@ class MistakeTest(EntryPointTest):
       check=False,
     )
     self.assertEqual(done.returncode, 2)
-    self.assertRegex(done.stderr, "^error: .*get_config")
+    self.assertRegex(done.stderr, "^error: .*defines no get_config")
     self.assertEqual(done.stderr.count("\n"), 1)
+
+  def test_directory_as_config(self):
+    status, _, err = call(train.main, f"--config={self.root}")
+    self.assertEqual((status, err.count("\n")), (2, 1))
+    self.assertIn("not a file", err)
+
+  def test_workdir_below_a_file(self):
+    status, _, err = call(
+      train.main,
+      f"--config={self.config}",
+      f"--workdir={self.config / 'below'}",
+    )
+    self.assertEqual((status, err.count("\n")), (2, 1))
+    self.assertIn("cannot be used", err)
 
   def test_no_config(self):
     status, _, err = call(train.main)
@@ -198,6 +222,38 @@ class MistakeTest(EntryPointTest):
 
 
 class InterruptTest(EntryPointTest):
+  def test_second_signal_stops_at_once_and_says_how_to_go_on(self):
+    script = (
+      "import os, signal\n"
+      "from induction_jax.interrupt import Interrupt\n"
+      "with Interrupt('the command') as interrupt:\n"
+      "  os.kill(os.getpid(), signal.SIGTERM)\n"
+      "  assert interrupt.signal == signal.SIGTERM\n"
+      "  os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    self.check_stops_at_once(script, 130)
+
+  def test_once_nothing_needs_saving_the_first_signal_stops_at_once(self):
+    script = (
+      "import os, signal\n"
+      "from induction_jax.interrupt import Interrupt\n"
+      "with Interrupt('the command') as interrupt:\n"
+      "  interrupt.stop_at_once()\n"
+      "  os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    self.check_stops_at_once(script, 143)
+
+  def check_stops_at_once(self, script, status):
+    done = subprocess.run(
+      [sys.executable, "-c", script],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    self.assertEqual(done.returncode, status, done.stderr)
+    self.assertEndsWith(done.stdout, "stopped; to go on:\n  the command\n")
+    self.assertNotIn("Traceback", done.stderr)
+
   def test_sigint_saves_and_the_same_command_goes_on(self):
     command = [
       sys.executable,

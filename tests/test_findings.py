@@ -1,5 +1,7 @@
 """Findings on results made by hand: the verdict, the vote, the extremes."""
 
+import functools
+
 import numpy as np
 import xarray as xr
 from absl.testing import absltest, parameterized
@@ -56,9 +58,14 @@ def induction_results(**changes):
   return make_results(**(settings | changes))
 
 
+@functools.cache
+def found_in_induction():
+  return findings.find(induction_results())
+
+
 class FindTest(parameterized.TestCase):
   def test_induction(self):
-    found = findings.find(induction_results())
+    found = found_in_induction()
     self.assertEqual(found.transition.status, "detected")
     self.assertBetween(found.transition.midpoint.estimate, 390, 410)
     self.assertTrue(found.verdict.has_induction_head)
@@ -73,7 +80,9 @@ class FindTest(parameterized.TestCase):
     ({"ablation": -3.0}, 2),
   )
   def test_each_condition_of_the_verdict_is_needed(self, changes, reason):
-    verdict = findings.find(induction_results(**changes)).verdict
+    results = induction_results(**changes)
+    head = findings.best_head(results, "prefix_matching")
+    verdict = findings.judge(results, head)
     self.assertFalse(verdict.has_induction_head)
     failed = [" < " in text for text in verdict.reasons]
     self.assertEqual(failed, [i == reason for i in range(3)])
@@ -82,26 +91,33 @@ class FindTest(parameterized.TestCase):
     results = induction_results().drop_vars(
       ["ablation_cost", "ablation_cost_se"]
     )
-    self.assertFalse(findings.find(results).verdict.has_induction_head)
+    head = findings.best_head(results, "prefix_matching")
+    self.assertFalse(findings.judge(results, head).has_induction_head)
 
   def test_curvature_has_no_say(self):
     flat = induction_results()
     flat["top_eigenvalues"][:] = 1.0
     moved = findings.find(flat).transition
-    self.assertEqual(moved, findings.find(induction_results()).transition)
+    self.assertEqual(moved, found_in_induction().transition)
 
   def test_extremes_lie_around_the_transition(self):
-    top = findings.find(induction_results()).top
+    spectrum = found_in_induction().spectrum
+    top, bottom = spectrum["top"], spectrum["bottom"]
     self.assertAlmostEqual(top.before, 3.0)
     self.assertEqual((top.peak, top.peak_step), (40.0, 420))
     self.assertBetween(top.after, 9, 30)  # and not the 60 at the end
+    self.assertEqual((bottom.peak, bottom.peak_step), (-40.0, 420))
+    self.assertEqual((top.run_peak, top.run_peak_step), (top.final, 990))
+    self.assertGreater(top.final, 55)
 
   def test_extremes_of_a_run_without_transition(self):
     flat = make_results(0.1 + 0 * STEPS, 0.1 + 0 * STEPS, 3.0 + 0 * STEPS)
     found = findings.find(flat)
     self.assertEqual(found.transition.status, "none")
-    self.assertEqual((found.top.before, found.top.peak_step), (3.0, 990))
-    self.assertLess(found.bottom.peak, -50)
+    top, bottom = found.spectrum["top"], found.spectrum["bottom"]
+    self.assertEqual(top[:4], (None, None, None, None))
+    self.assertEqual((top.run_peak_step, top.final), (990, top.run_peak))
+    self.assertLess(bottom.run_peak, -50)
 
   def test_a_loss_that_rises_is_no_transition(self):
     results = induction_results(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import chex
 import jax
@@ -23,6 +24,9 @@ VARIABLES = (
   Variable("score", ("step", "layer", "head"), "score"),
   Variable("score_null", (), "null of score"),
 )
+
+
+ATTRIBUTES = {"title": "a run", "config": "{}"}
 
 
 class DirectoryTest(parameterized.TestCase):
@@ -83,7 +87,7 @@ class DatasetTest(DirectoryTest):
     ]
 
   def test_joins_on_step_with_nan_between(self):
-    got = dataset.make_dataset(self.records(), VARIABLES)
+    got = dataset.make_dataset(self.records(), VARIABLES, ATTRIBUTES)
     np.testing.assert_array_equal(got.step, [0, 10, 20])
     np.testing.assert_array_equal(got.loss, [1.0, 0.5, np.nan])
     self.assertEqual(got.score.dims, ("step", "layer", "head"))
@@ -92,7 +96,7 @@ class DatasetTest(DirectoryTest):
     self.assertEqual(float(got.score_null), 0.5)
 
   def test_file_round_trip_keeps_labels(self):
-    want = dataset.make_dataset(self.records(), VARIABLES)
+    want = dataset.make_dataset(self.records(), VARIABLES, ATTRIBUTES)
     path = self.root / "results.nc"
     dataset.write_dataset(want, path)
     got = dataset.read_dataset(path)
@@ -106,10 +110,25 @@ class DatasetTest(DirectoryTest):
   )
   def test_refuses_what_is_not_declared(self, values, message):
     with self.assertRaisesRegex(ValueError, message):
-      dataset.make_dataset([{"step": 0, "values": values}], VARIABLES)
+      dataset.make_dataset([{"step": 0, "values": values}], VARIABLES, {})
 
 
 class CheckpointsTest(DirectoryTest):
+  def test_failed_save_says_which_and_what_is_left(self):
+    tree = {"x": jnp.arange(3.0)}
+    checkpoints.save(self.root, 1, tree)
+    full = ValueError("No space left on device\nand much more")
+    with (
+      mock.patch.object(
+        checkpoints.ocp.StandardCheckpointer, "save", side_effect=full
+      ),
+      self.assertRaisesRegex(
+        OSError, r"/2 was not saved \(No space left on device\).*: steps 1$"
+      ),
+    ):
+      checkpoints.save(self.root, 2, tree)
+    chex.assert_trees_all_equal(checkpoints.restore(self.root, 1, tree), tree)
+
   def tree(self, scale=1.0):
     return {
       "x": scale * jnp.arange(6.0).reshape(2, 3),

@@ -11,6 +11,7 @@ from induction_jax.state import TrainState
 from induction_jax.types import Array, PyTree, Variable
 
 PER_HEAD = ("step", "layer", "head")
+TOKENS = ("pattern", "random", "induction")
 VARIABLES = (
   Variable("pattern_accuracy", ("step",), "accuracy, predictable tokens"),
   Variable("pattern_loss", ("step",), "loss, predictable tokens", "nats"),
@@ -38,8 +39,14 @@ VARIABLES = (
     (),
     "prefix matching, distinct tokens back to back, uniform attention",
   ),
-  Variable("pattern_accuracy_null", (), "accuracy of a uniform guess"),
-  Variable("pattern_loss_null", (), "loss of a uniform guess", "nats"),
+  *(
+    Variable(f"{tokens}_accuracy_null", (), "accuracy of a uniform guess")
+    for tokens in TOKENS
+  ),
+  *(
+    Variable(f"{tokens}_loss_null", (), "loss of a uniform guess", "nats")
+    for tokens in TOKENS
+  ),
 )
 
 
@@ -58,8 +65,8 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
     return {
       **{f"{name}_null": x for name, x in null._asdict().items()},
       "prefix_matching_probe_null": back_to_back.prefix_matching,
-      "pattern_accuracy_null": jnp.float32(1 / vocab_size),
-      "pattern_loss_null": jnp.log(jnp.float32(vocab_size)),
+      **{f"{x}_accuracy_null": jnp.float32(1 / vocab_size) for x in TOKENS},
+      **{f"{x}_loss_null": jnp.log(jnp.float32(vocab_size)) for x in TOKENS},
     }
 
   def measure(

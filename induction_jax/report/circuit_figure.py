@@ -17,24 +17,22 @@ def plot_circuits(results: xr.Dataset, findings: Findings) -> Figure:
   grid = figure.add_gridspec(2, 6)
   _plot_trajectories(figure.add_subplot(grid[0, :2]), results, findings)
   before, after = _before_after(results, findings)
-  composition = results["k_composition"]
-  limits = (0.0, float(composition.max()))
-  for place, step in ((grid[0, 2:4], before), (grid[0, 4:], after)):
-    ax = figure.add_subplot(place)
-    image = _plot_composition(ax, composition.sel(step=step), limits)
-    ax.set_title(f"K-composition, step {step}")
-  null = float(results["k_composition_null"])
-  bar = figure.colorbar(image, ax=ax, label=f"null {null:.3f} (line)")
-  bar.ax.axhline(null, color=style.VERMILION, linewidth=1.5)
+  if results.sizes["layer"] > 1:
+    axes = [figure.add_subplot(grid[0, i : i + 2]) for i in (2, 4)]
+    _plot_compositions(axes, results, (before, after))
+  else:
+    figure.text(0.68, 0.75, "one layer: no composition", ha="center")
+  name = findings.induction_head_name
   heads = (
-    ("ov", findings.induction_head, "induction head"),
-    ("qk", findings.induction_head, "induction head"),
-    ("ov", findings.previous_token_head, "previous-token head"),
+    ("ov", findings.induction_head, name),
+    ("qk", findings.induction_head, name),
+    ("ov", findings.previous_token_head, "best previous-token head"),
   )
   for i, (circuit, head, name) in enumerate(heads):
     ax = figure.add_subplot(grid[1, 2 * i : 2 * i + 2])
     _plot_complex_plane(ax, results, circuit, head, (before, after))
-    ax.set_title(f"{circuit.upper()} of {name} {head.layer}.{head.head}")
+    title = f"{circuit.upper()}, {name} {head.layer}.{head.head}"
+    ax.set_title(title, fontsize=7)
   return figure
 
 
@@ -82,14 +80,29 @@ def _before_after(results: xr.Dataset, findings: Findings) -> tuple[int, int]:
   return int(steps[max(first, 0)]), int(steps[-1])
 
 
+def _plot_compositions(
+  axes: list[Axes], results: xr.Dataset, steps: tuple[int, int]
+) -> None:
+  """K-composition at two steps on one scale, the null marked on it."""
+  composition = results["k_composition"]
+  limits = (0.0, float(composition.max()))
+  for ax, step in zip(axes, steps):
+    image = _plot_composition(ax, composition.sel(step=step), limits)
+    ax.set_title(f"K-composition, step {step}")
+  null = float(results["k_composition_null"])
+  bar = axes[0].figure.colorbar(
+    image, ax=axes[-1], label=f"K-composition (line: null {null:.3f})"
+  )
+  bar.ax.axhline(null, color=style.VERMILION, linewidth=1.5)
+
+
 def _plot_composition(
   ax: Axes, pairs: xr.DataArray, limits: tuple[float, float]
 ) -> AxesImage:
-  """Readers down, writers across; pairs in one layer have no composition."""
+  """Readers down, writers across; the first layer reads from none."""
   n_layers, n_heads = pairs.shape[:2]
   matrix = pairs.values.reshape(n_layers * n_heads, -1)
-  if n_layers > 1:
-    matrix = matrix[n_heads:, :-n_heads]
+  matrix = matrix[n_heads:, :-n_heads]
   names = [f"{i}.{j}" for i in range(n_layers) for j in range(n_heads)]
   image = ax.imshow(matrix, vmin=limits[0], vmax=limits[1], cmap="viridis")
   ax.set_xticks(range(matrix.shape[1]), names[: matrix.shape[1]])

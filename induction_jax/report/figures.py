@@ -5,6 +5,8 @@ grey band is the transition from onset to completion, the line in it its
 midpoint; dotted grey lines are null values.
 """
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -22,16 +24,16 @@ def plot_transition(results: xr.Dataset, findings: Findings) -> Figure:
     (axes[0, 0], "accuracy", ""),
     (axes[0, 1], "loss", " (nats)"),
   ):
-    _curve(ax, results[f"pattern_{quantity}"], "predictable tokens", style.BLUE)
+    _curve(ax, results[f"pattern_{quantity}"], "predictable", style.BLUE)
     _curve(ax, results[f"random_{quantity}"], "other tokens", style.VERMILION)
     on_repeats = results[f"induction_{quantity}"]
     if not np.array_equal(
       on_repeats, results[f"pattern_{quantity}"], equal_nan=True
     ):
-      _curve(ax, on_repeats, "predictable tokens of repeats", style.GREEN)
-    _null(ax, results[f"pattern_{quantity}_null"], "uniform guess")
+      _curve(ax, on_repeats, "predictable, repeats", style.GREEN)
+    _null(ax, results[f"pattern_{quantity}_null"], "uniform")
     ax.set_ylabel(quantity + unit)
-    ax.legend()
+    style.legend_above(ax, ncols=3)
   axes[0, 0].set_ylim(-0.02, 1.02)
   _plot_heads(axes[1, 0], results, "prefix_matching", findings.induction_head)
   axes[1, 0].set_ylabel("prefix matching")
@@ -58,11 +60,11 @@ def plot_spectrum(results: xr.Dataset, findings: Findings) -> Figure:
   )
   top.set_ylabel("top eigenvalues (nats)")
   style.log_axis(top.yaxis)
+  style.legend_above(top, ncols=4)
   _plot_eigenvalues(bottom, results, "bottom", style.VERMILION)
   bottom.set_ylabel("bottom eigenvalues (nats)")
   bottom.set_yscale("symlog", linthresh=0.1)
-  top.legend(loc="lower right", ncols=4)
-  bottom.legend(loc="upper right", ncols=3)
+  style.legend_above(bottom, ncols=3)
   if preconditioned:
     ax = axes[2, 0]
     _plot_eigenvalues(ax, results, "preconditioned_top", style.GREEN)
@@ -75,17 +77,17 @@ def plot_spectrum(results: xr.Dataset, findings: Findings) -> Figure:
       label="stability edge",
     )
     style.log_axis(ax.yaxis)
-    ax.set_ylabel("preconditioned\ntop eigenvalues")
-    ax.legend(loc="lower right", ncols=3)
+    ax.set_ylabel("preconditioned top\neigenvalues (1)")
+    style.legend_above(ax, ncols=4)
   _finish(axes, results, findings)
   return figure
 
 
 def plot_alignment(results: xr.Dataset, findings: Findings) -> Figure:
   """Where the gradient lies in the eigenspaces, and how these move."""
-  figure, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 2.6))
+  figure, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 2.8))
+  k = results.sizes["eig"]
   for end, color in (("top", style.BLUE), ("bottom", style.VERMILION)):
-    k = results.sizes["eig"]
     _curve(axes[0], results[f"{end}_alignment_total"], f"{end} {k}", color, ".")
     _curve(
       axes[0],
@@ -96,14 +98,15 @@ def plot_alignment(results: xr.Dataset, findings: Findings) -> Figure:
       linestyle="--",
     )
     _curve(axes[1], results[f"{end}_overlap"], f"{end} {k}", color, ".")
-  _null(axes[0], results["top_alignment_total_null"], "random direction, k")
-  _null(axes[1], results["top_overlap_null"], "random subspaces")
+  _null(axes[0], results["top_alignment_total_null"], f"{k} random:")
+  _null(axes[0], results["top_alignment_null"], "1 random:", linestyle="-.")
+  _null(axes[1], results["top_overlap_null"], "random:")
   axes[0].set_ylabel("share of gradient norm²")
   axes[1].set_ylabel("overlap with the measurement before")
   for ax in axes:
     ax.set_yscale("log")
     ax.set_ylim(top=1.4)
-    ax.legend()
+    style.legend_above(ax, ncols=3)
   _finish(axes, results, findings)
   return figure
 
@@ -128,8 +131,10 @@ def _curve(
   )
 
 
-def _null(ax: Axes, value: xr.DataArray, label: str) -> None:
-  ax.axhline(float(value), label=f"{label} (null)", **style.NULL_STYLE)
+def _null(ax: Axes, value: xr.DataArray, label: str, **line: Any) -> None:
+  ax.axhline(
+    float(value), label=f"{label} null".strip(), **style.NULL_STYLE | line
+  )
 
 
 def _plot_heads(ax: Axes, results: xr.Dataset, name: str, best: Head) -> None:
@@ -144,9 +149,9 @@ def _plot_heads(ax: Axes, results: xr.Dataset, name: str, best: Head) -> None:
         linewidth=2.0 if is_best else 0.9,
         **style.head_line(layer, head),
       )
-  _null(ax, results[f"{name}_null"], "uniform")
+  _null(ax, results[f"{name}_null"], "")
   ax.set_ylim(-0.02, 1.02)
-  ax.legend(title="layer.head", ncols=max(1, scores.sizes["layer"]))
+  style.legend_above(ax, ncols=5)
 
 
 def _plot_eigenvalues(

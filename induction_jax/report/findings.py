@@ -23,6 +23,8 @@ SIGNALS = {
   "prefix_matching": 0.2,
   "pattern_loss": -1.0,
 }
+# Extreme eigenvalues to follow.
+ENDS = ("top", "bottom", "preconditioned_top")
 # What "has an induction head" takes, all three together.
 LEAST_ACCURACY = 0.5
 LEAST_PREFIX_MATCHING_OVER_NULL = 0.25
@@ -47,12 +49,27 @@ class Verdict(NamedTuple):
 
 
 class Extremes(NamedTuple):
-  """One eigenvalue before the transition, at its peak, and after it."""
+  """One eigenvalue around the transition, and in the whole run.
 
-  before: float
-  peak: float
-  peak_step: int
-  after: float
+  Attributes:
+    before: the last measurement at or before the onset.
+    peak: the extreme from there to `after`.
+    peak_step: its step.
+    after: the first measurement a transition's length past completion.
+    run_peak: the extreme of the whole run.
+    run_peak_step: its step.
+    final: the last measurement.
+
+  Where no transition is dated, the first four are None.
+  """
+
+  before: float | None
+  peak: float | None
+  peak_step: int | None
+  after: float | None
+  run_peak: float
+  run_peak_step: int
+  final: float
 
 
 class Findings(NamedTuple):
@@ -63,8 +80,14 @@ class Findings(NamedTuple):
   verdict: Verdict
   induction_head: Head
   previous_token_head: Head
-  top: Extremes | None  # None where no spectrum was measured
-  bottom: Extremes | None
+  spectrum: dict[str, Extremes]  # by end; without what was not measured
+
+  @property
+  def induction_head_name(self) -> str:
+    """What the best prefix-matching head may be called."""
+    if self.verdict.has_induction_head:
+      return "induction head"
+    return "best prefix-matching head"
 
 
 def find(results: xr.Dataset) -> Findings:
@@ -81,8 +104,11 @@ def find(results: xr.Dataset) -> Findings:
     verdict=judge(results, induction_head),
     induction_head=induction_head,
     previous_token_head=best_head(results, "previous_token"),
-    top=_extremes(results, "top_eigenvalues", transition, 1),
-    bottom=_extremes(results, "bottom_eigenvalues", transition, -1),
+    spectrum={
+      end: _extremes(measured(results[f"{end}_eigenvalues"][:, 0]), transition)
+      for end in ENDS
+      if f"{end}_eigenvalues" in results
+    },
   )
 
 
@@ -185,29 +211,31 @@ def _check(
   return passed, f"{what} {value:.3f} {sign} {least:.3f}{note}"
 
 
-def _extremes(
-  results: xr.Dataset, name: str, transition: Transition, sign: int
-) -> Extremes | None:
-  """Before: the last measurement at or before the onset. After: the first one
-  a whole transition's length past completion. Peak: the extreme in between.
-  Without a dated transition: first, last, and the extreme of the run.
-  """
-  if name not in results:
-    return None
-  series = measured(results[name][:, 0])
-  if series.size == 0:
-    return None
+def _extremes(series: xr.DataArray, transition: Transition) -> Extremes:
+  """The extremes of a series [step]: the lowest of a bottom, else highest."""
   steps, values = series.step.values, series.values
-  first, last = 0, len(steps) - 1
-  if transition.onset is not None and transition.completion is not None:
-    onset = transition.onset.estimate
-    settled = 2 * transition.completion.estimate - onset
-    first = max(int(np.searchsorted(steps, onset, side="right")) - 1, 0)
-    last = min(int(np.searchsorted(steps, settled)), last)
-  peak = first + int(np.argmax(sign * values[first : last + 1]))
+  sign = -1 if str(series.name).startswith("bottom") else 1
+
+  def peak(first: int, last: int) -> tuple[float, int]:
+    index = first + np.argmax(sign * values[first : last + 1])
+    return float(values[index]), int(steps[index])
+
+  run_peak, run_peak_step = peak(0, len(steps) - 1)
+  final = float(values[-1])
+  onset, completion = transition.onset, transition.completion
+  if onset is None or completion is None:
+    return Extremes(None, None, None, None, run_peak, run_peak_step, final)
+  settled = 2 * completion.estimate - onset.estimate
+  first = int(np.searchsorted(steps, onset.estimate, side="right"))
+  first = max(first - 1, 0)
+  last = min(int(np.searchsorted(steps, settled)), len(steps) - 1)
+  highest, step = peak(first, last)
   return Extremes(
     before=float(values[first]),
-    peak=float(values[peak]),
-    peak_step=int(steps[peak]),
+    peak=highest,
+    peak_step=step,
     after=float(values[last]),
+    run_peak=run_peak,
+    run_peak_step=run_peak_step,
+    final=final,
   )

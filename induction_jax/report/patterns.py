@@ -29,15 +29,15 @@ class Network(NamedTuple):
 
 
 def plot_patterns(network: Network, findings: Findings) -> Figure:
-  """Patterns of the best previous-token and the best induction head."""
+  """Patterns of the best previous-token and the best prefix-matching head."""
   batch = _probe_sequence(network.config)
   _, activations = jax.jit(network.model.apply)(network.params, batch.tokens)
   pattern = np.asarray(activations.pattern)[:, 0]  # [L, H, T, S]
   shown = min(LONGEST, batch.tokens.shape[1])
   figure, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 3.6))
   for ax, head, name in (
-    (axes[0], findings.previous_token_head, "previous-token head"),
-    (axes[1], findings.induction_head, "induction head"),
+    (axes[0], findings.previous_token_head, "best previous-token head"),
+    (axes[1], findings.induction_head, findings.induction_head_name),
   ):
     image = ax.imshow(
       pattern[head.layer, head.head, :shown, :shown],
@@ -46,7 +46,7 @@ def plot_patterns(network: Network, findings: Findings) -> Figure:
       cmap="magma_r",
     )
     ax.set(
-      title=f"best {name}: {head.layer}.{head.head}",
+      title=f"{name} {head.layer}.{head.head}",
       xlabel="key position",
       ylabel="query position",
     )

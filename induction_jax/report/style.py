@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import YAxis
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from induction_jax.report.findings import Findings
 
@@ -58,10 +58,26 @@ def paper_style() -> Iterator[None]:
 
 
 def log_axis(axis: YAxis) -> None:
-  """A logarithmic axis whose labels are plain numbers where they are short."""
+  """A logarithmic axis with plain numbers, of 1, 2 and 5 if it is short."""
   axis.axes.set_yscale("log")
+  low, high = axis.get_view_interval()
+  digits = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
+  axis.set_major_locator(LogLocator(subs=digits))
   axis.set_major_formatter(StrMethodFormatter("{x:g}"))
   axis.set_minor_formatter(NullFormatter())
+
+
+def legend_above(ax: Axes, **settings: Any) -> None:
+  """A legend over the axes and as wide, where it cannot hide a curve."""
+  ax.legend(
+    loc="lower left",
+    bbox_to_anchor=(0, 1, 1, 0),
+    mode="expand",
+    borderaxespad=0.2,
+    handlelength=1.8,
+    frameon=False,
+    **settings,
+  )
 
 
 def head_line(layer: int, head: int) -> dict[str, Any]:

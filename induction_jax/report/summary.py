@@ -1,10 +1,16 @@
-"""The summary of a run: as plain numbers, and as a dozen lines of text."""
+"""The summary of a run: as plain numbers, and as a screen of text."""
 
 from typing import Any
 
 import xarray as xr
 
-from induction_jax.report.findings import Extremes, Findings, Head, measured
+from induction_jax.report.findings import (
+  ENDS,
+  Extremes,
+  Findings,
+  Head,
+  measured,
+)
 from induction_jax.transition import Interval, Transition
 
 
@@ -45,14 +51,18 @@ def summarise(
     },
     "final": {"step": int(results.step[-1]), "loss": final["train_loss"]}
     | final,
-    "spectrum": _extremes_summary("top", findings.top)
-    | _extremes_summary("bottom", findings.bottom),
+    "spectrum": {
+      f"{end}_{name}": value
+      for end in ENDS
+      for name, value in _extremes_summary(findings.spectrum.get(end)).items()
+    }
+    | _edge_summary(results),
     "cost": dict(cost) | _counts(results),
   }
 
 
 def format_summary(summary: dict[str, Any]) -> str:
-  """A dozen lines a person reads first."""
+  """What a person reads first."""
   transition = summary["transition"]
   verdict = summary["verdict"]
   spectrum = summary["spectrum"]
@@ -60,26 +70,22 @@ def format_summary(summary: dict[str, Any]) -> str:
   cost = summary["cost"]
   answer = "yes" if verdict["has_induction_head"] else "no"
   lines = [
-    f"step {final['step']}",
-    f"transition: {transition['status']}",
+    f"at step {final['step']}",
+    f"transition on repeats: {transition['status']}{_why(transition)}",
     *(
       f"  {event:<11}{_interval(transition[event])}"
       for event in ("onset", "midpoint", "completion")
+      if transition[event] is not None
     ),
     f"induction head: {answer}",
     *(f"  {reason}" for reason in verdict["reasons"]),
-    _head("previous-token head", summary["heads"]["previous_token"]),
+    _head("best previous-token head", summary["heads"]["previous_token"]),
     f"accuracy: {final['pattern_accuracy']:.3f} on predictable tokens, "
     f"{final['random_accuracy']:.3f} on the rest",
   ]
-  for end in ("top", "bottom"):
-    if spectrum[f"{end}_peak"] is not None:
-      lines.append(
-        f"{end} eigenvalue: {spectrum[f'{end}_before']:.3g} before, "
-        f"{spectrum[f'{end}_peak']:.3g} at the peak "
-        f"(step {spectrum[f'{end}_peak_step']}), "
-        f"{spectrum[f'{end}_after']:.3g} after"
-      )
+  for end in ENDS:
+    if spectrum[f"{end}_final"] is not None:
+      lines += _eigenvalue_lines(end, spectrum)
   lines.append(
     f"cost: {cost['wall_seconds']:.0f} s, of which "
     f"{cost['train_seconds']:.0f} training and "
@@ -116,10 +122,22 @@ def _head_summary(head: Head, score: str) -> dict[str, Any]:
   }
 
 
-def _extremes_summary(end: str, extremes: Extremes | None) -> dict[str, Any]:
+def _extremes_summary(extremes: Extremes | None) -> dict[str, Any]:
   if extremes is None:
-    return {f"{end}_{name}": None for name in Extremes._fields}
-  return {f"{end}_{k}": v for k, v in extremes._asdict().items()}
+    return dict.fromkeys(Extremes._fields)
+  return extremes._asdict()
+
+
+def _edge_summary(results: xr.Dataset) -> dict[str, Any]:
+  """The stability edge at the end, and how often the top was above it."""
+  if "preconditioned_edge" not in results:
+    return {"preconditioned_edge": None, "preconditioned_above_edge": None}
+  edge = measured(results["preconditioned_edge"])
+  top = results["preconditioned_top_eigenvalues"][:, 0].sel(step=edge.step)
+  return {
+    "preconditioned_edge": float(edge[-1]),
+    "preconditioned_above_edge": float((top > edge).mean()),
+  }
 
 
 def _counts(results: xr.Dataset) -> dict[str, int]:
@@ -137,9 +155,33 @@ def _counts(results: xr.Dataset) -> dict[str, int]:
   }
 
 
-def _interval(interval: dict[str, float] | None) -> str:
-  if interval is None:
-    return "-"
+def _why(transition: dict[str, Any]) -> str:
+  """The reason, where the answer alone leaves one wondering."""
+  ambiguous = transition["status"] == "ambiguous"
+  return f" ({transition['reason']})" if ambiguous else ""
+
+
+def _eigenvalue_lines(end: str, spectrum: dict[str, Any]) -> list[str]:
+  value = {name: spectrum[f"{end}_{name}"] for name in Extremes._fields}
+  lines = [f"{end.replace('_', ' ')} eigenvalue:"]
+  if value["peak"] is not None:
+    lines.append(
+      f"  transition {value['before']:.3g} before, {value['peak']:.3g} at the "
+      f"peak (step {value['peak_step']}), {value['after']:.3g} after"
+    )
+  lines.append(
+    f"  whole run  {value['run_peak']:.3g} at the peak "
+    f"(step {value['run_peak_step']}), {value['final']:.3g} at the end"
+  )
+  if end.startswith("preconditioned"):
+    lines.append(
+      f"  edge       {spectrum['preconditioned_edge']:.5g}, exceeded in "
+      f"{spectrum['preconditioned_above_edge']:.0%} of the measurements"
+    )
+  return lines
+
+
+def _interval(interval: dict[str, float]) -> str:
   return (
     f"step {interval['estimate']:.0f} "
     f"[{interval['low']:.0f}, {interval['high']:.0f}]"

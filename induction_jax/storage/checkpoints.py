@@ -18,14 +18,24 @@ def save(directory: Path, step: int, tree: PyTree) -> None:
   """Saves a pytree of arrays and typed keys under `directory`/step.
 
   A step that has a checkpoint already keeps it.
+
+  Raises:
+    OSError: if it cannot be written; earlier checkpoints stay.
   """
   if step in steps(directory):
     return
-  with ocp.StandardCheckpointer() as checkpointer:
-    # Overwrites what a crash may have left behind without metadata.
-    checkpointer.save(
-      directory.absolute() / str(step), _key_data(tree), force=True
-    )
+  path = directory.absolute() / str(step)
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      # Overwrites what a crash may have left behind without metadata.
+      checkpointer.save(path, _key_data(tree), force=True)
+  except Exception as error:  # orbax has no one type for a failed write
+    reason = str(error).strip().splitlines()[0]
+    kept = ", ".join(map(str, steps(directory))) or "none"
+    raise OSError(
+      f"checkpoint {path} was not saved ({reason}); saved before it: steps "
+      f"{kept}"
+    ) from error
 
 
 def steps(directory: Path) -> list[int]:

@@ -1,7 +1,7 @@
 """History to one labelled xarray Dataset, and results.nc."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,9 @@ from induction_jax.types import Variable
 
 
 def make_dataset(
-  records: Iterable[Record], variables: Iterable[Variable]
+  records: Iterable[Record],
+  variables: Iterable[Variable],
+  attributes: Mapping[str, str],
 ) -> xr.Dataset:
   """Joins all records on one `step` axis, nan where nothing was measured.
 
@@ -20,6 +22,7 @@ def make_dataset(
     records: the history, in any order.
     variables: declarations of what may be in it; what was never measured is
       left out.
+    attributes: of the whole dataset: what run it is of.
 
   Raises:
     ValueError: if a record holds a variable that is not declared, or one whose
@@ -45,9 +48,11 @@ def make_dataset(
       raise ValueError(
         f"{name} must have dimensions {variable.dims}, got shape {array.shape}"
       )
-    attributes = {"long_name": variable.long_name, "units": variable.units}
-    data[name] = (variable.dims, array, attributes)
-  dataset = xr.Dataset(data, coords={"step": np.array(steps, np.int64)})
+    described = {"long_name": variable.long_name, "units": variable.units}
+    data[name] = (variable.dims, array, described)
+  dataset = xr.Dataset(
+    data, {"step": np.array(steps, np.int64)}, dict(attributes)
+  )
   dataset["step"].attrs = {"long_name": "training step", "units": "updates"}
   return dataset
 

@@ -71,9 +71,17 @@ def open_run(root: Path, config: Config, resume: bool) -> RunDirectory:
     resume: whether an existing run may be continued.
 
   Raises:
-    ConfigError: if the directory holds something else; nothing is written.
+    ConfigError: if the directory holds something else, and nothing is
+      written, or if it cannot be written.
   """
-  run = RunDirectory(root)
+  try:
+    return _open_run(RunDirectory(root), config, resume)
+  except OSError as error:
+    raise ConfigError(f"--workdir {root} cannot be used: {error}") from error
+
+
+def _open_run(run: RunDirectory, config: Config, resume: bool) -> RunDirectory:
+  root = run.root
   if root.exists() and not root.is_dir():
     raise ConfigError(f"--workdir {root} is not a directory")
   if run.config.exists():
