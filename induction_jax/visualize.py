@@ -18,7 +18,7 @@ from induction_jax.loop import (
   write_results,
 )
 from induction_jax.report.findings import Findings, find
-from induction_jax.report.patterns import Network
+from induction_jax.report.patterns import run_sequence
 from induction_jax.report.write import write_figures
 from induction_jax.storage import checkpoints
 from induction_jax.storage.run_directory import RunDirectory, load_run
@@ -52,9 +52,10 @@ def draw(
   form: str,
 ) -> None:
   """Draws every figure of a run and prints where they are."""
-  snapshot, _ = load_or_init(experiment, run)
-  network = Network(experiment.config, experiment.model, snapshot.state.params)
-  for path in write_figures(run, results, findings, network, form):
+  state = load_or_init(experiment, run)[0].state
+  batch = experiment.draw(state.key).induction
+  sequence = run_sequence(experiment.model, state.params, batch)
+  for path in write_figures(run, results, findings, sequence, form):
     print(f"figure: {path}")
 
 

@@ -8,39 +8,39 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from induction_jax import tasks
 from induction_jax.circuits import prefix_mask
-from induction_jax.config import Config
 from induction_jax.model import Model
 from induction_jax.report import style
 from induction_jax.report.findings import Findings
-from induction_jax.state import stream
 from induction_jax.types import Batch, Params
 
 LONGEST = 64  # positions shown; more are unreadable
 
 
-class Network(NamedTuple):
-  """A trained network and what it was trained as."""
+class Shown(NamedTuple):
+  """What one sequence of `repeats` does in a trained network."""
 
-  config: Config
-  model: Model
-  params: Params
+  batch: Batch  # of one sequence
+  pattern: np.ndarray  # [L, H, T, S]
 
 
-def plot_patterns(network: Network, findings: Findings) -> Figure:
+def run_sequence(model: Model, params: Params, batch: Batch) -> Shown:
+  """Runs the first sequence of a batch through a network."""
+  first = jax.tree.map(lambda x: x[:1], batch)
+  _, activations = jax.jit(model.apply)(params, first.tokens)
+  return Shown(first, np.asarray(activations.pattern)[:, 0])
+
+
+def plot_patterns(sequence: Shown, findings: Findings) -> Figure:
   """Patterns of the best previous-token and the best prefix-matching head."""
-  batch = _probe_sequence(network.config)
-  _, activations = jax.jit(network.model.apply)(network.params, batch.tokens)
-  pattern = np.asarray(activations.pattern)[:, 0]  # [L, H, T, S]
-  shown = min(LONGEST, batch.tokens.shape[1])
+  shown = min(LONGEST, sequence.pattern.shape[-1])
   figure, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 3.6))
   for ax, head, name in (
     (axes[0], findings.previous_token_head, "best previous-token head"),
     (axes[1], findings.induction_head, findings.induction_head_name),
   ):
     image = ax.imshow(
-      pattern[head.layer, head.head, :shown, :shown],
+      sequence.pattern[head.layer, head.head, :shown, :shown],
       vmin=0,
       vmax=1,
       cmap="magma_r",
@@ -50,14 +50,9 @@ def plot_patterns(network: Network, findings: Findings) -> Figure:
       xlabel="key position",
       ylabel="query position",
     )
-  _mark_targets(axes[1], batch, shown)
+  _mark_targets(axes[1], sequence.batch, shown)
   figure.colorbar(image, ax=axes, label="attention", shrink=0.8)
   return figure
-
-
-def _probe_sequence(config: Config) -> Batch:
-  sample = tasks.make_induction_sampler(config.task, 1)
-  return sample(stream(jax.random.key(config.seed), "induction"))
 
 
 def _mark_targets(ax: Axes, batch: Batch, shown: int) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from induction_jax.report import figures, style
 from induction_jax.report.circuit_figure import plot_circuits
 from induction_jax.report.findings import Findings
-from induction_jax.report.patterns import Network, plot_patterns
+from induction_jax.report.patterns import Shown, plot_patterns
 from induction_jax.report.summary import summarise
 from induction_jax.storage.run_directory import (
   RunDirectory,
@@ -32,7 +32,7 @@ def write_figures(
   run: RunDirectory,
   results: xr.Dataset,
   findings: Findings,
-  network: Network,
+  sequence: Shown,
   form: str,
 ) -> list[Path]:
   """Draws every figure the run has data for; returns their paths.
@@ -41,7 +41,7 @@ def write_figures(
     run: where figures/ is.
     results: the run's results.
     findings: what was found in them.
-    network: the network at the last step, for its attention patterns.
+    sequence: what one sequence does in the network at the last step.
     form: file format: png, svg or pdf.
   """
   with style.paper_style():
@@ -51,7 +51,7 @@ def write_figures(
       drawn["alignment"] = figures.plot_alignment(results, findings)
     if "ov_copying" in results:
       drawn["circuits"] = plot_circuits(results, findings)
-    drawn["patterns"] = plot_patterns(network, findings)
+    drawn["patterns"] = plot_patterns(sequence, findings)
     run.figures.mkdir(exist_ok=True)
     return [
       _save(figure, run.figures / f"{name}.{form}")
