@@ -162,11 +162,12 @@ class ExtremesTest(parameterized.TestCase):
       block = matrix[place : place + 8, place : place + 8]
       values = np.linalg.eigvalsh(block)
       for end, value in ((got.top, values[-1]), (got.bottom, values[0])):
-        error = abs(end.values[b] - value)
-        self.assertLessEqual(error, end.residuals[b])
+        # Some eigenvalue lies that near: of too few products, any.
+        nearest = np.abs(values - end.values[b]).min()
+        self.assertLessEqual(nearest, end.residuals[b])
         self.assertEqual(bool(end.converged[b]), max_order == 30)
         if max_order == 30:
-          self.assertLess(error, 1e-4)
+          self.assertLess(abs(end.values[b] - value), 1e-4)
       self.assertLessEqual(got.products[b], min(max_order, 8))
 
 

@@ -37,7 +37,7 @@ class Extremes(NamedTuple):
   """One extreme eigenvalue of every diagonal block."""
 
   values: Array  # [n_blocks]
-  residuals: Array  # [n_blocks], as in Eigenpairs
+  residuals: Array  # [n_blocks], some eigenvalue of the block lies that near
   converged: Array  # [n_blocks] bool
 
 
