@@ -347,14 +347,8 @@ class CheckOperatorTest(parameterized.TestCase):
 
   def test_accepts_the_rounding_of_a_network(self):
     # Weights so large that the softmax cancels.
-    config = ModelConfig(1, 2, 8, 0, "rotary", "layernorm", False)
-    model = make_model(config, 11, 16)
-    params = jax.tree.map(
-      lambda x: 4 * x, jax.jit(model.init)(jax.random.key(0))
-    )
-    loss = make_loss(model, losses.make_weights("all"))
-    data = spectra.split_batch(_random_batch(11, 4, 16), jnp.ones(4), 2)
-    operator = spectra.hessian(loss, params, data)
+    params = jax.tree.map(lambda x: 8 * x, _params(np.float32))
+    operator = spectra.hessian(_loss, params, _data(2, np.float32))
     spectra.check_operator(operator, params, jax.random.key(1))
 
 
