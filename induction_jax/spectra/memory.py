@@ -88,11 +88,10 @@ def _micro_batch_bytes(
   batch: PyTree,
   size: int,
 ) -> int:
-  micro_batch = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batch
-  )
-  data = jax.eval_shape(
-    lambda x: split_batch(x, jnp.ones(size), size), micro_batch
-  )
+  def cut(batch: PyTree) -> MicroBatches:
+    micro_batch = jax.tree.map(lambda x: x[:size], batch)
+    return split_batch(micro_batch, jnp.ones(size), size)
+
+  data = jax.eval_shape(cut, batch)
   operator = jax.eval_shape(make_operator, params, data)
   return linear_map_bytes(operator, params)

@@ -173,9 +173,7 @@ def accumulate(
 
 def one_batch(data: MicroBatches) -> PyTree:
   """Shapes of one micro-batch."""
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), data.batches
-  )
+  return jax.eval_shape(lambda x: jax.tree.map(lambda x: x[0], x), data.batches)
 
 
 def _hessian_product(
