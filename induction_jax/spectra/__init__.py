@@ -1,14 +1,39 @@
 """Curvature: operators on pytrees and their spectra. Never sees the network."""
 
+from induction_jax.spectra.blocks import (
+  BlockExtremes,
+  BlockNorms,
+  Extremes,
+  Partition,
+  block_extremes,
+  block_norms,
+  make_partition,
+  mass,
+)
+from induction_jax.spectra.checks import check_operator
+from induction_jax.spectra.exact import dense, exact_spectrum
+from induction_jax.spectra.gauss_newton import (
+  empirical_fisher,
+  exact_fisher,
+  gauss_newton,
+)
 from induction_jax.spectra.lanczos import Eigenpairs, Spectrum, lanczos
+from induction_jax.spectra.memory import (
+  Plan,
+  linear_map_bytes,
+  plan_products,
+)
 from induction_jax.spectra.operators import (
   MicroBatches,
   Operator,
   gradient,
   hessian,
+  linearize,
   linearized_hessian,
   rescale,
+  restrict,
   split_batch,
+  subtract,
 )
 from induction_jax.spectra.preconditioner import (
   Preconditioner,
@@ -24,23 +49,43 @@ from induction_jax.spectra.rounding import (
 from induction_jax.spectra.subspaces import alignment, overlap
 
 __all__ = [
+  "BlockExtremes",
+  "BlockNorms",
   "Eigenpairs",
+  "Extremes",
   "MicroBatches",
   "Operator",
+  "Partition",
+  "Plan",
   "Preconditioner",
   "Spectrum",
   "adam_preconditioner",
   "add_rounding",
   "alignment",
   "extremes",
+  "block_extremes",
+  "block_norms",
+  "check_operator",
+  "dense",
+  "empirical_fisher",
+  "exact_fisher",
+  "exact_spectrum",
+  "gauss_newton",
   "gradient",
   "hessian",
   "lanczos",
+  "linear_map_bytes",
+  "linearize",
   "linearized_hessian",
+  "make_partition",
+  "mass",
   "nudge",
   "overlap",
+  "plan_products",
   "rescale",
+  "restrict",
   "rounding_error",
   "sgd_preconditioner",
   "split_batch",
+  "subtract",
 ]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from induction_jax.spectra.checks import check_product, check_scalar
 from induction_jax.types import Array, PyTree
 
 # The operators made here are Partials, pytrees themselves: a jitted function
@@ -42,7 +43,8 @@ def split_batch(batch: PyTree, counts: Array, size: int) -> MicroBatches:
   Args:
     batch: a pytree whose leaves share a leading axis of B examples.
     counts: [B], how much each example counts in the loss, which is a mean over
-      what counts (tokens, say): micro-batches are weighted by their share.
+      what counts (tokens, say): micro-batches are weighted by their share,
+      and one in which nothing counts adds nothing, whatever its loss is.
     size: examples in a micro-batch; must divide B.
 
   Raises:
@@ -58,12 +60,18 @@ def split_batch(batch: PyTree, counts: Array, size: int) -> MicroBatches:
     lambda x: x.reshape(examples // size, size, *x.shape[1:]), batch
   )
   share = counts.reshape(-1, size).sum(axis=1)
-  return MicroBatches(batches, share / share.sum())
+  total = share.sum()
+  return MicroBatches(batches, share / jnp.where(total > 0, total, 1))
 
 
 def gradient(loss: Loss, params: PyTree, data: MicroBatches) -> PyTree:
-  """Gradient of the whole batch's loss."""
-  return _accumulate(lambda batch: jax.grad(loss)(params, batch), params, data)
+  """Gradient of the whole batch's loss.
+
+  Raises:
+    TypeError: if the loss is not a scalar.
+  """
+  check_scalar("loss", loss, params, one_batch(data))
+  return accumulate(lambda batch: jax.grad(loss)(params, batch), params, data)
 
 
 def hessian(loss: Loss, params: PyTree, data: MicroBatches) -> Operator:
@@ -77,8 +85,15 @@ def hessian(loss: Loss, params: PyTree, data: MicroBatches) -> Operator:
     loss: (params, micro-batch) -> scalar, twice differentiable.
     params: where the Hessian is taken.
     data: the batch, from split_batch.
+
+  Raises:
+    TypeError: if the loss is not a scalar, or has something in it that cannot
+      be differentiated twice.
   """
-  return Partial(partial(_hessian_product, loss), params, data)
+  check_scalar("loss", loss, params, one_batch(data))
+  operator = Partial(partial(_hessian_product, loss), params, data)
+  check_product(operator, params)
+  return operator
 
 
 def linearized_hessian(
@@ -86,18 +101,79 @@ def linearized_hessian(
 ) -> Operator:
   """The same Hessian as a linear map built once: faster, in more memory.
 
-  The forward pass is done here and not at each product, which then costs 1.5
-  to 2 gradients; its intermediates stay resident for the whole batch (about
-  three times the gradient's memory). It pays only across programs: call this
-  under one jit and pass the result, a pytree, to another.
+  See `linearize`; about three times the gradient's memory.
   """
-  _, product = jax.linearize(lambda p: gradient(loss, p, data), params)
-  return product
+  return linearize(hessian(loss, params, data), params)
+
+
+def linearize(operator: Operator, like: PyTree) -> Operator:
+  """The same operator with all that does not depend on v computed once.
+
+  For an operator that differentiates a network this is the forward pass: a
+  product of the Hessian then costs 1.5 to 2 gradients. What it computed stays
+  resident for the whole batch; memory.linear_map_bytes says how much. It pays
+  only across programs: call this under one jit and pass the result, a pytree,
+  to another.
+
+  Args:
+    operator: any operator of this package: a Partial, linear in v.
+    like: a pytree with the shapes and dtypes of v.
+  """
+  return jax.linearize(operator, like)[1]
 
 
 def rescale(operator: Operator, scale: PyTree) -> Operator:
   """D A D for a diagonal D given by `scale`: symmetric where A is."""
   return Partial(_rescaled_product, operator, scale)
+
+
+def restrict(operator: Operator, mask: PyTree) -> Operator:
+  """P A P, with P the projection on the parameters where `mask` is true.
+
+  Its eigenvalues are those of the chosen rows and columns of A, and one zero
+  for every parameter left out. To choose by name, make the mask by
+  `jax.tree_util.tree_map_with_path`.
+
+  Args:
+    operator: A.
+    mask: a pytree of booleans like v; each leaf a scalar, or an array of the
+      same number of axes as v's leaf, broadcast to it.
+  """
+  return Partial(_restricted_product, operator, mask)
+
+
+def subtract(a: Operator, b: Operator) -> Operator:
+  """A - B; of the Hessian and its Gauss-Newton part, the functional part.
+
+  H - G = E[sum_k (d loss / d output_k) (Hessian of output_k)]: what is left
+  of the curvature because the network is not linear in its parameters.
+  """
+  return Partial(_difference_product, a, b)
+
+
+def accumulate(
+  term: Callable[[PyTree], PyTree], like: PyTree, data: MicroBatches
+) -> PyTree:
+  """sum_i weights[i] * term(batches[i]), one micro-batch at a time.
+
+  Terms of no weight are left out and not multiplied by zero: the mean over a
+  micro-batch in which nothing counts may well be 0 / 0.
+  """
+
+  def body(total: PyTree, micro: MicroBatches) -> tuple[PyTree, None]:
+    def add(total: Array, value: Array) -> Array:
+      weighted = micro.weights.astype(value.dtype) * value
+      return total + jnp.where(micro.weights > 0, weighted, 0)
+
+    return jax.tree.map(add, total, term(micro.batches)), None
+
+  with jax.default_matmul_precision("highest"):
+    return jax.lax.scan(body, jax.tree.map(jnp.zeros_like, like), data)[0]
+
+
+def one_batch(data: MicroBatches) -> PyTree:
+  """Shapes of one micro-batch."""
+  return jax.eval_shape(lambda x: jax.tree.map(lambda x: x[0], x), data.batches)
 
 
 def _hessian_product(
@@ -107,7 +183,7 @@ def _hessian_product(
     gradient_at = jax.grad(lambda p: loss(p, batch))
     return jax.jvp(gradient_at, (params,), (vector,))[1]
 
-  return _accumulate(micro_product, params, data)
+  return accumulate(micro_product, params, data)
 
 
 def _rescaled_product(
@@ -116,20 +192,19 @@ def _rescaled_product(
   return _multiply(scale, operator(_multiply(scale, vector)))
 
 
+def _restricted_product(
+  operator: Operator, mask: PyTree, vector: PyTree
+) -> PyTree:
+  # Chosen and not multiplied: what is left out may not even be finite.
+  def project(x: PyTree) -> PyTree:
+    return jax.tree.map(lambda keep, x: jnp.where(keep, x, 0), mask, x)
+
+  return project(operator(project(vector)))
+
+
+def _difference_product(a: Operator, b: Operator, vector: PyTree) -> PyTree:
+  return jax.tree.map(jnp.subtract, a(vector), b(vector))
+
+
 def _multiply(a: PyTree, b: PyTree) -> PyTree:
   return jax.tree.map(jnp.multiply, a, b)
-
-
-def _accumulate(
-  term: Callable[[PyTree], PyTree], like: PyTree, data: MicroBatches
-) -> PyTree:
-  """sum_i weights[i] * term(batches[i]), one micro-batch at a time."""
-
-  def body(total: PyTree, micro: MicroBatches) -> tuple[PyTree, None]:
-    value = term(micro.batches)
-    return jax.tree.map(
-      lambda t, x: t + micro.weights.astype(x.dtype) * x, total, value
-    ), None
-
-  with jax.default_matmul_precision("highest"):
-    return jax.lax.scan(body, jax.tree.map(jnp.zeros_like, like), data)[0]

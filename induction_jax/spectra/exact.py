@@ -1,0 +1,101 @@
+"""Exact mode: the dense matrix and all of its eigenvalues, for small nets."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from induction_jax.spectra.lanczos import ROUNDING_UNITS, Eigenpairs, Spectrum
+from induction_jax.spectra.operators import Operator
+from induction_jax.types import Array, PyTree
+
+# The matrix, its eigenvectors and the solver's work are some four times
+# 4 P^2 bytes in float32: 1.6 GB at this many parameters, and minutes of eigh.
+MAX_PARAMETERS = 10_000
+
+
+def dense(
+  operator: Operator, like: PyTree, *, batch_size: int | None = None
+) -> Array:
+  """The operator as a matrix, [P, P], by P products with unit vectors.
+
+  Args:
+    operator: linear, on pytrees like `like`.
+    like: a pytree with the shapes and the one floating dtype of v; rows and
+      columns are in the order of ravel_pytree.
+    batch_size: products taken at once, None for one.
+
+  Raises:
+    ValueError: if P is above MAX_PARAMETERS.
+  """
+  flat, unravel = ravel_pytree(like)
+  if flat.size > MAX_PARAMETERS:
+    raise ValueError(
+      f"a dense matrix is for at most {MAX_PARAMETERS} parameters, got "
+      f"{flat.size}: use lanczos, or restrict it to a block"
+    )
+
+  def column(i: Array) -> Array:
+    unit = jnp.zeros_like(flat).at[i].set(1)
+    return ravel_pytree(operator(unravel(unit)))[0]
+
+  return jax.lax.map(column, jnp.arange(flat.size), batch_size=batch_size).T
+
+
+def exact_spectrum(
+  operator: Operator,
+  like: PyTree,
+  *,
+  k_top: int,
+  k_bottom: int,
+  batch_size: int | None = None,
+) -> tuple[Spectrum, Array]:
+  """What lanczos returns, and every eigenvalue, from the dense matrix.
+
+  Every copy of a repeated eigenvalue is there. Eigenpairs are those of the
+  matrix's symmetric part, their residuals those of the matrix itself and so
+  at the level of rounding where it is symmetric. All are converged, unless
+  the matrix is not finite.
+
+  Args:
+    operator: symmetric, on pytrees like `like`.
+    like: a pytree with the shapes and the one floating dtype of v.
+    k_top: pairs wanted at the upper end.
+    k_bottom: pairs wanted at the lower end.
+    batch_size: products taken at once, None for one.
+
+  Returns:
+    A Spectrum, with P products, and all eigenvalues, [P] ascending.
+
+  Raises:
+    ValueError: if a k is below 1 or above P, or P above MAX_PARAMETERS.
+  """
+  flat, unravel = ravel_pytree(like)
+  size = flat.size
+  if not 1 <= min(k_top, k_bottom) <= max(k_top, k_bottom) <= size:
+    raise ValueError(
+      f"k_top and k_bottom must be from 1 to P={size}, got "
+      f"k_top={k_top}, k_bottom={k_bottom}"
+    )
+  matrix = dense(operator, like, batch_size=batch_size)
+  values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
+  epsilon = jnp.finfo(values.dtype).eps
+  floor = ROUNDING_UNITS * epsilon * jnp.max(jnp.abs(values))
+
+  def pairs(which: np.ndarray) -> Eigenpairs:
+    v, w = vectors[:, which], values[which]  # [P, k], [k]
+    residual = jnp.dot(matrix, v, precision="highest") - w[None] * v
+    residuals = jnp.linalg.norm(residual, axis=0) + floor
+    return Eigenpairs(
+      values=w,
+      vectors=jax.vmap(unravel)(v.T),
+      residuals=residuals,
+      converged=jnp.isfinite(residuals),
+    )
+
+  spectrum = Spectrum(
+    top=pairs(np.arange(size)[::-1][:k_top]),
+    bottom=pairs(np.arange(k_bottom)),
+    products=jnp.asarray(size, jnp.int32),
+  )
+  return spectrum, values

@@ -1,0 +1,97 @@
+"""Linear map or streamed: which of the two fits in memory.
+
+Decided from shapes alone, before anything is computed, so that the answer is
+the same on every machine and can be written down.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from induction_jax.spectra.operators import (
+  MicroBatches,
+  Operator,
+  linearize,
+  split_batch,
+)
+from induction_jax.types import PyTree
+
+
+class Plan(NamedTuple):
+  """How products are to be made, and the memory that goes with it."""
+
+  linear_map: bool  # built once and kept, or streamed
+  micro_batch_size: int  # examples
+  bytes: int  # of the linear map of one micro-batch
+
+  def __str__(self) -> str:
+    if self.linear_map:
+      return "linear map"
+    return f"streamed, micro-batch of {self.micro_batch_size}"
+
+
+def linear_map_bytes(operator: Operator, like: PyTree) -> int:
+  """Bytes that `linearize(operator, like)` keeps resident, from shapes alone.
+
+  The sum of its leaves, as a program returns them: an array that is also an
+  input (a parameter, say) counts, since a program returns it as a copy.
+
+  Args:
+    operator: a Partial; its arrays may be jax.ShapeDtypeStructs.
+    like: a pytree with the shapes and dtypes of v.
+  """
+  linear_map = jax.eval_shape(linearize, operator, like)
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(linear_map))
+
+
+def plan_products(
+  make_operator: Callable[[PyTree, MicroBatches], Operator],
+  params: PyTree,
+  batch: PyTree,
+  *,
+  memory: int,
+) -> Plan:
+  """The linear map of the whole batch where it fits, else streamed.
+
+  Streamed, the micro-batch is the largest divisor of the batch whose own
+  linear map would fit: a product's intermediates are about as large. Where
+  not even one example fits the plan is one example all the same, and its
+  `bytes` say so. A deterministic function of shapes; costs a trace for each
+  divisor tried.
+
+  Args:
+    make_operator: (params, data) -> operator, the streamed one:
+      `functools.partial(hessian, loss)`.
+    params: parameters or their shapes (jax.eval_shape).
+    batch: the batch or its shapes; leaves share a leading axis of B examples.
+    memory: bytes that the linear map, or one micro-batch, may take.
+
+  Raises:
+    ValueError: if `memory` is not positive.
+  """
+  if memory <= 0:
+    raise ValueError(f"memory must be positive, got {memory}")
+  examples = jax.tree.leaves(batch)[0].shape[0]
+  divisors = [n for n in range(1, examples + 1) if examples % n == 0]
+  for size in reversed(divisors):
+    needed = _micro_batch_bytes(make_operator, params, batch, size)
+    if needed <= memory:
+      break
+  return Plan(size == examples and needed <= memory, size, needed)
+
+
+def _micro_batch_bytes(
+  make_operator: Callable[[PyTree, MicroBatches], Operator],
+  params: PyTree,
+  batch: PyTree,
+  size: int,
+) -> int:
+  def cut(batch: PyTree) -> MicroBatches:
+    micro_batch = jax.tree.map(lambda x: x[:size], batch)
+    return split_batch(micro_batch, jnp.ones(size), size)
+
+  data = jax.eval_shape(cut, batch)
+  operator = jax.eval_shape(make_operator, params, data)
+  return linear_map_bytes(operator, params)
