@@ -1,0 +1,130 @@
+"""An orthonormal basis of a Krylov space, one product at a time.
+
+The rows of Q [M, P] are kept with the projected matrix T = Q A Q^T, and obey
+A Q^T = Q^T T + r e_last^T: all that the operator does outside the space, it
+does to the newest row. Left alone T is tridiagonal (Lanczos 1950); after a
+thick restart it has the shape of an arrow (Wu and Simon 2000). Both are simply
+what Gram-Schmidt has removed, so nothing here knows the difference.
+
+In floating point a basis made from the last two rows alone loses
+orthogonality, and eigenvalues come back as false copies. So every new vector
+is orthogonalised against the whole basis, twice ("twice is enough", Parlett
+1998, 6.9).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from induction_jax.types import Array
+
+Product = Callable[[Array], Array]  # [P] -> [P]
+
+# Rows that Gram-Schmidt takes at a time: few enough to leave most of the empty
+# rows unread and to stay in cache between their two uses.
+BLOCK = 8
+
+
+class Krylov(NamedTuple):
+  """A basis with its projected matrix. Memory is the basis, M * P."""
+
+  basis: Array  # [M rounded up to BLOCK, P], rows from `order` on zero
+  projected: Array  # [M, M], zero from row and column `order` on
+  direction: Array  # [P], unit, the next row
+  residual: Array  # [], the norm of r
+  order: Array  # [], rows filled, int32
+  products: Array  # [], products so far, int32
+
+
+def init_krylov(start: Array, max_order: int) -> Krylov:
+  """An empty basis of up to `max_order` rows that begins at `start` [P]."""
+  rows = -(-max_order // BLOCK) * BLOCK
+  return Krylov(
+    basis=jnp.zeros((rows, start.size), start.dtype),
+    projected=jnp.zeros((max_order, max_order), start.dtype),
+    direction=normalise(start),
+    residual=jnp.zeros((), start.dtype),
+    order=jnp.zeros((), jnp.int32),
+    products=jnp.zeros((), jnp.int32),
+  )
+
+
+def extend(product: Product, krylov: Krylov, spare: Array) -> Krylov:
+  """One more product, one more row.
+
+  Where the space turns out invariant (r = 0) the next direction is new:
+  `spare` rolled by the number of products. A fresh draw would need a key, and
+  a key used in a branch counts as used twice under vmap.
+
+  Args:
+    product: v -> A v on flat vectors.
+    krylov: the basis so far, with a row to spare.
+    spare: [P], a random vector independent of the start.
+
+  Returns:
+    The larger basis. A product that is not finite shows in `residual`.
+  """
+  j = krylov.order
+  basis = krylov.basis.at[j].set(krylov.direction)
+  vector, removed = orthogonalise(product(krylov.direction), basis, j + 1)
+  removed = removed[: krylov.projected.shape[0]]
+  projected = krylov.projected.at[j].set(removed).at[:, j].set(removed)
+  residual = jnp.linalg.norm(vector)
+  rounding = jnp.finfo(vector.dtype).eps * jnp.max(jnp.abs(projected))
+
+  def leave() -> Array:
+    fresh = normalise(jnp.roll(spare, krylov.products))
+    return orthogonalise(fresh, basis, j + 1)[0]
+
+  broke_down = residual <= rounding
+  direction = jax.lax.cond(broke_down, leave, lambda: vector)
+  return Krylov(
+    basis=basis,
+    projected=projected,
+    direction=normalise(direction),
+    residual=jnp.where(broke_down, 0, residual),
+    order=j + 1,
+    products=krylov.products + 1,
+  )
+
+
+def orthogonalise(
+  vector: Array, basis: Array, order: Array
+) -> tuple[Array, Array]:
+  """Gram-Schmidt against the first `order` rows, twice.
+
+  Classical within a block of rows, so that a block is read once.
+
+  Returns:
+    What is left [P], and the coefficients removed, one for each row of basis.
+  """
+
+  def remove(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    vector, total = carry
+    first = i * BLOCK
+    block = jax.lax.dynamic_slice_in_dim(basis, first, BLOCK)
+    coefficients = dot(block, vector)
+    vector = vector - dot(coefficients, block)
+    before = jax.lax.dynamic_slice_in_dim(total, first, BLOCK)
+    total = jax.lax.dynamic_update_slice_in_dim(
+      total, before + coefficients, first, 0
+    )
+    return vector, total
+
+  carry = vector, jnp.zeros(basis.shape[0], basis.dtype)
+  blocks = (order + BLOCK - 1) // BLOCK
+  for _ in range(2):
+    carry = jax.lax.fori_loop(0, blocks, remove, carry)
+  return carry
+
+
+def normalise(vector: Array) -> Array:
+  """The unit vector along `vector`; nan where that is zero."""
+  return vector / jnp.linalg.norm(vector)
+
+
+def dot(a: Array, b: Array) -> Array:
+  """Matrix product in full float32 (a GPU's default is TF32)."""
+  return jnp.dot(a, b, precision="highest")
