@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from induction_jax.types import Array
 
 Product = Callable[[Array], Array]  # [P] -> [P]
+_Removal = tuple[Array, Array]  # what is left [P], what was removed [rows]
 
 # Rows that Gram-Schmidt takes at a time: few enough to leave most of the empty
 # rows unread and to stay in cache between their two uses.
@@ -95,29 +96,37 @@ def orthogonalise(
 ) -> tuple[Array, Array]:
   """Gram-Schmidt against the first `order` rows, twice.
 
-  Classical within a block of rows, so that a block is read once.
+  The first time against the last two rows alone, to which a product owes all
+  but rounding (the three-term recurrence); and a third time where the second
+  took much away (Daniel, Gragg, Kaufman and Stewart 1976), as it does after a
+  restart. Classical within a block of rows, which is read once.
 
   Returns:
     What is left [P], and the coefficients removed, one for each row of basis.
   """
 
-  def remove(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+  def remove(carry: _Removal, first: Array, rows: int) -> _Removal:
     vector, total = carry
-    first = i * BLOCK
-    block = jax.lax.dynamic_slice_in_dim(basis, first, BLOCK)
+    block = jax.lax.dynamic_slice_in_dim(basis, first, rows)
     coefficients = dot(block, vector)
-    vector = vector - dot(coefficients, block)
-    before = jax.lax.dynamic_slice_in_dim(total, first, BLOCK)
-    total = jax.lax.dynamic_update_slice_in_dim(
-      total, before + coefficients, first, 0
+    there = first + jnp.arange(rows)
+    return (
+      vector - dot(coefficients, block),
+      total.at[there].add(coefficients),
     )
-    return vector, total
+
+  def remove_all(carry: _Removal) -> _Removal:
+    blocks = (order + BLOCK - 1) // BLOCK
+    return jax.lax.fori_loop(
+      0, blocks, lambda i, carry: remove(carry, i * BLOCK, BLOCK), carry
+    )
 
   carry = vector, jnp.zeros(basis.shape[0], basis.dtype)
-  blocks = (order + BLOCK - 1) // BLOCK
-  for _ in range(2):
-    carry = jax.lax.fori_loop(0, blocks, remove, carry)
-  return carry
+  carry = remove(carry, jnp.maximum(order - 2, 0), 2)
+  before = jnp.linalg.norm(carry[0])
+  carry = remove_all(carry)
+  much = jnp.linalg.norm(carry[0]) < before / 2**0.5
+  return jax.lax.cond(much, remove_all, lambda carry: carry, carry)
 
 
 def normalise(vector: Array) -> Array:

@@ -11,6 +11,7 @@ restart: Wu and Simon 2000; the symmetric Krylov-Schur of Stewart 2001). The
 same relation holds afterwards, and so do the bounds.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -27,6 +28,7 @@ from induction_jax.types import Array, Key, PyTree
 ROUNDING_UNITS = 32
 # Products between two looks at convergence; a look is an eigh of [M, M].
 CHECK_EVERY = 4
+LOOK_SIZE = 32
 # A restart keeps the wanted pairs and this share of the other rows.
 KEPT_SHARE = 0.4
 
@@ -211,9 +213,7 @@ def _restart(krylov: Krylov, k_top: int, k_bottom: int) -> Krylov:
   )
 
 
-def _ritz(
-  krylov: Krylov, k_top: int, k_bottom: int, tolerance: float
-) -> _Ritz:
+def _ritz(krylov: Krylov, k_top: int, k_bottom: int, tolerance: float) -> _Ritz:
   """Ritz pairs of both ends and what is known of them."""
   values, coordinates = _ends(krylov, k_top, k_bottom)
   finite = jnp.isfinite(krylov.residual)
@@ -229,13 +229,26 @@ def _ritz(
 
 
 def _ends(krylov: Krylov, k_top: int, k_bottom: int) -> tuple[Array, Array]:
-  """Eigenpairs of T's leading block of size `order`: top, then bottom."""
-  inside = jnp.arange(krylov.projected.shape[0]) < krylov.order
-  bound = jnp.max(jnp.sum(jnp.abs(krylov.projected), axis=0))
-  # Rows not yet filled get eigenvalues above all others, out of the way.
-  values, vectors = jnp.linalg.eigh(
-    krylov.projected + jnp.diag(jnp.where(inside, 0, 2 * bound + 1))
+  """Eigenpairs of T's leading block of size `order`: top, then bottom.
+
+  The eigh is that of the smallest multiple of LOOK_SIZE that holds the block:
+  one of all M rows would cost more than the products between two looks.
+  """
+  rows = krylov.projected.shape[0]
+  sizes = [min(n, rows) for n in range(LOOK_SIZE, rows + LOOK_SIZE, LOOK_SIZE)]
+
+  def solve(size: int) -> tuple[Array, Array]:
+    block = krylov.projected[:size, :size]
+    # Rows not yet filled get eigenvalues above all others, out of the way.
+    beyond = 2 * jnp.max(jnp.sum(jnp.abs(block), axis=0)) + 1
+    inside = jnp.arange(size) < krylov.order
+    values, vectors = jnp.linalg.eigh(
+      block + jnp.diag(jnp.where(inside, 0, beyond))
+    )
+    top = jnp.maximum(krylov.order - 1 - jnp.arange(k_top), 0)
+    ends = jnp.concatenate([top, jnp.arange(k_bottom)])
+    return values[ends], jnp.pad(vectors[:, ends].T, ((0, 0), (0, rows - size)))
+
+  return jax.lax.switch(
+    (krylov.order - 1) // LOOK_SIZE, [partial(solve, size) for size in sizes]
   )
-  top = jnp.maximum(krylov.order - 1 - jnp.arange(k_top), 0)
-  ends = jnp.concatenate([top, jnp.arange(k_bottom)])
-  return values[ends], vectors[:, ends].T
