@@ -159,8 +159,8 @@ class KnownSpectraTest(parameterized.TestCase):
       tolerance=1e-3,
       max_basis=max_basis,
     )
-    np.testing.assert_allclose(spectrum.top.values, outliers[:5], rtol=1e-4)
-    np.testing.assert_allclose(spectrum.bottom.values, outliers[5:], rtol=1e-4)
+    np.testing.assert_allclose(spectrum.top.values, outliers[:5], rtol=1e-5)
+    np.testing.assert_allclose(spectrum.bottom.values, outliers[5:], rtol=1e-5)
     self.assertTrue(np.all(spectrum.top.converged))
     self.assertTrue(np.all(spectrum.bottom.converged))
     self.assertLess(int(spectrum.products), 40)
@@ -354,7 +354,7 @@ class StartTest(parameterized.TestCase):
 
     run = jax.jit(run)
     matrix = jnp.asarray(_matrix(), jnp.float32)
-    nothing = jnp.full((4, DENSE), jnp.nan)
+    nothing = jnp.full((4, DENSE), jnp.nan, jnp.float32)
     cold = run(matrix, _key(0), nothing, nothing, jnp.asarray(False))
     warm = run(
       matrix,

@@ -98,10 +98,17 @@ def quadrature(
       init_krylov(start, order),
     )
     nodes, vectors = jnp.linalg.eigh(krylov.projected)
-    return nodes, vectors[0] ** 2
+    # Not left to eigh, whose vectors may look sound.
+    finite = jnp.isfinite(krylov.residual)
+    return jax.tree.map(
+      lambda x: jnp.where(finite, x, jnp.nan), (nodes, vectors[0] ** 2)
+    )
 
-  keys = jax.random.split(key, probes)
-  nodes, weights = jax.lax.map(rule, keys, batch_size=batch_size)
+  nodes, weights = jax.lax.map(
+    lambda i: rule(jax.random.fold_in(key, i)),
+    jnp.arange(probes),
+    batch_size=batch_size,
+  )
   return Quadrature(nodes, weights, jnp.asarray(flat.size))
 
 
@@ -189,7 +196,8 @@ def count_below(
   def share(below: Array, more: int) -> Array:  # [N]
     nodes_below = jnp.sum(rules.nodes < below, axis=1, keepdims=True)
     counted = jnp.arange(rules.nodes.shape[1])[None] < nodes_below + more
-    return jnp.sum(jnp.where(counted, rules.weights, 0), axis=1)
+    # Times zero, not a select, so that what is nan stays nan.
+    return jnp.sum(rules.weights * counted, axis=1)
 
   low = mean_of(share(threshold - moved, -1))
   high = mean_of(share(threshold + moved, 1))

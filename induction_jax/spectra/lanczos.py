@@ -28,6 +28,7 @@ from induction_jax.types import Array, Key, PyTree
 ROUNDING_UNITS = 32
 # Products between two looks at convergence; a look is an eigh of [M, M].
 CHECK_EVERY = 4
+# The eigh's sizes are multiples of this.
 LOOK_SIZE = 32
 # A restart keeps the wanted pairs and this share of the other rows.
 KEPT_SHARE = 0.4

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from induction_jax.spectra.krylov import dot
+from induction_jax.spectra.krylov import dot, inner
 from induction_jax.spectra.lanczos import Spectrum
 from induction_jax.spectra.operators import Operator
 from induction_jax.types import Array, Key, PyTree
@@ -69,12 +69,15 @@ def estimate_sizes(
   def sample(key: Key) -> tuple[Array, Array]:
     z = jax.random.rademacher(key, flat.shape, flat.dtype)
     for _ in range(2):  # once leaves what rounding left of large outliers
-      z = z - dot(dot(vectors, z), vectors)
+      z = z - dot(inner(vectors, z), vectors)
     product = ravel_pytree(operator(unravel(z)))[0]
-    return dot(z, product), dot(product, product)
+    return jnp.sum(z * product), jnp.sum(product**2)
 
-  keys = jax.random.split(key, probes)
-  traces, squares = jax.lax.map(sample, keys, batch_size=batch_size)
+  traces, squares = jax.lax.map(
+    lambda i: sample(jax.random.fold_in(key, i)),
+    jnp.arange(probes),
+    batch_size=batch_size,
+  )
   trace, square = mean_of(traces), mean_of(squares)
   trace = trace._replace(value=trace.value + jnp.sum(values))
   square = square._replace(value=square.value + jnp.sum(values**2))

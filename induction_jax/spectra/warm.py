@@ -1,10 +1,12 @@
 """Where Lanczos begins, given what it found before.
 
-Eigenvectors found a step ago are a good start; ten steps ago they gain
-nothing, and across a transition, where the old space and the new hardly
-overlap, they cost products. And a start made of old directions is slow to see
-a new one. So a warm start is taken only while eigenspaces last, has a random
-part, and is given up for a cold one every so often.
+One vector that holds all the old eigenvectors still takes a product for each
+to tell them apart, so there is less to gain than it seems: for ten pairs at
+each end of a two-layer network's Hessian, 0 to 13 % of the products from one
+step to the next (overlap 0.65 to 0.95), and ten steps later (overlap 0.1 to
+0.35) anything from 8 % fewer to 27 % more. A start made of old directions is
+also slow to see a new one. So a warm start is taken only while eigenspaces
+last, has a random part, and is given up for a cold one every so often.
 """
 
 import jax
@@ -17,7 +19,7 @@ from induction_jax.types import Array, Key, PyTree
 # Share of a warm start's squared norm that is random.
 RANDOM_SHARE = 0.01
 # Overlap of two eigenspaces from which the older is a start for the next.
-LEAST_OVERLAP = 0.8
+LEAST_OVERLAP = 0.6
 # Measurements from one cold start to the next, however stable the spaces.
 AUDIT_EVERY = 10
 
