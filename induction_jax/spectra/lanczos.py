@@ -1,23 +1,24 @@
 """Both ends of a symmetric operator's spectrum, with residual bounds.
 
-Lanczos builds an orthonormal basis Q [M, P] of a Krylov space in which the
-operator is tridiagonal, A Q^T = Q^T T + r e_M^T. Eigenpairs (theta, s) of T
-give Ritz pairs (theta, Q^T s) of A whose residual is known without another
-product: ||A y - theta y|| = beta_M |s_M| (Paige 1971; Parlett 1998, ch. 13).
-Eigenvalues come signed, both ends at once.
+Lanczos builds an orthonormal basis Q [M, P] of a Krylov space, on which the
+operator is T = Q A Q^T but for one vector: A Q^T = Q^T T + r e_last^T.
+Eigenpairs (theta, s) of T give Ritz pairs (theta, Q^T s) of A whose residual
+is known without another product: ||A y - theta y|| = ||r|| |s_last| (Paige
+1971; Parlett 1998, ch. 13). Eigenvalues come signed, both ends at once.
 
-In floating point the basis loses orthogonality and eigenvalues come back as
-false copies, so every new vector is orthogonalised against the whole basis,
-twice ("twice is enough", Parlett 1998, 6.9). Memory is the basis: M * P.
+A basis that is full starts again from the Ritz vectors worth keeping (thick
+restart: Wu and Simon 2000; the symmetric Krylov-Schur of Stewart 2001). The
+same relation holds afterwards, and so do the bounds.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from induction_jax.spectra.krylov import Krylov, dot, extend, init_krylov
 from induction_jax.spectra.operators import Operator
 from induction_jax.types import Array, Key, PyTree
 
@@ -27,6 +28,10 @@ from induction_jax.types import Array, Key, PyTree
 ROUNDING_UNITS = 32
 # Products between two looks at convergence; a look is an eigh of [M, M].
 CHECK_EVERY = 4
+# The eigh's sizes are multiples of this.
+LOOK_SIZE = 32
+# A restart keeps the wanted pairs and this share of the other rows.
+KEPT_SHARE = 0.4
 
 
 class Eigenpairs(NamedTuple):
@@ -51,14 +56,6 @@ class Spectrum(NamedTuple):
     return jnp.maximum(self.top.values[0], -self.bottom.values[0])
 
 
-class _State(NamedTuple):
-  basis: Array  # [M, P], rows from `order` on zero
-  direction: Array  # [P], the next row
-  diagonal: Array  # [M]
-  off_diagonal: Array  # [M], off_diagonal[j] couples j and j + 1
-  order: Array
-
-
 class _Ritz(NamedTuple):
   values: Array  # [k_top + k_bottom], descending, then ascending
   coordinates: Array  # [k_top + k_bottom, M], in the basis
@@ -75,6 +72,8 @@ def lanczos(
   k_bottom: int,
   max_order: int,
   tolerance: float,
+  start: PyTree | None = None,
+  max_basis: int | None = None,
 ) -> Spectrum:
   """The largest and the smallest eigenvalues of a symmetric operator.
 
@@ -83,75 +82,86 @@ def lanczos(
   or at `max_order` products. An eigenvalue's error is at most its residual,
   and quadratic in it where it stands apart. One start vector sees a repeated
   eigenvalue once: its copies are found only where the basis has exhausted an
-  invariant subspace and goes on from a fresh random vector. Works under jit
+  invariant subspace and goes on from a new random vector. Works under jit
   and vmap; while_loop inside.
 
   Residual bounds are those of the operator as computed; rounding_error and
   add_rounding extend them to the exact one.
 
+  A product that is not finite, or whose squared norm is not, ends it at once:
+  every number is then nan and no pair converged.
+
+  Memory is the basis, max_basis * P, and half as much again at a restart.
+
   Args:
     operator: v -> A v, linear and symmetric, on pytrees like `like`.
     like: a pytree with the shapes and the one floating dtype of v.
-    key: for the random start.
+    key: for the random start, and for new directions.
     k_top: pairs wanted at the upper end, at least 1.
     k_bottom: pairs wanted at the lower end, at least 1.
-    max_order: M, the most products and the size of the basis [M, P].
+    max_order: the most products.
     tolerance: relative residual at which a pair counts as converged.
+    start: where to start, in place of a random vector; not zero.
+    max_basis: M, the most rows of the basis [M, P]; by default max_order,
+      with which it never restarts. With k = k_top + k_bottom, max(2 k, k + 15)
+      serves well.
 
   Returns:
     A Spectrum. Where P < k_top + k_bottom the two ends share eigenpairs.
 
   Raises:
-    ValueError: if a k is below 1 or above P, or max_order too small for both.
+    ValueError: if a k is below 1 or above P, or max_order too small for both,
+      or max_basis with no room to restart.
   """
   flat, unravel = ravel_pytree(like)
   size = flat.size
-  min_order = min(k_top + k_bottom, size)
-  if not 1 <= min(k_top, k_bottom) <= max(k_top, k_bottom) <= size:
-    raise ValueError(
-      f"k_top and k_bottom must be from 1 to P={size}, got "
-      f"k_top={k_top}, k_bottom={k_bottom}"
-    )
-  if max_order < min_order:
-    raise ValueError(
-      f"max_order must be at least min(k_top + k_bottom, P)={min_order}, got "
-      f"max_order={max_order}"
-    )
-  max_order = min(max_order, size)
+  _check_sizes(size, k_top, k_bottom, max_order, max_basis)
+  wanted = min(k_top + k_bottom, size)
+  rows = min(max_order, size, max_basis or max_order)
+  may_restart = rows < min(max_order, size)
 
   def product(vector: Array) -> Array:
     return ravel_pytree(operator(unravel(vector)))[0]
 
-  def look(state: _State) -> _Ritz:
-    return _ritz(state, k_top, k_bottom, tolerance)
+  def look(krylov: Krylov) -> _Ritz:
+    return _ritz(krylov, k_top, k_bottom, tolerance)
 
-  def advance(carry: tuple[_State, _Ritz]) -> tuple[_State, _Ritz]:
-    state, _ = carry
-    steps = jnp.where(state.order == 0, min_order, CHECK_EVERY)
-    steps = jnp.minimum(steps, max_order - state.order)
-    state = jax.lax.fori_loop(
-      0, steps, lambda _, state: _extend(product, state, restart_key), state
+  def advance(carry: tuple[Krylov, _Ritz]) -> tuple[Krylov, _Ritz]:
+    krylov, _ = carry
+    if may_restart:
+      krylov = jax.lax.cond(
+        krylov.order == rows,
+        lambda: _restart(krylov, k_top, k_bottom),
+        lambda: krylov,
+      )
+    steps = jnp.maximum(wanted - krylov.order, CHECK_EVERY)
+    steps = jnp.minimum(steps, max_order - krylov.products)
+    target = jnp.minimum(krylov.order + steps, rows)
+    krylov = jax.lax.while_loop(
+      lambda krylov: (krylov.order < target) & jnp.isfinite(krylov.residual),
+      lambda krylov: extend(product, krylov, spare),
+      krylov,
     )
-    return state, look(state)
+    return krylov, look(krylov)
 
-  def unfinished(carry: tuple[_State, _Ritz]) -> Array:
-    state, ritz = carry
-    return ~jnp.all(ritz.converged) & (state.order < max_order)
+  def unfinished(carry: tuple[Krylov, _Ritz]) -> Array:
+    krylov, ritz = carry
+    room = (krylov.order < size) & (krylov.products < max_order)
+    return ~jnp.all(ritz.converged) & room & jnp.isfinite(krylov.residual)
 
-  start_key, restart_key = jax.random.split(key)
-  start = _normalise(jax.random.normal(start_key, (size,), flat.dtype))
-  state = _State(
-    basis=jnp.zeros((max_order, size), flat.dtype),
-    direction=start,
-    diagonal=jnp.zeros(max_order, flat.dtype),
-    off_diagonal=jnp.zeros(max_order, flat.dtype),
-    order=jnp.zeros((), jnp.int32),
+  start_key, spare_key = jax.random.split(key)
+  spare = jax.random.normal(spare_key, (size,), flat.dtype)
+  first = (
+    jax.random.normal(start_key, (size,), flat.dtype)
+    if start is None
+    else ravel_pytree(start)[0]
   )
+  krylov = init_krylov(first, rows)
   nothing = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(look, state)
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(look, krylov)
   )
-  state, ritz = jax.lax.while_loop(unfinished, advance, (state, nothing))
-  vectors = _dot(ritz.coordinates, state.basis)  # [k_top + k_bottom, P]
+  krylov, ritz = jax.lax.while_loop(unfinished, advance, (krylov, nothing))
+  vectors = dot(ritz.coordinates, krylov.basis[:rows])  # [k_top + k_bottom, P]
 
   def pairs(end: slice) -> Eigenpairs:
     return Eigenpairs(
@@ -161,74 +171,85 @@ def lanczos(
       converged=ritz.converged[end],
     )
 
-  return Spectrum(pairs(slice(k_top)), pairs(slice(k_top, None)), state.order)
+  return Spectrum(
+    pairs(slice(k_top)), pairs(slice(k_top, None)), krylov.products
+  )
 
 
-def _extend(
-  product: Callable[[Array], Array], state: _State, key: Key
-) -> _State:
-  """One more product, one more row of the basis."""
-  j = state.order
-  basis = state.basis.at[j].set(state.direction)
-  residual, coefficients = _orthogonalise(product(state.direction), basis)
-  diagonal = state.diagonal.at[j].set(coefficients[j])
-  beta = jnp.linalg.norm(residual)
-  scale = jnp.maximum(jnp.max(jnp.abs(diagonal)), jnp.max(state.off_diagonal))
-  broke_down = beta <= jnp.finfo(beta.dtype).eps * scale
-
-  def restart() -> Array:
-    fresh = jax.random.normal(
-      jax.random.fold_in(key, j), residual.shape, residual.dtype
+def _check_sizes(
+  size: int, k_top: int, k_bottom: int, max_order: int, max_basis: int | None
+) -> None:
+  wanted = min(k_top + k_bottom, size)
+  if not 1 <= min(k_top, k_bottom) <= max(k_top, k_bottom) <= size:
+    raise ValueError(
+      f"k_top and k_bottom must be from 1 to P={size}, got "
+      f"k_top={k_top}, k_bottom={k_bottom}"
     )
-    return _orthogonalise(_normalise(fresh), basis)[0]
+  if max_order < wanted:
+    raise ValueError(
+      f"max_order must be at least min(k_top + k_bottom, P)={wanted}, got "
+      f"max_order={max_order}"
+    )
+  if max_basis is not None and max_basis < min(wanted + 2, max_order, size):
+    raise ValueError(
+      f"max_basis must be at least k_top + k_bottom + 2={wanted + 2}, got "
+      f"max_basis={max_basis}"
+    )
 
-  direction = jax.lax.cond(broke_down, restart, lambda: residual)
-  return _State(
-    basis=basis,
-    direction=_normalise(direction),
-    diagonal=diagonal,
-    off_diagonal=state.off_diagonal.at[j].set(jnp.where(broke_down, 0, beta)),
-    order=j + 1,
+
+def _restart(krylov: Krylov, k_top: int, k_bottom: int) -> Krylov:
+  """A full basis, cut down to the Ritz vectors nearest both ends."""
+  rows = krylov.projected.shape[0]
+  more = int(KEPT_SHARE * (rows - k_top - k_bottom))
+  k_top, k_bottom = k_top + more - more // 2, k_bottom + more // 2
+  values, coordinates = _ends(krylov, k_top, k_bottom)
+  kept = len(values)
+  basis = dot(coordinates, krylov.basis[:rows])  # [kept, P]
+  return krylov._replace(
+    basis=jnp.zeros_like(krylov.basis).at[:kept].set(basis),
+    projected=jnp.zeros_like(krylov.projected)
+    .at[:kept, :kept]
+    .set(jnp.diag(values)),
+    order=jnp.full_like(krylov.order, kept),
   )
 
 
-def _orthogonalise(vector: Array, basis: Array) -> tuple[Array, Array]:
-  """Classical Gram-Schmidt, twice; also returns the coefficients removed."""
-  total = jnp.zeros(basis.shape[0], basis.dtype)
-  for _ in range(2):
-    coefficients = _dot(basis, vector)
-    vector = vector - _dot(coefficients, basis)
-    total = total + coefficients
-  return vector, total
-
-
-def _ritz(state: _State, k_top: int, k_bottom: int, tolerance: float) -> _Ritz:
-  """Eigenpairs of T's leading block of size `order`, both ends."""
-  size = state.diagonal.shape[0]
-  inside = jnp.arange(size) < state.order
-  off_diagonal = jnp.where(inside[1:], state.off_diagonal[:-1], 0)
-  bound = jnp.max(jnp.abs(state.diagonal)) + 2 * jnp.max(state.off_diagonal)
-  # Rows not yet filled get eigenvalues above all others, out of the way.
-  diagonal = jnp.where(inside, state.diagonal, 2 * bound + 1)
-  tridiagonal = (
-    jnp.diag(diagonal) + jnp.diag(off_diagonal, 1) + jnp.diag(off_diagonal, -1)
-  )
-  values, vectors = jnp.linalg.eigh(tridiagonal)
-  top = jnp.maximum(state.order - 1 - jnp.arange(k_top), 0)
-  ends = jnp.concatenate([top, jnp.arange(k_bottom)])
-  values, coordinates = values[ends], vectors[:, ends].T
+def _ritz(krylov: Krylov, k_top: int, k_bottom: int, tolerance: float) -> _Ritz:
+  """Ritz pairs of both ends and what is known of them."""
+  values, coordinates = _ends(krylov, k_top, k_bottom)
+  finite = jnp.isfinite(krylov.residual)
+  values = jnp.where(finite, values, jnp.nan)
+  coordinates = jnp.where(finite, coordinates, jnp.nan)
   floor = (
     ROUNDING_UNITS * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
   )
-  beta = state.off_diagonal[state.order - 1]
-  residuals = beta * jnp.abs(coordinates[:, state.order - 1]) + floor
+  last = jnp.abs(coordinates[:, krylov.order - 1])
+  residuals = krylov.residual * last + floor
   converged = residuals <= jnp.maximum(tolerance * jnp.abs(values), 2 * floor)
   return _Ritz(values, coordinates, residuals, converged)
 
 
-def _normalise(vector: Array) -> Array:
-  return vector / jnp.linalg.norm(vector)
+def _ends(krylov: Krylov, k_top: int, k_bottom: int) -> tuple[Array, Array]:
+  """Eigenpairs of T's leading block of size `order`: top, then bottom.
 
+  The eigh is that of the smallest multiple of LOOK_SIZE that holds the block:
+  one of all M rows would cost more than the products between two looks.
+  """
+  rows = krylov.projected.shape[0]
+  sizes = [min(n, rows) for n in range(LOOK_SIZE, rows + LOOK_SIZE, LOOK_SIZE)]
 
-def _dot(a: Array, b: Array) -> Array:
-  return jnp.dot(a, b, precision="highest")
+  def solve(size: int) -> tuple[Array, Array]:
+    block = krylov.projected[:size, :size]
+    # Rows not yet filled get eigenvalues above all others, out of the way.
+    beyond = 2 * jnp.max(jnp.sum(jnp.abs(block), axis=0)) + 1
+    inside = jnp.arange(size) < krylov.order
+    values, vectors = jnp.linalg.eigh(
+      block + jnp.diag(jnp.where(inside, 0, beyond))
+    )
+    top = jnp.maximum(krylov.order - 1 - jnp.arange(k_top), 0)
+    ends = jnp.concatenate([top, jnp.arange(k_bottom)])
+    return values[ends], jnp.pad(vectors[:, ends].T, ((0, 0), (0, rows - size)))
+
+  return jax.lax.switch(
+    (krylov.order - 1) // LOOK_SIZE, [partial(solve, size) for size in sizes]
+  )

@@ -1,0 +1,153 @@
+"""An orthonormal basis of a Krylov space, one product at a time.
+
+The rows of Q [M, P] are kept with the projected matrix T = Q A Q^T, and obey
+A Q^T = Q^T T + r e_last^T: all that the operator does outside the space, it
+does to the newest row. Left alone T is tridiagonal (Lanczos 1950); after a
+thick restart it has the shape of an arrow (Wu and Simon 2000). Both are simply
+what Gram-Schmidt has removed, so nothing here knows the difference.
+
+In floating point a basis made from the last two rows alone loses
+orthogonality, and eigenvalues come back as false copies. So every new vector
+is orthogonalised against the whole basis, twice ("twice is enough", Parlett
+1998, 6.9).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from induction_jax.types import Array
+
+Product = Callable[[Array], Array]  # [P] -> [P]
+_Removal = tuple[Array, Array]  # what is left [P], what was removed [rows]
+
+# Rows that Gram-Schmidt takes at a time: few enough to leave most of the empty
+# rows unread and to stay in cache between their two uses.
+BLOCK = 8
+# Terms that a product of long vectors adds up in one go, at least. A CPU adds
+# them one after another: at P = 1e6 rows were then orthogonal to 2e-4 alone.
+CHUNK = 2**15
+
+
+class Krylov(NamedTuple):
+  """A basis with its projected matrix. Memory is the basis, M * P."""
+
+  basis: Array  # [M rounded up to BLOCK, P], rows from `order` on zero
+  projected: Array  # [M, M], zero from row and column `order` on
+  direction: Array  # [P], unit, the next row
+  residual: Array  # [], the norm of r
+  order: Array  # [], rows filled, int32
+  products: Array  # [], products so far, int32
+
+
+def init_krylov(start: Array, max_order: int) -> Krylov:
+  """An empty basis of up to `max_order` rows that begins at `start` [P]."""
+  rows = -(-max_order // BLOCK) * BLOCK
+  return Krylov(
+    basis=jnp.zeros((rows, start.size), start.dtype),
+    projected=jnp.zeros((max_order, max_order), start.dtype),
+    direction=normalise(start),
+    residual=jnp.zeros((), start.dtype),
+    order=jnp.zeros((), jnp.int32),
+    products=jnp.zeros((), jnp.int32),
+  )
+
+
+def extend(product: Product, krylov: Krylov, spare: Array) -> Krylov:
+  """One more product, one more row.
+
+  Where the space turns out invariant (r = 0) the next direction is new:
+  `spare` rolled by the number of products. A fresh draw would need a key, and
+  a key used in a branch counts as used twice under vmap.
+
+  Args:
+    product: v -> A v on flat vectors.
+    krylov: the basis so far, with a row to spare.
+    spare: [P], a random vector independent of the start.
+
+  Returns:
+    The larger basis. A product that is not finite shows in `residual`.
+  """
+  j = krylov.order
+  basis = krylov.basis.at[j].set(krylov.direction)
+  vector, removed = orthogonalise(product(krylov.direction), basis, j + 1)
+  removed = removed[: krylov.projected.shape[0]]
+  projected = krylov.projected.at[j].set(removed).at[:, j].set(removed)
+  residual = jnp.linalg.norm(vector)
+  rounding = jnp.finfo(vector.dtype).eps * jnp.max(jnp.abs(projected))
+
+  def leave() -> Array:
+    fresh = normalise(jnp.roll(spare, krylov.products))
+    return orthogonalise(fresh, basis, j + 1)[0]
+
+  broke_down = residual <= rounding
+  direction = jax.lax.cond(broke_down, leave, lambda: vector)
+  return Krylov(
+    basis=basis,
+    projected=projected,
+    direction=normalise(direction),
+    residual=jnp.where(broke_down, 0, residual),
+    order=j + 1,
+    products=krylov.products + 1,
+  )
+
+
+def orthogonalise(
+  vector: Array, basis: Array, order: Array
+) -> tuple[Array, Array]:
+  """Gram-Schmidt against the first `order` rows, twice.
+
+  The first time against the last two rows alone, to which a product owes all
+  but rounding (the three-term recurrence); and a third time where the second
+  took much away (Daniel, Gragg, Kaufman and Stewart 1976), as it does after a
+  restart. Classical within a block of rows, which is read once.
+
+  Returns:
+    What is left [P], and the coefficients removed, one for each row of basis.
+  """
+
+  def remove(carry: _Removal, first: Array, rows: int) -> _Removal:
+    vector, total = carry
+    block = jax.lax.dynamic_slice_in_dim(basis, first, rows)
+    coefficients = inner(block, vector)
+    there = first + jnp.arange(rows)
+    return (
+      vector - dot(coefficients, block),
+      total.at[there].add(coefficients),
+    )
+
+  def remove_all(carry: _Removal) -> _Removal:
+    blocks = (order + BLOCK - 1) // BLOCK
+    return jax.lax.fori_loop(
+      0, blocks, lambda i, carry: remove(carry, i * BLOCK, BLOCK), carry
+    )
+
+  carry = vector, jnp.zeros(basis.shape[0], basis.dtype)
+  carry = remove(carry, jnp.maximum(order - 2, 0), 2)
+  before = jnp.linalg.norm(carry[0])
+  carry = remove_all(carry)
+  much = jnp.linalg.norm(carry[0]) < before / 2**0.5
+  return jax.lax.cond(much, remove_all, lambda carry: carry, carry)
+
+
+def inner(rows: Array, vector: Array) -> Array:
+  """Rows @ vector [rows], in partial sums of which there are at most 32."""
+  size = vector.shape[0]
+  chunk = max(CHUNK, -(-size // 32))
+  parts = [
+    dot(rows[:, first : first + chunk], vector[first : first + chunk])
+    for first in range(0, size, chunk)
+  ]
+  return jnp.sum(jnp.stack(parts), axis=0)
+
+
+def normalise(vector: Array) -> Array:
+  """The unit vector along `vector`; nan where that is zero."""
+  return vector / jnp.linalg.norm(vector)
+
+
+def dot(a: Array, b: Array) -> Array:
+  """Matrix product in full float32 (a GPU's default is TF32)."""
+  return jnp.dot(a, b, precision="highest")

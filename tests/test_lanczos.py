@@ -1,0 +1,448 @@
+"""Lanczos against known spectra, dense matrices, ARPACK and its own bounds."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+from induction_jax import spectra
+from induction_jax.spectra import krylov
+
+# Operators whose spectrum is known. One size: one program.
+
+SIZE = 24
+
+
+@functools.partial(jax.jit, static_argnames=("k", "max_order", "max_basis"))
+def _diagonal_spectrum(
+  diagonal, key, k=3, max_order=SIZE, tolerance=1e-4, max_basis=None
+):
+  return spectra.lanczos(
+    lambda v: diagonal * v,
+    diagonal,
+    key,
+    k_top=k,
+    k_bottom=k,
+    max_order=max_order,
+    tolerance=tolerance,
+    max_basis=max_basis,
+  )
+
+
+def _diagonal(name: str) -> np.ndarray:
+  rest = np.linspace(-0.5, 0.5, SIZE)
+  named = {
+    "identity": np.ones(SIZE),
+    "zero": np.zeros(SIZE),
+    "rank_one": np.where(np.arange(SIZE) == 7, -2.0, 0.0),
+    "pairs": np.concatenate([np.arange(1, 13), -np.arange(1, 13)]),
+    "clusters": np.concatenate(
+      [[5, 4.99, 4.98], [-6, -5.99, -5.98], rest[:18]]
+    ),
+    "repeated": np.repeat([5.0, 1.0, 0.0, -1.0, -5.0], [3, 6, 6, 7, 2]),
+    "small": 1e-9 * np.concatenate([[5, 4, 3, -6, -5, -4], rest[:18]]),
+    "spread": np.concatenate([[300, 20, 3, -40, -5, -1], 1e-3 * rest[:18]]),
+  }
+  return named[name].astype(np.float32)
+
+
+class KnownSpectraTest(parameterized.TestCase):
+  @parameterized.parameters("pairs", "clusters", "small", "spread")
+  def test_distinct(self, name):
+    diagonal = _diagonal(name)
+    spectrum = _diagonal_spectrum(diagonal, jax.random.key(0))
+    values = np.sort(diagonal)
+    scale = np.abs(values).max()
+    np.testing.assert_allclose(
+      spectrum.top.values, values[::-1][:3], atol=2e-5 * scale
+    )
+    np.testing.assert_allclose(
+      spectrum.bottom.values, values[:3], atol=2e-5 * scale
+    )
+    self._check_bounds(diagonal, spectrum)
+
+  @parameterized.parameters("identity", "zero", "rank_one", "repeated")
+  def test_repeated(self, name):
+    # A breakdown at every step; k = P / 2 leaves room for every copy.
+    diagonal = _diagonal(name)
+    spectrum = _diagonal_spectrum(diagonal, jax.random.key(0), k=SIZE // 2)
+    values = np.sort(diagonal)
+    np.testing.assert_allclose(
+      spectrum.top.values, values[::-1][: SIZE // 2], atol=1e-5
+    )
+    np.testing.assert_allclose(
+      spectrum.bottom.values, values[: SIZE // 2], atol=1e-5
+    )
+    self.assertTrue(np.all(spectrum.top.converged))
+    self._check_bounds(diagonal, spectrum)
+
+  @parameterized.parameters("identity", "zero", "rank_one", "repeated")
+  def test_no_false_copies(self, name):
+    diagonal = _diagonal(name)
+    spectrum = _diagonal_spectrum(diagonal, jax.random.key(0))
+    for pairs in (spectrum.top, spectrum.bottom):
+      for value in np.unique(diagonal):
+        found = np.sum(np.abs(np.asarray(pairs.values) - value) < 1e-3)
+        self.assertLessEqual(found, np.sum(diagonal == value))
+    self._check_bounds(diagonal, spectrum)
+
+  def _check_bounds(self, diagonal, spectrum):
+    matrix = np.diag(diagonal.astype(np.float64))
+    for pairs in (spectrum.top, spectrum.bottom):
+      v = np.asarray(pairs.vectors, np.float64)
+      true = np.linalg.norm(
+        v @ matrix - np.asarray(pairs.values, np.float64)[:, None] * v, axis=1
+      )
+      self.assertTrue(np.all(true <= np.asarray(pairs.residuals)))
+      np.testing.assert_allclose(v @ v.T, np.eye(len(v)), atol=1e-5)
+
+  def test_fewer_parameters_than_order(self):
+    diagonal = jnp.array([3.0, -1.0, 2.0, 0.5, -4.0])
+    spectrum = _diagonal_spectrum(
+      diagonal, jax.random.key(0), k=4, max_order=50
+    )
+    np.testing.assert_allclose(spectrum.top.values, [3, 2, 0.5, -1], rtol=1e-5)
+    np.testing.assert_allclose(
+      spectrum.bottom.values, [-4, -1, 0.5, 2], rtol=1e-5
+    )
+    self.assertEqual(int(spectrum.products), 5)
+
+  def test_one_parameter(self):
+    spectrum = _diagonal_spectrum(
+      jnp.array([-3.0]), jax.random.key(0), k=1, max_order=2
+    )
+    np.testing.assert_allclose(spectrum.top.values, [-3], rtol=1e-6)
+    np.testing.assert_allclose(spectrum.norm, 3, rtol=1e-6)
+
+  @parameterized.parameters(np.nan, np.inf, 1e30)
+  def test_not_finite_ends_at_once(self, value):
+    # 1e30 overflows where it is squared. The others under vmap go on.
+    diagonals = np.stack([np.full(SIZE, value), _diagonal("pairs")])
+    keys = jax.random.split(jax.random.key(0))
+    spectrum = jax.vmap(_diagonal_spectrum)(diagonals.astype(np.float32), keys)
+    self.assertEqual(int(spectrum.products[0]), 1)
+    for pairs in (spectrum.top, spectrum.bottom):
+      self.assertTrue(np.all(np.isnan(pairs.values[0])))
+      self.assertTrue(np.all(np.isnan(pairs.vectors[0])))
+      self.assertTrue(np.all(np.isnan(pairs.residuals[0])))
+      self.assertFalse(np.any(pairs.converged[0]))
+    np.testing.assert_allclose(spectrum.top.values[1], [12, 11, 10], rtol=1e-4)
+
+  def test_vmapped_equals_looped(self):
+    names = ("pairs", "clusters", "rank_one")
+    diagonals = jnp.stack([jnp.asarray(_diagonal(name)) for name in names])
+    keys = jax.random.split(jax.random.key(0), 3)
+    together = jax.vmap(_diagonal_spectrum)(diagonals, jax.random.clone(keys))
+    for i in range(3):
+      alone = _diagonal_spectrum(diagonals[i], keys[i])
+      for a, b in zip(together[:2], alone[:2]):
+        np.testing.assert_allclose(a.values[i], b.values, atol=2e-4)
+        np.testing.assert_array_equal(a.converged[i], b.converged)
+      self.assertEqual(int(together.products[i]), int(alone.products))
+
+  @parameterized.parameters(None, 20)
+  def test_a_million_parameters(self, max_basis):
+    rng = np.random.default_rng(0)
+    size = 1_000_000
+    diagonal = rng.normal(0, 0.1, size).astype(np.float32)
+    outliers = [30, 20, 15, 10, 7, -25, -18, -12, -9, -6]
+    diagonal[rng.permutation(size)[:10]] = outliers
+    spectrum = _diagonal_spectrum(
+      diagonal,
+      jax.random.key(0),
+      k=5,
+      max_order=40,
+      tolerance=1e-3,
+      max_basis=max_basis,
+    )
+    np.testing.assert_allclose(spectrum.top.values, outliers[:5], rtol=1e-5)
+    np.testing.assert_allclose(spectrum.bottom.values, outliers[5:], rtol=1e-5)
+    self.assertTrue(np.all(spectrum.top.converged))
+    self.assertTrue(np.all(spectrum.bottom.converged))
+    self.assertLess(int(spectrum.products), 40)
+
+  def test_order_of_150(self):
+    # No tolerance is met, and still no eigenvalue comes back twice.
+    diagonal = np.linspace(-1, 1, 400).astype(np.float32)
+    diagonal[:4] = 9, 7, -8, -6
+    spectrum = _diagonal_spectrum(
+      diagonal, jax.random.key(0), k=20, max_order=150, tolerance=0.0
+    )
+    self.assertEqual(int(spectrum.products), 150)
+    values = np.concatenate([spectrum.top.values, spectrum.bottom.values])
+    for outlier in diagonal[:4]:
+      self.assertEqual(np.sum(np.abs(values - outlier) < 1e-3), 1)
+    self._check_bounds(diagonal, spectrum)
+
+  def test_unconverged_is_said(self):
+    diagonal = np.linspace(-1, 1, 300).astype(np.float32)
+    diagonal[:2] = 9, -8
+    spectrum = _diagonal_spectrum(
+      diagonal, jax.random.key(0), k=3, max_order=9, tolerance=1e-3
+    )
+    self.assertEqual(int(spectrum.products), 9)
+    for pairs in (spectrum.top, spectrum.bottom):
+      true = np.linalg.norm(
+        np.asarray(pairs.vectors)
+        * (diagonal[None] - np.asarray(pairs.values)[:, None]),
+        axis=1,
+      )
+      self.assertTrue(np.all(true <= np.asarray(pairs.residuals)))
+      self.assertFalse(np.any(np.asarray(pairs.converged)[1:]))
+      self.assertTrue(
+        np.all((true < 1e-2 * np.abs(pairs.values)) | ~pairs.converged)
+      )
+
+  @parameterized.parameters(
+    (dict(k_top=6, k_bottom=1), "from 1 to P=5, got k_top=6, k_bottom=1"),
+    (dict(k_top=1, k_bottom=6), "from 1 to P=5, got k_top=1, k_bottom=6"),
+    (dict(k_top=0, k_bottom=2), "from 1 to P=5, got k_top=0, k_bottom=2"),
+    (
+      dict(k_top=2, k_bottom=2, max_order=3),
+      r"at least min\(k_top \+ k_bottom, P\)=4, got max_order=3",
+    ),
+    (
+      dict(k_top=1, k_bottom=1, max_basis=3),
+      r"at least k_top \+ k_bottom \+ 2=4, got max_basis=3",
+    ),
+  )
+  def test_errors(self, sizes, message):
+    with self.assertRaisesRegex(ValueError, message):
+      spectra.lanczos(
+        lambda v: v,
+        jnp.ones(5),
+        jax.random.key(0),
+        tolerance=1e-2,
+        **{"max_order": 5, **sizes},
+      )
+
+
+# A dense matrix of one size, with outliers at both ends.
+
+DENSE = 150
+
+
+@functools.cache
+def _matrix() -> np.ndarray:
+  rng = np.random.default_rng(0)
+  q = np.linalg.qr(rng.normal(size=(DENSE, DENSE)))[0]
+  outliers = 20 / np.arange(1, 21)
+  bulk = rng.normal(0, 0.05, DENSE - 40)
+  matrix = (q * np.concatenate([outliers, -0.4 * outliers, bulk])) @ q.T
+  return (matrix + matrix.T) / 2
+
+
+def _dense_spectrum(matrix, key, start=None, max_basis=None, k=4, **sizes):
+  return spectra.lanczos(
+    lambda v: jnp.dot(matrix, v, precision="highest"),
+    matrix[0],
+    key,
+    k_top=k,
+    k_bottom=k,
+    start=start,
+    max_basis=max_basis,
+    **{"max_order": DENSE, "tolerance": 1e-6, **sizes},
+  )
+
+
+class KrylovTest(parameterized.TestCase):
+  @parameterized.parameters((np.float64, 1e-12), (np.float32, 3e-6))
+  def test_relation_and_orthonormality(self, dtype, allowed):
+    with jax.enable_x64(dtype is np.float64):
+      matrix = jnp.asarray(_matrix(), dtype)
+      rng = np.random.default_rng(1)
+      start, spare = jnp.asarray(rng.normal(size=(2, DENSE)), dtype)
+      grow = jax.jit(
+        lambda start: jax.lax.fori_loop(
+          0,
+          90,
+          lambda _, state: krylov.extend(
+            lambda v: jnp.dot(matrix, v, precision="highest"), state, spare
+          ),
+          krylov.init_krylov(start, 100),
+        )
+      )
+      state = jax.device_get(grow(start))
+    basis = state.basis[:90].astype(np.float64)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(90), atol=allowed)
+    outside = basis @ _matrix() - state.projected[:90, :90] @ basis
+    expected = np.zeros((90, DENSE))
+    expected[-1] = state.residual * state.direction
+    np.testing.assert_allclose(outside, expected, atol=20 * allowed)
+    # Tridiagonal, though nothing was done to make it so.
+    far = state.projected - np.tril(np.triu(state.projected, -1), 1)
+    self.assertLess(np.abs(far).max(), 20 * allowed)
+    np.testing.assert_array_equal(state.basis[90:], 0)
+    np.testing.assert_allclose(basis @ state.direction, 0, atol=allowed)
+
+
+class RestartTest(parameterized.TestCase):
+  @parameterized.product(max_basis=(10, 16, 23), dtype=(np.float64, np.float32))
+  def test_equals_dense(self, max_basis, dtype):
+    with jax.enable_x64(dtype is np.float64):
+      spectrum = jax.device_get(
+        jax.jit(
+          functools.partial(
+            _dense_spectrum,
+            max_basis=max_basis,
+            max_order=400,
+            tolerance=1e-4,
+          )
+        )(jnp.asarray(_matrix(), dtype), jax.random.key(0))
+      )
+    values = np.linalg.eigvalsh(_matrix())
+    self.assertGreater(int(spectrum.products), max_basis)
+    for pairs, expected in (
+      (spectrum.top, values[::-1][:4]),
+      (spectrum.bottom, values[:4]),
+    ):
+      self.assertTrue(np.all(pairs.converged))
+      np.testing.assert_allclose(pairs.values, expected, rtol=1e-5)
+      v = np.asarray(pairs.vectors, np.float64)
+      true = np.linalg.norm(
+        v @ _matrix() - np.asarray(pairs.values, np.float64)[:, None] * v,
+        axis=1,
+      )
+      np.testing.assert_array_less(true, pairs.residuals)
+      np.testing.assert_allclose(v @ v.T, np.eye(4), atol=1e-5)
+
+  def test_bounds_hold_where_it_has_not_converged(self):
+    spectrum = _dense_spectrum(
+      jnp.asarray(_matrix(), jnp.float32),
+      jax.random.key(0),
+      max_basis=10,
+      max_order=21,
+    )
+    self.assertEqual(int(spectrum.products), 21)
+    for pairs in (spectrum.top, spectrum.bottom):
+      v = np.asarray(pairs.vectors, np.float64)
+      true = np.linalg.norm(
+        v @ _matrix() - np.asarray(pairs.values, np.float64)[:, None] * v,
+        axis=1,
+      )
+      np.testing.assert_array_less(true, pairs.residuals)
+      self.assertLess(pairs.residuals.max(), 30 * true.max())
+      self.assertFalse(np.all(pairs.converged))
+
+  def test_the_basis_is_bounded(self):
+    rows = {}
+    for max_basis in (None, 16):
+      run = functools.partial(_dense_spectrum, max_basis=max_basis)
+      traced = str(jax.make_jaxpr(run)(jnp.ones((DENSE, DENSE)), _key(0)))
+      found = re.findall(rf"f32\[(\d+),{DENSE}\]", traced)
+      rows[max_basis] = max(int(n) for n in found if int(n) != DENSE)
+    self.assertEqual(rows, {None: 152, 16: 16})
+
+
+def _key(seed: int):
+  return jax.random.key(seed)
+
+
+class StartTest(parameterized.TestCase):
+  def test_one_compilation_and_fewer_products(self):
+    traces = []
+
+    def run(matrix, key, top, bottom, warm):
+      traces.append(1)
+      start_key, key = jax.random.split(key)
+      start = spectra.make_start(top, bottom, start_key, warm)
+      return _dense_spectrum(matrix, key, start=start, tolerance=1e-3)
+
+    run = jax.jit(run)
+    matrix = jnp.asarray(_matrix(), jnp.float32)
+    nothing = jnp.full((4, DENSE), jnp.nan, jnp.float32)
+    cold = run(matrix, _key(0), nothing, nothing, jnp.asarray(False))
+    warm = run(
+      matrix,
+      _key(1),
+      cold.top.vectors,
+      cold.bottom.vectors,
+      jnp.asarray(True),
+    )
+    self.assertLen(traces, 1)
+    self.assertLess(int(warm.products), int(cold.products))
+    for a, b in ((warm.top, cold.top), (warm.bottom, cold.bottom)):
+      self.assertTrue(np.all(b.converged))
+      np.testing.assert_allclose(a.values, b.values, rtol=1e-4)
+
+  def test_a_warm_start_sees_a_new_direction(self):
+    old = jnp.eye(DENSE)[:4], jnp.eye(DENSE)[4:8]
+    diagonal = jnp.asarray(
+      np.concatenate([[9, 8, 7, 6, -9, -8, -7, -6], np.linspace(-1, 1, 142)]),
+      jnp.float32,
+    )
+    spectrum = _dense_spectrum(
+      jnp.diag(diagonal.at[100].set(20)),
+      _key(1),
+      start=spectra.make_start(*old, _key(0)),
+    )
+    np.testing.assert_allclose(spectrum.top.values, [20, 9, 8, 7], rtol=1e-4)
+
+  def test_start_is_a_unit_vector(self):
+    old = {"a": jnp.eye(6).reshape(6, 2, 3)}
+    top = jax.tree.map(lambda x: x[:2], old)
+    bottom = jax.tree.map(lambda x: x[2:4], old)
+    start = spectra.make_start(top, bottom, _key(0))["a"].ravel()
+    self.assertAlmostEqual(float(jnp.linalg.norm(start)), 1, delta=0.1)
+    np.testing.assert_allclose(start[:4], 0.5, atol=0.1)
+    self.assertGreater(float(jnp.abs(start[4:]).min()), 0)
+    cold = spectra.make_start(top, bottom, _key(0), False)["a"]
+    self.assertAlmostEqual(float(jnp.linalg.norm(cold)), 1, places=5)
+
+  @parameterized.parameters(
+    (0.95, 0, True),
+    (0.95, 8, True),
+    (0.95, 9, False),
+    (0.95, 50, False),
+    (0.009, 0, False),
+    (np.nan, 0, False),
+  )
+  def test_policy(self, overlap, since_cold, expected):
+    self.assertEqual(
+      bool(spectra.may_start_warm(overlap, since_cold)), expected
+    )
+
+
+class ArpackTest(parameterized.TestCase):
+  @parameterized.parameters(0, 1, 2)
+  def test_no_more_products(self, seed):
+    rng = np.random.default_rng(seed)
+    outliers = 50 * np.exp(-np.arange(30) / 8)
+    diagonal = np.concatenate(
+      [outliers, -0.3 * outliers, rng.normal(0, 0.05, 740)]
+    )
+    with jax.enable_x64(True):
+      ours = _diagonal_spectrum(
+        jnp.asarray(diagonal), _key(seed), k=10, max_order=100, tolerance=1e-3
+      )
+    for pairs in (ours.top, ours.bottom):
+      self.assertTrue(np.all(pairs.converged))
+    np.testing.assert_allclose(ours.top.values, outliers[:10], rtol=1e-5)
+    np.testing.assert_allclose(
+      ours.bottom.values, -0.3 * outliers[:10], rtol=1e-5
+    )
+    both = self._products(diagonal, "BE", 20, rng)
+    apart = sum(self._products(diagonal, end, 10, rng) for end in ("LA", "SA"))
+    self.assertLessEqual(int(ours.products), min(both, apart))
+
+  def _products(self, diagonal, which, k, rng) -> int:
+    used = []
+
+    def product(v):
+      used.append(1)
+      return diagonal * v.ravel()
+
+    operator = LinearOperator(
+      (len(diagonal),) * 2, matvec=product, dtype=np.float64
+    )
+    start = rng.normal(size=len(diagonal))
+    eigsh(operator, k=k, which=which, tol=1e-3, v0=start)
+    return len(used)
+
+
+if __name__ == "__main__":
+  absltest.main()
