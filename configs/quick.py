@@ -30,7 +30,6 @@ def get_config():
   config.spectra.eigen_interval = 50
   config.spectra.track_top_k_eigenvalues = 5
   config.spectra.batch_size = 16
-  config.spectra.micro_batch_size = 16
   config.spectra.preconditioned_top_k = 1
   config.checkpoint.interval = 200
   return config

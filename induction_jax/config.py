@@ -172,31 +172,66 @@ class CircuitsConfig:
 class SpectraConfig:
   """Hessian spectra; never if `eigen_interval` is 0.
 
-  Without the preconditioned Hessian if `preconditioned_top_k` is 0.
+  Without the preconditioned Hessian if `preconditioned_top_k` is 0, without
+  the Gauss-Newton split if `gauss_newton_top_k` is. `memory_gib` is what the
+  Hessian's linear map, or one micro-batch, may take; `micro_batch_size` 0
+  chooses the largest that fits. `max_basis` 0 never restarts Lanczos.
   """
 
   eigen_interval: int = _at_least(0)
   track_top_k_eigenvalues: int = _at_least(1)
   batch_size: int = _at_least(1)
-  micro_batch_size: int = _at_least(1)
+  micro_batch_size: int = _at_least(0)
+  memory_gib: float = _positive()
   max_order: int = _at_least(2)
+  max_basis: int = _at_least(0)
   tolerance: float = _positive()
+  warm_start: bool = _boolean()
   preconditioned_top_k: int = _at_least(0)
+  gauss_newton_top_k: int = _at_least(0)
+  keep_eigenvectors: bool = _boolean()
 
   def __post_init__(self) -> None:
-    k = max(self.track_top_k_eigenvalues, self.preconditioned_top_k)
+    k = max(
+      self.track_top_k_eigenvalues,
+      self.preconditioned_top_k,
+      self.gauss_newton_top_k,
+    )
     if self.max_order < 2 * k:
       raise ConfigError(
         "spectra.max_order must be at least twice the number of eigenvalues "
         "tracked (both ends come from one basis), got "
         f"max_order={self.max_order}, eigenvalues={k}"
       )
-    if self.batch_size % self.micro_batch_size:
+    if self.max_basis and self.max_basis < 2 * k + 2:
+      raise ConfigError(
+        "spectra.max_basis must hold both ends' eigenvalues and two more rows, "
+        f"got max_basis={self.max_basis}, eigenvalues={k}"
+      )
+    if self.micro_batch_size and self.batch_size % self.micro_batch_size:
       raise ConfigError(
         "spectra.micro_batch_size must divide spectra.batch_size, got "
         f"micro_batch_size={self.micro_batch_size}, "
         f"batch_size={self.batch_size}"
       )
+
+
+@dataclasses.dataclass(frozen=True)
+class DensityConfig:
+  """The whole spectrum, by quadrature; an interval of 0 is never."""
+
+  interval: int = _at_least(0)
+  probes: int = _at_least(2)
+  order: int = _at_least(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlocksConfig:
+  """Curvature by blocks of parameters; an interval of 0 is never."""
+
+  interval: int = _at_least(0)
+  probes: int = _at_least(2)
+  max_order: int = _at_least(2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +260,8 @@ class Config:
   behaviour: BehaviourConfig
   circuits: CircuitsConfig
   spectra: SpectraConfig
+  density: DensityConfig
+  blocks: BlocksConfig
   checkpoint: CheckpointConfig
   report: ReportConfig
   seed: int = _leaf("in [0, 2^32)", lambda x: 0 <= x < 2**32)

@@ -7,7 +7,10 @@ another; here each meets the network.
 from induction_jax.config import Config
 from induction_jax.model import Model
 from induction_jax.probes.behaviour import make_behaviour_probe
+from induction_jax.probes.blocks import make_blocks_probe
 from induction_jax.probes.circuits import make_circuits_probe
+from induction_jax.probes.curvature import make_curvature
+from induction_jax.probes.density import make_density_probe
 from induction_jax.probes.held_out import HeldOut, make_draw
 from induction_jax.probes.probe import Probe
 from induction_jax.probes.spectra import make_spectra_probe
@@ -30,10 +33,13 @@ TRAIN_VARIABLES = (
 
 def make_probes(config: Config, model: Model) -> tuple[Probe, ...]:
   """Every probe of a run, cheap ones first; an interval of 0 leaves one out."""
+  curvature = make_curvature(config, model)
   probes = (
     make_behaviour_probe(config, model),
     make_circuits_probe(config, model),
-    make_spectra_probe(config, model),
+    make_spectra_probe(config, curvature),
+    make_density_probe(config, curvature),
+    make_blocks_probe(config, curvature),
   )
   return tuple(probe for probe in probes if probe.interval)
 

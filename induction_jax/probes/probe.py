@@ -1,13 +1,13 @@
 """The form of a probe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from induction_jax.probes.held_out import HeldOut
 from induction_jax.state import TrainState
-from induction_jax.types import Params, PyTree, Variable
+from induction_jax.types import Array, Params, PyTree, Variable
 
 Values = dict[str, np.ndarray]
 
@@ -24,6 +24,7 @@ class Probe(NamedTuple):
     name: how it is called in the history.
     interval: steps between measurements; 0 is never.
     variables: declaration of all it records, constants included.
+    coordinates: the labels along its dimensions, where they have any.
     constants: (state, held_out) -> arrays that do not change in a run, from
       which the nulls are made.
     init_carry: params -> the carry before the first measurement.
@@ -31,11 +32,13 @@ class Probe(NamedTuple):
     measure: (state, held_out, prepared, carry) -> (arrays, new carry).
     finish: arrays on the host -> named values.
     finish_constants: the same for the constants.
+    keep: carry -> named arrays to be kept in a file for each measurement.
   """
 
   name: str
   interval: int
   variables: tuple[Variable, ...]
+  coordinates: dict[str, Sequence[Any]]
   constants: Callable[[TrainState, HeldOut], PyTree]
   init_carry: Callable[[Params], PyTree]
   prepare: Callable[[TrainState, HeldOut], PyTree]
@@ -44,11 +47,17 @@ class Probe(NamedTuple):
   ]
   finish: Callable[[Any], Values]
   finish_constants: Callable[[Any], Values]
+  keep: Callable[[PyTree], dict[str, Array]]
 
 
 def nothing(*_: Any) -> PyTree:
   """An empty pytree: no carry, nothing prepared."""
   return ()
+
+
+def no_arrays(_: PyTree) -> dict[str, Array]:
+  """Nothing to keep in a file."""
+  return {}
 
 
 def as_they_are(arrays: dict[str, Any]) -> Values:

@@ -1,247 +1,199 @@
-"""Spectra: the loss Hessian's two ends, plain and preconditioned."""
+"""Spectra: the loss Hessian's two ends, plain, preconditioned, and split."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from induction_jax import losses, optim, spectra
+from induction_jax import optim, spectra
 from induction_jax.config import Config
-from induction_jax.model import Model
+from induction_jax.probes.curvature import Curvature
 from induction_jax.probes.held_out import HeldOut
-from induction_jax.probes.probe import Probe, as_they_are
+from induction_jax.probes.probe import Probe, as_they_are, no_arrays
+from induction_jax.probes.spectra_variables import ENDS, VARIABLES
 from induction_jax.state import TrainState, stream
-from induction_jax.step import make_loss
-from induction_jax.types import Array, Batch, Key, Params, PyTree, Variable
-
-ENDS = ("top", "bottom")
-
-
-def _pair_variables(
-  prefix: str, what: str, dim: str, units: str
-) -> tuple[Variable, ...]:
-  dims = ("step", dim)
-  return tuple(
-    variable
-    for end in ENDS
-    for variable in (
-      Variable(
-        f"{prefix}{end}_eigenvalues", dims, f"{end} eigenvalues, {what}", units
-      ),
-      Variable(
-        f"{prefix}{end}_residuals",
-        dims,
-        f"bound on residual norm, {end} eigenpairs, {what}",
-        units,
-      ),
-      Variable(
-        f"{prefix}{end}_converged",
-        dims,
-        f"1 if converged, {end} eigenpairs, {what}",
-      ),
-    )
-  )
-
-
-VARIABLES = (
-  *_pair_variables("", "Hessian", "eig", "nats"),
-  Variable("spectral_norm", ("step",), "Hessian spectral norm", "nats"),
-  Variable("products", ("step",), "Hessian products used", "products"),
-  *_pair_variables(
-    "preconditioned_", "preconditioned Hessian", "preconditioned_eig", "1"
-  ),
-  Variable("preconditioned_edge", ("step",), "stability edge"),
-  Variable(
-    "preconditioned_products",
-    ("step",),
-    "preconditioned Hessian products used",
-    "products",
-  ),
-  Variable("gradient_norm", ("step",), "gradient norm, Hessian batch", "nats"),
-  *(
-    variable
-    for end in ENDS
-    for variable in (
-      Variable(
-        f"{end}_alignment",
-        ("step", "eig"),
-        f"gradient alignment with {end} eigenvectors",
-      ),
-      Variable(
-        f"{end}_alignment_null", (), "alignment of a random direction: 1 / P"
-      ),
-      Variable(
-        f"{end}_alignment_total",
-        ("step",),
-        f"gradient share in the {end} eigenspace",
-      ),
-      Variable(
-        f"{end}_alignment_total_null",
-        (),
-        "share of a random direction: k / P",
-      ),
-      Variable(
-        f"{end}_overlap",
-        ("step",),
-        f"{end} eigenspace, overlap with the measurement before",
-      ),
-      Variable(f"{end}_overlap_null", (), "overlap of random subspaces: k / P"),
-    )
-  ),
-)
+from induction_jax.types import Array, Key, Params, PyTree
 
 
 class Prepared(NamedTuple):
   """What a measurement starts from, built in a program of its own."""
 
   hessian: spectra.Operator
+  gauss_newton: spectra.Operator | None
   grad: Params
 
 
+class Carry(NamedTuple):
+  """What one measurement leaves for the next."""
+
+  top: PyTree  # eigenvectors, leaves [k, ...]; zeros before the first
+  bottom: PyTree
+  overlap: Array  # of the last two measurements, the lower of both ends'
+  since_cold: Array  # measurements since Lanczos began at random, int32
+
+
 class Wanted(NamedTuple):
-  """One spectrum of a measurement: that of D H D for a diagonal D."""
+  """One spectrum of a measurement: that of D A D for a diagonal D."""
 
   prefix: str  # of its variables
   scale: PyTree  # D
-  k: int  # pairs at each end
+  k_top: int
+  k_bottom: int
   key: Key
+  start: PyTree | None = None  # of Lanczos; None for a random one
 
 
-def make_spectra_probe(config: Config, model: Model) -> Probe:
-  """Lanczos on the training loss of one fixed held-out batch.
-
-  The Hessian is a linear map built once per measurement where the batch is a
-  single micro-batch, and streamed over micro-batches otherwise.
-  """
+def make_spectra_probe(config: Config, curvature: Curvature) -> Probe:
+  """Lanczos on the training loss of one fixed held-out batch."""
   c = config.spectra
   k = c.track_top_k_eigenvalues
-  weights = losses.make_weights(config.train.loss_tokens)
-  loss = make_loss(model, weights)
-  make_hessian = (
-    spectra.linearized_hessian
-    if c.micro_batch_size == c.batch_size
-    else spectra.hessian
-  )
-
-  def split(batch: Batch) -> spectra.MicroBatches:
-    counts = jnp.sum(weights(batch), axis=1)
-    return spectra.split_batch(batch, counts, c.micro_batch_size)
 
   def prepare(state: TrainState, held_out: HeldOut) -> Prepared:
-    data = split(held_out.curvature)
+    params, data = state.params, curvature.split(held_out)
+    gauss_newton = None
+    if c.gauss_newton_top_k:
+      streamed = curvature.gauss_newton_at(params, held_out)
+      gauss_newton = curvature.ready(streamed, params)
     return Prepared(
-      hessian=make_hessian(loss, state.params, data),
-      grad=spectra.gradient(loss, state.params, data),
+      hessian=curvature.prepare(state, held_out),
+      gauss_newton=gauss_newton,
+      grad=spectra.gradient(curvature.loss, params, data),
     )
 
   def find_spectra(
-    hessian: spectra.Operator,
+    operator: spectra.Operator,
+    operator_at: Callable[[Params], spectra.Operator],
     state: TrainState,
-    data: spectra.MicroBatches,
-    wanted: list[Wanted],
-  ) -> list[spectra.Spectrum]:
-    """The spectra, their residual bounds widened by measured rounding."""
+    wanted: Sequence[Wanted],
+  ) -> dict[str, spectra.Spectrum]:
+    """Spectra by prefix, their residual bounds widened by measured rounding."""
     found = [
       spectra.lanczos(
-        spectra.rescale(hessian, each.scale),
+        spectra.rescale(operator, each.scale),
         state.params,
         each.key,
-        k_top=each.k,
-        k_bottom=each.k,
+        k_top=each.k_top,
+        k_bottom=each.k_bottom,
         max_order=c.max_order,
+        max_basis=c.max_basis or None,
         tolerance=c.tolerance,
+        start=each.start,
       )
       for each in wanted
     ]
 
     def rounding(scale_and_vectors: tuple[PyTree, PyTree]) -> Array:
       scale, vectors = scale_and_vectors
-
-      def operator_at(params: Params) -> spectra.Operator:
-        return spectra.rescale(spectra.hessian(loss, params, data), scale)
-
       return spectra.rounding_error(
-        vectors, operator_at, state.params, _key(state, 3)
+        vectors,
+        lambda params: spectra.rescale(operator_at(params), scale),
+        state.params,
+        _key(state, 3),
       )
 
     # Mapped, not repeated: the product is compiled once for all of them.
-    each = [
-      (want.scale, spectra.extremes(spectrum))
-      for want, spectrum in zip(wanted, found)
-    ]
-    added = jax.lax.map(rounding, jax.tree.map(lambda *x: jnp.stack(x), *each))
-    return [
-      spectra.add_rounding(spectrum, added[i], c.tolerance)
-      for i, spectrum in enumerate(found)
-    ]
+    stacked = jax.tree.map(
+      lambda *x: jnp.stack(x),
+      *(
+        (want.scale, spectra.extremes(spectrum))
+        for want, spectrum in zip(wanted, found)
+      ),
+    )
+    added = jax.lax.map(rounding, stacked)
+    return {
+      want.prefix: spectra.add_rounding(spectrum, added[i], c.tolerance)
+      for i, (want, spectrum) in enumerate(zip(wanted, found))
+    }
 
   def measure(
-    state: TrainState,
-    held_out: HeldOut,
-    prepared: Prepared,
-    carry: dict[str, PyTree],
-  ) -> tuple[dict[str, Array], dict[str, PyTree]]:
-    hessian, grad = prepared
+    state: TrainState, held_out: HeldOut, prepared: Prepared, carry: Carry
+  ) -> tuple[dict[str, Array], Carry]:
+    hessian, gauss_newton, grad = prepared
     ones = jax.tree.map(jnp.ones_like, state.params)
-    wanted = [Wanted("", ones, k, _key(state, 1))]
+    warm = spectra.may_start_warm(carry.overlap, carry.since_cold)
+    warm = warm & c.warm_start
+    start = spectra.make_start(carry.top, carry.bottom, _key(state, 1), warm)
+    wanted = [Wanted("", ones, k, k, _key(state, 4), start)]
     if c.preconditioned_top_k:
       preconditioner = _preconditioner(config, state)
-      wanted.append(
-        Wanted(
-          "preconditioned_",
-          preconditioner.inverse_sqrt,
-          c.preconditioned_top_k,
-          _key(state, 2),
-        )
-      )
-    data = split(held_out.curvature)
-    plain, *others = find_spectra(hessian, state, data, wanted)
-    values = _pair_values("", plain) | {
-      "spectral_norm": plain.norm,
-      "products": plain.products,
-      "gradient_norm": optax.tree.norm(grad),
-    }
-    for end in ENDS:
-      vectors = getattr(plain, end).vectors
-      aligned = spectra.alignment(grad, vectors)
-      values[f"{end}_alignment"] = aligned
-      values[f"{end}_alignment_total"] = jnp.sum(aligned)
-      values[f"{end}_overlap"] = _overlap(carry[end], vectors)
-    for preconditioned in others:
+      scale, n = preconditioner.inverse_sqrt, c.preconditioned_top_k
+      wanted.append(Wanted("preconditioned_", scale, n, n, _key(state, 2)))
+
+    def hessian_at(params: Params) -> spectra.Operator:
+      return curvature.hessian_at(params, held_out)
+
+    found = find_spectra(hessian, hessian_at, state, wanted)
+
+    def gauss_newton_at(params: Params) -> spectra.Operator:
+      return curvature.gauss_newton_at(params, held_out)
+
+    def functional_at(params: Params) -> spectra.Operator:
+      return spectra.subtract(hessian_at(params), gauss_newton_at(params))
+
+    if gauss_newton is not None:
+      n = c.gauss_newton_top_k
+      # G has no negative eigenvalue, and as many zeros as keep Lanczos busy.
+      top = Wanted("gauss_newton_", ones, n, 0, _key(state, 5))
+      both = Wanted("functional_", ones, n, n, _key(state, 6))
+      rest = spectra.subtract(hessian, gauss_newton)
+      found |= find_spectra(gauss_newton, gauss_newton_at, state, [top])
+      found |= find_spectra(rest, functional_at, state, [both])
+
+    values = {"warm_start": warm.astype(jnp.float32)}
+    for prefix, spectrum in found.items():
+      values |= _pair_values(prefix, spectrum)
+    if c.preconditioned_top_k:
       # Before the first update Adam has no preconditioner.
-      values |= jax.tree.map(
-        lambda x: jnp.where(state.step > 0, x, jnp.nan),
-        _pair_values("preconditioned_", preconditioned)
-        | {"preconditioned_edge": preconditioner.edge},
-      )
-      values["preconditioned_products"] = preconditioned.products
-    return values, {end: getattr(plain, end).vectors for end in ENDS}
+      values["preconditioned_edge"] = preconditioner.edge
+      values |= {
+        name: jnp.where(state.step > 0, value, jnp.nan)
+        for name, value in values.items()
+        if name.startswith("preconditioned_") and "products" not in name
+      }
+    values |= _geometry(found[""], grad, carry, curvature.partition)
+    overlap = jnp.fmin(values["top_overlap"], values["bottom_overlap"])
+    return values, Carry(
+      top=found[""].top.vectors,
+      bottom=found[""].bottom.vectors,
+      overlap=overlap,
+      since_cold=jnp.where(warm, carry.since_cold + 1, 0),
+    )
 
   def constants(state: TrainState, _: HeldOut) -> dict[str, Array]:
-    n_params = sum(x.size for x in jax.tree.leaves(state.params))
+    sizes = jnp.asarray(curvature.partition.sizes)
+    n_params = jnp.sum(sizes)
     values = {}
     for end in ENDS:
-      values[f"{end}_alignment_null"] = jnp.float32(1 / n_params)
-      values[f"{end}_alignment_total_null"] = jnp.float32(k / n_params)
-      values[f"{end}_overlap_null"] = jnp.float32(k / n_params)
+      values[f"{end}_alignment_null"] = 1 / n_params
+      values[f"{end}_alignment_total_null"] = k / n_params
+      values[f"{end}_overlap_null"] = k / n_params
+      values[f"{end}_block_mass_null"] = sizes / n_params
     return values
 
-  def init_carry(params: Params) -> dict[str, PyTree]:
+  def init_carry(params: Params) -> Carry:
     none = jax.tree.map(lambda x: jnp.zeros((k, *x.shape), x.dtype), params)
-    # Two copies, not one twice: a carry may be donated.
-    return {"top": none, "bottom": jax.tree.map(jnp.copy, none)}
+    return Carry(
+      top=none,
+      # Two copies, not one twice: a carry may be donated.
+      bottom=jax.tree.map(jnp.copy, none),
+      overlap=jnp.array(jnp.nan),
+      since_cold=jnp.array(0, jnp.int32),
+    )
 
   return Probe(
     name="spectra",
     interval=c.eigen_interval,
     variables=VARIABLES,
+    coordinates={"block": curvature.partition.names},
     constants=constants,
     init_carry=init_carry,
     prepare=prepare,
     measure=measure,
     finish=as_they_are,
     finish_constants=as_they_are,
+    keep=_eigenvectors if c.keep_eigenvectors else no_arrays,
   )
 
 
@@ -250,19 +202,43 @@ def _key(state: TrainState, number: int) -> Key:
 
 
 def _pair_values(prefix: str, spectrum: spectra.Spectrum) -> dict[str, Array]:
-  values = {}
+  values = {f"{prefix}products": spectrum.products}
   for end in ENDS:
     pairs = getattr(spectrum, end)
-    values[f"{prefix}{end}_eigenvalues"] = pairs.values
-    values[f"{prefix}{end}_residuals"] = pairs.residuals
-    values[f"{prefix}{end}_converged"] = pairs.converged.astype(jnp.float32)
+    if pairs.values.size:
+      values[f"{prefix}{end}_eigenvalues"] = pairs.values
+      values[f"{prefix}{end}_residuals"] = pairs.residuals
+      values[f"{prefix}{end}_converged"] = pairs.converged.astype(jnp.float32)
+  return values | ({} if prefix else {"spectral_norm": spectrum.norm})
+
+
+def _geometry(
+  spectrum: spectra.Spectrum,
+  grad: Params,
+  carry: Carry,
+  partition: spectra.Partition,
+) -> dict[str, Array]:
+  """Where the eigenvectors lie: to the gradient, in time, among the blocks."""
+  values = {"gradient_norm": optax.tree.norm(grad)}
+  for end in ENDS:
+    vectors = getattr(spectrum, end).vectors
+    aligned = spectra.alignment(grad, vectors)
+    share = spectra.overlap(getattr(carry, end), vectors)
+    values[f"{end}_alignment"] = aligned
+    values[f"{end}_alignment_total"] = jnp.sum(aligned)
+    # At the first measurement the carry is all zeros.
+    values[f"{end}_overlap"] = jnp.where(share > 0, share, jnp.nan)
+    values[f"{end}_block_mass"] = spectra.mass(vectors, partition)
   return values
 
 
-def _overlap(before: PyTree, now: PyTree) -> Array:
-  """At the first measurement, whose carry is all zeros, nan."""
-  share = spectra.overlap(before, now)
-  return jnp.where(share > 0, share, jnp.nan)
+def _eigenvectors(carry: Carry) -> dict[str, Array]:
+  """Both ends' eigenvectors by `end.parameter`, each [k, ...]."""
+  return {
+    f"{end}.{name}": vectors
+    for end in ENDS
+    for name, vectors in getattr(carry, end).items()
+  }
 
 
 def _preconditioner(

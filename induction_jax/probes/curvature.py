@@ -1,0 +1,106 @@
+"""The Hessian that every curvature probe measures: one loss, one batch."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from induction_jax import losses, spectra
+from induction_jax.config import Config
+from induction_jax.model import Model
+from induction_jax.probes.held_out import HeldOut, make_draw
+from induction_jax.probes.partition import partition_by_circuit
+from induction_jax.state import TrainState
+from induction_jax.step import Loss, make_loss
+from induction_jax.types import Array, Batch, Params
+
+GIB = 2**30
+
+
+class Curvature(NamedTuple):
+  """The training loss on the held-out curvature batch, ready to differentiate.
+
+  Attributes:
+    loss: (params, batch) -> scalar.
+    plan: how products are made: as a linear map or streamed.
+    partition: of the parameters into circuits.
+    split: the held-out curvature batch, cut into micro-batches.
+    hessian_at: (params, held_out) -> the streamed Hessian.
+    gauss_newton_at: likewise its Gauss-Newton part, split at the logits.
+    ready: a streamed operator made as fast as the plan allows.
+    prepare: (state, held_out) -> the Hessian, made so.
+  """
+
+  loss: Loss
+  plan: spectra.Plan
+  partition: spectra.Partition
+  split: Callable[[HeldOut], spectra.MicroBatches]
+  hessian_at: Callable[[Params, HeldOut], spectra.Operator]
+  gauss_newton_at: Callable[[Params, HeldOut], spectra.Operator]
+  ready: Callable[[spectra.Operator, Params], spectra.Operator]
+  prepare: Callable[[TrainState, HeldOut], spectra.Operator]
+
+
+def make_curvature(config: Config, model: Model) -> Curvature:
+  """Fixes the loss and plans the products, from shapes alone."""
+  weights = losses.make_weights(config.train.loss_tokens)
+  loss = make_loss(model, weights)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  shapes = jax.eval_shape(model.init, key)
+  batch = jax.eval_shape(make_draw(config), key).curvature
+  plan = _plan(config, loss, shapes, batch)
+
+  def predict(params: Params, batch: Batch) -> Array:
+    return model.apply(params, batch.tokens)[0]
+
+  def criterion(logits: Array, batch: Batch) -> Array:
+    token_losses = losses.token_losses(logits, batch.targets)
+    return losses.mean_over(token_losses, weights(batch))
+
+  def split(held_out: HeldOut) -> spectra.MicroBatches:
+    counts = jnp.sum(weights(held_out.curvature), axis=1)
+    return spectra.split_batch(
+      held_out.curvature, counts, plan.micro_batch_size
+    )
+
+  def ready(operator: spectra.Operator, params: Params) -> spectra.Operator:
+    return spectra.linearize(operator, params) if plan.linear_map else operator
+
+  def hessian_at(params: Params, held_out: HeldOut) -> spectra.Operator:
+    return spectra.hessian(loss, params, split(held_out))
+
+  def prepare(state: TrainState, held_out: HeldOut) -> spectra.Operator:
+    return ready(hessian_at(state.params, held_out), state.params)
+
+  return Curvature(
+    loss=loss,
+    plan=plan,
+    partition=partition_by_circuit(shapes),
+    split=split,
+    hessian_at=hessian_at,
+    gauss_newton_at=lambda params, held_out: spectra.gauss_newton(
+      predict, criterion, params, split(held_out)
+    ),
+    ready=ready,
+    prepare=prepare,
+  )
+
+
+def _plan(
+  config: Config, loss: Loss, shapes: Params, batch: Batch
+) -> spectra.Plan:
+  c = config.spectra
+  if c.micro_batch_size:
+    return spectra.Plan(
+      linear_map=c.micro_batch_size == c.batch_size,
+      micro_batch_size=c.micro_batch_size,
+      bytes=0,
+    )
+  return spectra.plan_products(
+    partial(spectra.hessian, loss),
+    shapes,
+    batch,
+    memory=int(c.memory_gib * GIB),
+  )

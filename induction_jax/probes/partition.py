@@ -1,0 +1,44 @@
+"""Which circuit every parameter belongs to."""
+
+import jax
+import numpy as np
+
+from induction_jax import spectra
+from induction_jax.types import Params
+
+WEIGHTS = {"qk": ("w_q", "w_k"), "ov": ("w_v", "w_o")}
+# Blocks that span the layers, where the model has their parameters.
+OTHERS = {
+  "embedding": ("w_e", "w_pos"),
+  "mlp": ("w_in", "w_out"),
+  "norms": ("norm_scale", "mlp_norm_scale", "final_norm_scale"),
+  "smear": ("smear",),
+  "unembedding": ("w_u",),
+}
+
+
+def partition_by_circuit(shapes: Params) -> spectra.Partition:
+  """One block per head and circuit, and one each for all else.
+
+  QK of head (l, h) is w_q[l, h] and w_k[l, h]; OV is w_v[l, h] and w_o[l, h].
+
+  Args:
+    shapes: the parameters, or their shapes.
+
+  Returns:
+    Blocks named `qk 0.0`, …, `ov 1.3`, then those of OTHERS.
+  """
+  n_layers, n_heads = shapes["w_q"].shape[:2]
+  heads = [f"{i}.{j}" for i in range(n_layers) for j in range(n_heads)]
+  names = [f"{circuit} {head}" for circuit in WEIGHTS for head in heads]
+  ids = {}
+  for number, weights in enumerate(WEIGHTS.values()):
+    of_head = np.arange(len(heads)).reshape(n_layers, n_heads, 1, 1)
+    ids |= dict.fromkeys(weights, of_head + number * len(heads))
+  for block, weights in OTHERS.items():
+    present = [name for name in weights if name in shapes]
+    if present:
+      ids |= dict.fromkeys(present, np.array(len(names)))
+      names.append(block)
+  like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes)
+  return spectra.make_partition(names, ids, like)
