@@ -196,8 +196,9 @@ def count_below(
   def share(below: Array, more: int) -> Array:  # [N]
     nodes_below = jnp.sum(rules.nodes < below, axis=1, keepdims=True)
     counted = jnp.arange(rules.nodes.shape[1])[None] < nodes_below + more
-    # Times zero, not a select, so that what is nan stays nan.
-    return jnp.sum(rules.weights * counted, axis=1)
+    share = jnp.sum(jnp.where(counted, rules.weights, 0), axis=1)
+    known = jnp.all(jnp.isfinite(rules.weights), axis=1)
+    return jnp.where(known, share, jnp.nan)
 
   low = mean_of(share(threshold - moved, -1))
   high = mean_of(share(threshold + moved, 1))

@@ -28,7 +28,7 @@ _Removal = tuple[Array, Array]  # what is left [P], what was removed [rows]
 BLOCK = 8
 # Terms that a product of long vectors adds up in one go, at least. A CPU adds
 # them one after another: at P = 1e6 rows were then orthogonal to 2e-4 alone.
-CHUNK = 2**15
+CHUNK = 2**16
 
 
 class Krylov(NamedTuple):

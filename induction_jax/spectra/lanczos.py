@@ -28,7 +28,9 @@ from induction_jax.types import Array, Key, PyTree
 ROUNDING_UNITS = 32
 # Products between two looks at convergence; a look is an eigh of [M, M].
 CHECK_EVERY = 4
-# The eigh's sizes are multiples of this.
+# The eigh's sizes are multiples of this. On a CPU it is LAPACK's, whose threads
+# may fight with XLA's over the cores: OPENBLAS_NUM_THREADS=1 made it 8 times
+# faster on a busy machine.
 LOOK_SIZE = 32
 # A restart keeps the wanted pairs and this share of the other rows.
 KEPT_SHARE = 0.4
