@@ -6,7 +6,7 @@ below as pure functions and is compiled once.
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ from induction_jax.step import (
   make_train_chunk,
   make_train_step,
 )
-from induction_jax.storage import checkpoints, dataset, history
+from induction_jax.storage import checkpoints, dataset, history, vectors
 from induction_jax.storage.run_directory import (
   RunDirectory,
   read_json,
@@ -143,6 +143,8 @@ def run(
           )
         record(step, "probe", values, probe=probe.name)
         newest |= _scalars(values)
+        if kept := probe.keep(carries[probe.name]):
+          vectors.write(directory.eigenvectors, step, jax.device_get(kept))
     watch(Progress(step, newest))
     stopping = step >= config.train.num_steps or should_stop()
     if stopping or (not resumed and _checkpoint_due(step, config)):
@@ -203,7 +205,10 @@ def write_results(
     "title": "training run of induction_jax",
     "config": json.dumps(to_dict(experiment.config)),
   }
-  results = dataset.make_dataset(records, variables, attributes)
+  coordinates: dict[str, Sequence] = {}
+  for probe in experiment.probes:
+    coordinates |= probe.coordinates
+  results = dataset.make_dataset(records, variables, coordinates, attributes)
   dataset.write_dataset(results, directory.results)
   return results
 

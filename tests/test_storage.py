@@ -26,6 +26,7 @@ VARIABLES = (
 )
 
 
+LABELS = {"head": ["a", "b", "c"], "absent": [1]}
 ATTRIBUTES = {"title": "a run", "config": "{}"}
 
 
@@ -87,7 +88,7 @@ class DatasetTest(DirectoryTest):
     ]
 
   def test_joins_on_step_with_nan_between(self):
-    got = dataset.make_dataset(self.records(), VARIABLES, ATTRIBUTES)
+    got = dataset.make_dataset(self.records(), VARIABLES, LABELS, ATTRIBUTES)
     np.testing.assert_array_equal(got.step, [0, 10, 20])
     np.testing.assert_array_equal(got.loss, [1.0, 0.5, np.nan])
     self.assertEqual(got.score.dims, ("step", "layer", "head"))
@@ -96,7 +97,7 @@ class DatasetTest(DirectoryTest):
     self.assertEqual(float(got.score_null), 0.5)
 
   def test_file_round_trip_keeps_labels(self):
-    want = dataset.make_dataset(self.records(), VARIABLES, ATTRIBUTES)
+    want = dataset.make_dataset(self.records(), VARIABLES, LABELS, ATTRIBUTES)
     path = self.root / "results.nc"
     dataset.write_dataset(want, path)
     got = dataset.read_dataset(path)
@@ -110,7 +111,7 @@ class DatasetTest(DirectoryTest):
   )
   def test_refuses_what_is_not_declared(self, values, message):
     with self.assertRaisesRegex(ValueError, message):
-      dataset.make_dataset([{"step": 0, "values": values}], VARIABLES, {})
+      dataset.make_dataset([{"step": 0, "values": values}], VARIABLES, {}, {})
 
 
 class CheckpointsTest(DirectoryTest):

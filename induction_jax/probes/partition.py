@@ -31,12 +31,12 @@ def partition_by_circuit(shapes: Params) -> spectra.Partition:
   n_layers, n_heads = shapes["w_q"].shape[:2]
   heads = [f"{i}.{j}" for i in range(n_layers) for j in range(n_heads)]
   names = [f"{circuit} {head}" for circuit in WEIGHTS for head in heads]
-  ids = {}
+  ids: dict[str, np.ndarray] = {}
   for number, weights in enumerate(WEIGHTS.values()):
     of_head = np.arange(len(heads)).reshape(n_layers, n_heads, 1, 1)
     ids |= dict.fromkeys(weights, of_head + number * len(heads))
-  for block, weights in OTHERS.items():
-    present = [name for name in weights if name in shapes]
+  for block, others in OTHERS.items():
+    present = [name for name in others if name in shapes]
     if present:
       ids |= dict.fromkeys(present, np.array(len(names)))
       names.append(block)

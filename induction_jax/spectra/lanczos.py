@@ -54,7 +54,7 @@ class Spectrum(NamedTuple):
 
   @property
   def norm(self) -> Array:
-    """Spectral norm: the largest |eigenvalue|."""
+    """Spectral norm: the largest |eigenvalue|; needs both ends."""
     return jnp.maximum(self.top.values[0], -self.bottom.values[0])
 
 
@@ -82,10 +82,12 @@ def lanczos(
   Stops once every wanted pair has ||A v - lambda v|| <= tolerance * |lambda|
   (ARPACK's criterion; a pair at the level of rounding counts as converged),
   or at `max_order` products. An eigenvalue's error is at most its residual,
-  and quadratic in it where it stands apart. One start vector sees a repeated
-  eigenvalue once: its copies are found only where the basis has exhausted an
-  invariant subspace and goes on from a new random vector. Works under jit
-  and vmap; while_loop inside.
+  and quadratic in it where it stands apart. That a pair converged says that
+  it is an eigenpair, not that none lies further out: one to which the start
+  vector is nearly orthogonal shows late, sooner at a smaller tolerance. One
+  start vector sees a repeated eigenvalue once: its copies are found only
+  where the basis has exhausted an invariant subspace and goes on from a new
+  random vector. Works under jit and vmap; while_loop inside.
 
   Residual bounds are those of the operator as computed; rounding_error and
   add_rounding extend them to the exact one.
@@ -99,8 +101,8 @@ def lanczos(
     operator: v -> A v, linear and symmetric, on pytrees like `like`.
     like: a pytree with the shapes and the one floating dtype of v.
     key: for the random start, and for new directions.
-    k_top: pairs wanted at the upper end, at least 1.
-    k_bottom: pairs wanted at the lower end, at least 1.
+    k_top: pairs wanted at the upper end.
+    k_bottom: pairs wanted at the lower end.
     max_order: the most products.
     tolerance: relative residual at which a pair counts as converged.
     start: where to start, in place of a random vector; not zero.
@@ -112,8 +114,8 @@ def lanczos(
     A Spectrum. Where P < k_top + k_bottom the two ends share eigenpairs.
 
   Raises:
-    ValueError: if a k is below 1 or above P, or max_order too small for both,
-      or max_basis with no room to restart.
+    ValueError: if both ks are 0, one is negative or above P, max_order is too
+      small for both, or max_basis has no room to restart.
   """
   flat, unravel = ravel_pytree(like)
   size = flat.size
@@ -182,9 +184,11 @@ def _check_sizes(
   size: int, k_top: int, k_bottom: int, max_order: int, max_basis: int | None
 ) -> None:
   wanted = min(k_top + k_bottom, size)
-  if not 1 <= min(k_top, k_bottom) <= max(k_top, k_bottom) <= size:
+  if not 0 <= min(k_top, k_bottom) <= max(1, k_top, k_bottom) <= size or (
+    k_top == k_bottom == 0
+  ):
     raise ValueError(
-      f"k_top and k_bottom must be from 1 to P={size}, got "
+      f"k_top and k_bottom must be from 0 to P={size}, and not both 0, got "
       f"k_top={k_top}, k_bottom={k_bottom}"
     )
   if max_order < wanted:

@@ -22,8 +22,6 @@ from induction_jax.types import Array, Key, PyTree
 # change measured, over trained and untrained networks and weights three times
 # too large; one nudge differs from the next by up to five times.
 SAFETY = 8.0
-# Products that rounding_error takes for the two vectors of `extremes`.
-PRODUCTS = 4
 
 
 def nudge(params: PyTree, key: Key) -> PyTree:
@@ -34,9 +32,9 @@ def nudge(params: PyTree, key: Key) -> PyTree:
 
 
 def extremes(spectrum: Spectrum) -> PyTree:
-  """The first eigenvectors of both ends: leaves [2, ...]."""
+  """The first eigenvector of each end there is: leaves [1 or 2, ...]."""
   return jax.tree.map(
-    lambda top, bottom: jnp.stack([top[0], bottom[0]]),
+    lambda top, bottom: jnp.concatenate([top[:1], bottom[:1]]),
     spectrum.top.vectors,
     spectrum.bottom.vectors,
   )
@@ -67,7 +65,7 @@ def rounding_error(
   )
   squares = jax.tree.map(
     lambda x: jnp.sum((x[0] - x[1]) ** 2, axis=range(1, x.ndim - 1)), products
-  )  # leaves [2]
+  )  # leaves [1 or 2]
   return SAFETY * jnp.sqrt(jnp.max(sum(jax.tree.leaves(squares))))
 
 
@@ -92,8 +90,10 @@ def add_rounding(
       residuals=residuals, converged=pairs.converged & (residuals <= enough)
     )
 
+  # rounding_error took two products for each end.
+  ends = sum(bool(x.values.size) for x in (spectrum.top, spectrum.bottom))
   return Spectrum(
     top=widen(spectrum.top),
     bottom=widen(spectrum.bottom),
-    products=spectrum.products + PRODUCTS,
+    products=spectrum.products + 2 * ends,
   )

@@ -1,7 +1,7 @@
 """History to one labelled xarray Dataset, and results.nc."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,19 @@ from induction_jax.types import Variable
 def make_dataset(
   records: Iterable[Record],
   variables: Iterable[Variable],
+  coordinates: Mapping[str, Sequence],
   attributes: Mapping[str, str],
 ) -> xr.Dataset:
   """Joins all records on one `step` axis, nan where nothing was measured.
 
+  Of two records of one variable at one step the later one counts, and where
+  they differ in size (more eigenvalues, say) the smaller is filled with nan.
+
   Args:
-    records: the history, in any order.
+    records: the history.
     variables: declarations of what may be in it; what was never measured is
       left out.
+    coordinates: labels along dimensions that have any.
     attributes: of the whole dataset: what run it is of.
 
   Raises:
@@ -40,18 +45,22 @@ def make_dataset(
   data = {}
   for name, values in series.items():
     variable = declared[name]
-    if variable.dims[:1] == ("step",):
-      array = _along_steps(values, steps)
-    else:
-      array = next(iter(values.values()))
-    if array.ndim != len(variable.dims):
-      raise ValueError(
-        f"{name} must have dimensions {variable.dims}, got shape {array.shape}"
-      )
+    along_step = variable.dims[:1] == ("step",)
+    for array in values.values():
+      if array.ndim + along_step != len(variable.dims):
+        raise ValueError(
+          f"{name} must have dimensions {variable.dims}, got shape "
+          f"{array.shape} at a step"
+        )
+    array = (
+      _along_steps(values, steps) if along_step else [*values.values()][-1]
+    )
     described = {"long_name": variable.long_name, "units": variable.units}
     data[name] = (variable.dims, array, described)
+  used = {dim for dims, *_ in data.values() for dim in dims}
+  labels = {dim: list(x) for dim, x in coordinates.items() if dim in used}
   dataset = xr.Dataset(
-    data, {"step": np.array(steps, np.int64)}, dict(attributes)
+    data, labels | {"step": np.array(steps, np.int64)}, dict(attributes)
   )
   dataset["step"].attrs = {"long_name": "training step", "units": "updates"}
   return dataset
@@ -77,6 +86,10 @@ def read_dataset(path: Path) -> xr.Dataset:
 
 
 def _along_steps(values: dict[int, np.ndarray], steps: list[int]) -> np.ndarray:
-  shape = next(iter(values.values())).shape
-  missing = np.full(shape, np.nan)
-  return np.stack([values.get(step, missing) for step in steps])
+  shape = np.max([array.shape for array in values.values()], axis=0)
+  joined = np.full((len(steps), *shape.astype(int)), np.nan)
+  for i, step in enumerate(steps):
+    if step in values:
+      inside = tuple(slice(n) for n in values[step].shape)
+      joined[(i, *inside)] = values[step]
+  return joined

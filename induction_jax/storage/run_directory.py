@@ -55,6 +55,10 @@ class RunDirectory(NamedTuple):
     return self.root / "checkpoints"
 
   @property
+  def eigenvectors(self) -> Path:
+    return self.root / "eigenvectors"
+
+  @property
   def figures(self) -> Path:
     return self.root / "figures"
 
