@@ -43,7 +43,7 @@ def parse(values: flags.FlagValues, argv: list[str], usage: str) -> list[str]:
   if {"--help", "-h"} & set(argv):
     print(f"{usage.strip()}\n\nflags:\n{values.get_help()}")
     sys.exit(0)
-  for name in _overridden(argv):
+  for name in overridden(argv):
     check_leaf_name(name)
   try:
     with _importable_from(_config_path(argv)):
@@ -66,7 +66,7 @@ def config_from(values: flags.FlagValues, argv: list[str]) -> Config:
       f"--config: get_config() must return a ConfigDict, got {found!r}"
     )
   config = make_config(found.to_dict())
-  for name in _overridden(argv):
+  for name in overridden(argv):
     check_optim_leaf(name, config)
   return config
 
@@ -89,7 +89,7 @@ def run_main(main: Callable[[list[str]], int]) -> None:
   sys.exit(status)
 
 
-def _overridden(argv: list[str]) -> list[str]:
+def overridden(argv: list[str]) -> list[str]:
   """The config leaves that a command line sets."""
   return [
     argument.removeprefix("--config.").split("=")[0]

@@ -43,7 +43,10 @@ from induction_jax.types import Key, PyTree
 
 
 class Experiment(NamedTuple):
-  """What a config stands for: a network, its training, its probes."""
+  """What a config stands for: a network, its training, its probes.
+
+  `probes` are those the run measures with, `all_probes` every one there is.
+  """
 
   config: Config
   model: Model
@@ -51,6 +54,7 @@ class Experiment(NamedTuple):
   draw: Callable[[Key], HeldOut]
   train_chunk: TrainChunk
   probes: tuple[Probe, ...]
+  all_probes: tuple[Probe, ...]
 
 
 class Snapshot(NamedTuple):
@@ -78,20 +82,22 @@ def make_experiment(config: Config) -> Experiment:
   loss = make_loss(model, losses.make_weights(config.train.loss_tokens))
   sample = tasks.make_sampler(task, config.train.batch_size)
   train_step = make_train_step(loss, sample, tx)
+  all_probes = tuple(
+    probe._replace(
+      constants=jax.jit(probe.constants),
+      prepare=jax.jit(probe.prepare),
+      measure=jax.jit(probe.measure),
+    )
+    for probe in make_probes(config, model)
+  )
   return Experiment(
     config=config,
     model=model,
     init=jax.jit(lambda: init_state(model, tx, jax.random.key(config.seed))),
     draw=jax.jit(make_draw(config)),
     train_chunk=jax.jit(make_train_chunk(train_step), donate_argnums=0),
-    probes=tuple(
-      probe._replace(
-        constants=jax.jit(probe.constants),
-        prepare=jax.jit(probe.prepare),
-        measure=jax.jit(probe.measure),
-      )
-      for probe in make_probes(config, model)
-    ),
+    probes=tuple(probe for probe in all_probes if probe.interval),
+    all_probes=all_probes,
   )
 
 
@@ -130,8 +136,7 @@ def run(
   record = partial(history.append, directory.history)
   if not resumed:
     for probe in experiment.probes:
-      constants = jax.device_get(probe.constants(state, held_out))
-      values = probe.finish_constants(constants)
+      values = measure_constants(probe, state, held_out)
       record(0, "constants", values, probe=probe.name)
   newest: dict[str, float] = {}
   while True:
@@ -142,9 +147,8 @@ def run(
             probe, state, held_out, carries[probe.name]
           )
         record(step, "probe", values, probe=probe.name)
+        keep_vectors(probe, directory, step, carries[probe.name])
         newest |= _scalars(values)
-        if kept := probe.keep(carries[probe.name]):
-          vectors.write(directory.eigenvectors, step, jax.device_get(kept))
     watch(Progress(step, newest))
     stopping = step >= config.train.num_steps or should_stop()
     if stopping or (not resumed and _checkpoint_due(step, config)):
@@ -186,6 +190,22 @@ def load_or_init(
   return checkpoints.restore(directory.checkpoints, steps[-1], snapshot), True
 
 
+def measure_constants(
+  probe: Probe, state: TrainState, held_out: HeldOut
+) -> dict[str, np.ndarray]:
+  """A probe's constants, on the host."""
+  constants = jax.device_get(probe.constants(state, held_out))
+  return probe.finish_constants(constants)
+
+
+def keep_vectors(
+  probe: Probe, directory: RunDirectory, step: int, carry: PyTree
+) -> None:
+  """Writes what a probe wants kept of a measurement, if anything."""
+  if kept := probe.keep(carry):
+    vectors.write(directory.eigenvectors, step, jax.device_get(kept))
+
+
 def measure(
   probe: Probe, state: TrainState, held_out: HeldOut, carry: PyTree
 ) -> tuple[dict[str, np.ndarray], PyTree]:
@@ -198,15 +218,19 @@ def measure(
 def write_results(
   experiment: Experiment, directory: RunDirectory
 ) -> xr.Dataset:
-  """Rebuilds results.nc from the history, and returns it."""
-  records = history.read(directory.history)
-  variables = all_variables(experiment.probes)
+  """Rebuilds results.nc from all that was measured, and returns it."""
+  again = history.read(directory.remeasured)
+  records = history.read(directory.history) + again
+  variables = all_variables(experiment.all_probes)
   attributes = {
     "title": "training run of induction_jax",
     "config": json.dumps(to_dict(experiment.config)),
+    "remeasured": json.dumps(
+      [{k: v for k, v in each.items() if k != "values"} for each in again]
+    ),
   }
   coordinates: dict[str, Sequence] = {}
-  for probe in experiment.probes:
+  for probe in experiment.all_probes:
     coordinates |= probe.coordinates
   results = dataset.make_dataset(records, variables, coordinates, attributes)
   dataset.write_dataset(results, directory.results)

@@ -32,16 +32,15 @@ TRAIN_VARIABLES = (
 
 
 def make_probes(config: Config, model: Model) -> tuple[Probe, ...]:
-  """Every probe of a run, cheap ones first; an interval of 0 leaves one out."""
+  """Every probe there is, cheap ones first; those of interval 0 never run."""
   curvature = make_curvature(config, model)
-  probes = (
+  return (
     make_behaviour_probe(config, model),
     make_circuits_probe(config, model),
     make_spectra_probe(config, curvature),
     make_density_probe(config, curvature),
     make_blocks_probe(config, curvature),
   )
-  return tuple(probe for probe in probes if probe.interval)
 
 
 def all_variables(probes: tuple[Probe, ...]) -> tuple[Variable, ...]:

@@ -153,6 +153,10 @@ def make_spectra_probe(config: Config, curvature: Curvature) -> Probe:
         if name.startswith("preconditioned_") and "products" not in name
       }
     values |= _geometry(found[""], grad, carry, curvature.partition)
+    for end in ENDS:
+      share = jnp.float32(k / curvature.partition.ids.size)
+      values[f"{end}_alignment_total_null"] = share
+      values[f"{end}_overlap_null"] = share
     overlap = jnp.fmin(values["top_overlap"], values["bottom_overlap"])
     return values, Carry(
       top=found[""].top.vectors,
@@ -167,8 +171,6 @@ def make_spectra_probe(config: Config, curvature: Curvature) -> Probe:
     values = {}
     for end in ENDS:
       values[f"{end}_alignment_null"] = 1 / n_params
-      values[f"{end}_alignment_total_null"] = k / n_params
-      values[f"{end}_overlap_null"] = k / n_params
       values[f"{end}_block_mass_null"] = sizes / n_params
     return values
 

@@ -52,14 +52,18 @@ def _end_variables(end: str) -> tuple[Variable, ...]:
       f"gradient share in the {end} eigenspace",
     ),
     Variable(
-      f"{end}_alignment_total_null", (), "share of a random direction: k / P"
+      f"{end}_alignment_total_null",
+      ("step",),
+      "share of a random direction: k / P",
     ),
     Variable(
       f"{end}_overlap",
       ("step",),
       f"{end} eigenspace, overlap with the measurement before",
     ),
-    Variable(f"{end}_overlap_null", (), "overlap of random subspaces: k / P"),
+    Variable(
+      f"{end}_overlap_null", ("step",), "overlap of random subspaces: k / P"
+    ),
     Variable(
       f"{end}_block_mass",
       ("step", "eig", "block"),

@@ -133,7 +133,7 @@ def _curve(
 
 def _null(ax: Axes, value: xr.DataArray, label: str, **line: Any) -> None:
   ax.axhline(
-    float(value), label=f"{label} null".strip(), **style.NULL_STYLE | line
+    float(value.max()), label=f"{label} null".strip(), **style.NULL_STYLE | line
   )
 
 

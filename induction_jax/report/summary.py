@@ -141,12 +141,16 @@ def _edge_summary(results: xr.Dataset) -> dict[str, Any]:
 
 
 def _counts(results: xr.Dataset) -> dict[str, int]:
-  one_of_each_probe = ("pattern_accuracy", "ablation_cost", "top_eigenvalues")
-  products = ("products", "preconditioned_products")
+  one_of_each_probe = (
+    "pattern_accuracy",
+    "ablation_cost",
+    "top_eigenvalues",
+    "density",
+    "block_norm",
+  )
+  products = [name for name in results if str(name).endswith("products")]
   return {
-    "hvp_count": int(
-      sum(float(results[name].sum()) for name in products if name in results)
-    ),
+    "hvp_count": int(sum(float(results[name].sum()) for name in products)),
     "measurements": sum(
       measured(results[name]).sizes["step"]
       for name in one_of_each_probe

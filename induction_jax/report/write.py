@@ -9,6 +9,11 @@ from matplotlib.figure import Figure
 
 from induction_jax.report import figures, style
 from induction_jax.report.circuit_figure import plot_circuits
+from induction_jax.report.curvature_figures import (
+  plot_block_mass,
+  plot_blocks,
+  plot_density,
+)
 from induction_jax.report.findings import Findings
 from induction_jax.report.patterns import Shown, plot_patterns
 from induction_jax.report.summary import summarise
@@ -49,6 +54,11 @@ def write_figures(
     if "top_eigenvalues" in results:
       drawn["spectrum"] = figures.plot_spectrum(results, findings)
       drawn["alignment"] = figures.plot_alignment(results, findings)
+      drawn["block_mass"] = plot_block_mass(results, findings)
+    if "density" in results:
+      drawn["density"] = plot_density(results, findings)
+    if "block_norm" in results:
+      drawn["blocks"] = plot_blocks(results, findings)
     if "ov_copying" in results:
       drawn["circuits"] = plot_circuits(results, findings)
     drawn["patterns"] = plot_patterns(sequence, findings)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -86,10 +87,11 @@ def read_dataset(path: Path) -> xr.Dataset:
 
 
 def _along_steps(values: dict[int, np.ndarray], steps: list[int]) -> np.ndarray:
-  shape = np.max([array.shape for array in values.values()], axis=0)
-  joined = np.full((len(steps), *shape.astype(int)), np.nan)
+  shapes = [array.shape for array in values.values()]
+  largest = tuple(max(sizes) for sizes in zip(*shapes))
+  joined = np.full((len(steps), *largest), np.nan)
   for i, step in enumerate(steps):
     if step in values:
-      inside = tuple(slice(n) for n in values[step].shape)
+      inside: tuple[Any, ...] = tuple(slice(n) for n in values[step].shape)
       joined[(i, *inside)] = values[step]
   return joined

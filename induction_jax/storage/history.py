@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 
 def append(
-  path: Path, step: int, kind: str, values: Mapping[str, Any], **extra: str
+  path: Path, step: int, kind: str, values: Mapping[str, Any], **extra: Any
 ) -> None:
   """Appends one record and forces it to disk."""
   record = {"step": step, "kind": kind, **extra}

@@ -39,6 +39,10 @@ class RunDirectory(NamedTuple):
     return self.root / "history.jsonl"
 
   @property
+  def remeasured(self) -> Path:
+    return self.root / "remeasured.jsonl"
+
+  @property
   def results(self) -> Path:
     return self.root / "results.nc"
 

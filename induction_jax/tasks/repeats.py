@@ -1,7 +1,10 @@
 """The default task: one pattern, again and again, at unpredictable places."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from induction_jax.types import Array, Batch, Key
 
@@ -37,37 +40,42 @@ def sample_repeats(
     in the same occurrence and that token occurred before in the sequence. The
     first token of an occurrence never counts: its place is random.
   """
-
-  def sample_one(key: Key) -> Batch:
-    return _sample_sequence(key, vocab_size, seq_length, pattern, gap)
-
-  return jax.vmap(sample_one)(jax.random.split(key, batch_size))
-
-
-def _sample_sequence(
-  key: Key,
-  vocab_size: int,
-  seq_length: int,
-  pattern: tuple[int, int],
-  gap: tuple[int, int],
-) -> Batch:
-  keys = jax.random.split(key, 5)
-  length = jax.random.randint(keys[0], (), pattern[0], pattern[1] + 1)
   # Enough occurrences for the shortest pattern and gap to fill the sequence.
   occurrences = (seq_length + 1) // (pattern[0] + gap[0]) + 2
-  gaps = jax.random.randint(keys[1], (occurrences,), gap[0], gap[1] + 1)
+  sizes = (1, occurrences, 1, vocab_size, seq_length + 1)
+  # All at once: XLA takes a second to compile each draw on a CPU.
+  bits = jax.random.bits(key, (batch_size, sum(sizes)))
+  pieces = jnp.split(bits, np.cumsum(sizes)[:-1], axis=1)
+  return jax.vmap(
+    lambda *bits: _make_sequence(_Bits(*bits), seq_length, pattern, gap)
+  )(*pieces)
+
+
+class _Bits(NamedTuple):
+  """Random 32-bit integers for one sequence."""
+
+  length: Array  # [1]
+  gaps: Array  # [occurrences]
+  offset: Array  # [1]
+  vocabulary: Array  # [V]
+  filler: Array  # [T + 1]
+
+
+def _make_sequence(
+  bits: _Bits, seq_length: int, pattern: tuple[int, int], gap: tuple[int, int]
+) -> Batch:
+  length = _between(bits.length[0], pattern[0], pattern[1] + 1)
+  gaps = _between(bits.gaps, gap[0], gap[1] + 1)
   starts = jnp.cumulative_sum(length + gaps, include_initial=True)[:-1]
-  offset = jax.random.randint(keys[2], (), 0, length + gaps[0])
+  offset = _between(bits.offset[0], 0, length + gaps[0])
 
   place = offset + jnp.arange(seq_length + 1)  # [T + 1]
   occurrence = jnp.sum(place[:, None] >= starts[None, 1:], axis=1)  # [T + 1]
   index = place - starts[occurrence]  # place within occurrence and its filler
   in_pattern = index < length
 
-  vocabulary = jax.random.permutation(keys[3], vocab_size)  # pattern first
-  filler = jax.random.randint(
-    keys[4], (seq_length + 1,), length, vocab_size, dtype=index.dtype
-  )
+  vocabulary = jnp.argsort(bits.vocabulary)  # a permutation; pattern first
+  filler = _between(bits.filler, length, vocabulary.size)
   tokens = vocabulary[jnp.where(in_pattern, index, filler)]
 
   return Batch(
@@ -75,6 +83,12 @@ def _sample_sequence(
     targets=tokens[1:],
     predictable=_predictable(index, occurrence, length, offset),
   )
+
+
+def _between(bits: Array, low: Array | int, high: Array | int) -> Array:
+  """Integers from low to high - 1, even to one part in 2^32 / (high - low)."""
+  span = jnp.asarray(high - low, jnp.uint32)
+  return low + (bits % span).astype(jnp.int32)
 
 
 def _predictable(

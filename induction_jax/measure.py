@@ -1,0 +1,173 @@
+"""Measures checkpoints of a run again, with other settings or other probes.
+
+  python -m induction_jax.measure runs/a --probes=density,blocks
+  python -m induction_jax.measure runs/a --step=400 \
+    --config.spectra.track_top_k_eigenvalues=20
+
+What is measured goes to remeasured.jsonl and, in place of what the run itself
+measured at the same step, into results.nc; history.jsonl is left as it is.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from induction_jax import cli
+from induction_jax.config import Config, ConfigError, make_config, to_dict
+from induction_jax.loop import (
+  Experiment,
+  keep_vectors,
+  load_or_init,
+  make_experiment,
+  measure,
+  measure_constants,
+  write_results,
+)
+from induction_jax.probes import Probe
+from induction_jax.state import TrainState
+from induction_jax.storage import checkpoints, history
+from induction_jax.storage.run_directory import RunDirectory, load_run
+
+# Probes, which are named as their sections of the config.
+PROBES = ("behaviour", "circuits", "spectra", "density", "blocks")
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command line; returns the exit status."""
+  if {"--help", "-h"} & set(argv):
+    print(__doc__)
+    return 0
+  if len(argv) < 2 or argv[1].startswith("-"):
+    raise ConfigError("a run directory is required first, such as runs/a")
+  directory, config = load_run(Path(argv[1]))
+  values = flags.FlagValues()
+  flags.DEFINE_string(
+    "step", "all", "Step of a checkpoint, or all of them.", flag_values=values
+  )
+  flags.DEFINE_list(
+    "probes",
+    None,
+    f"Some of {', '.join(PROBES)}; default: those whose settings are given.",
+    flag_values=values,
+  )
+  settings = ConfigDict(to_dict(config))
+  config_flags.DEFINE_config_dict("config", settings, flag_values=values)
+  extra = cli.parse(values, argv, __doc__ or "")
+  if len(extra) != 1:
+    raise ConfigError(f"unexpected argument {extra[1]!r}")
+  names = _chosen_probes(values.probes, cli.overridden(argv))
+  steps = _chosen_steps(values.step, directory)
+  other = make_config(settings.to_dict())
+  remeasure(directory, config, other, names, steps, cli.overridden(argv))
+  return 0
+
+
+def remeasure(
+  directory: RunDirectory,
+  config: Config,
+  other: Config,
+  names: list[str],
+  steps: list[int],
+  changed: list[str],
+) -> None:
+  """Measures checkpoints with the probes of another config.
+
+  Args:
+    directory: of the run.
+    config: that the run was trained with.
+    other: the same network and training, measured otherwise.
+    names: of the probes to measure with.
+    steps: of the checkpoints.
+    changed: leaves of `other` to write beside every measurement.
+  """
+  trained, measuring = make_experiment(config), make_experiment(other)
+  like, _ = load_or_init(trained, directory)
+  flat = {
+    f"{section}.{leaf}": value
+    for section, leaves in to_dict(other).items()
+    if isinstance(leaves, dict)
+    for leaf, value in leaves.items()
+  }
+  settings = {leaf: flat[leaf] for leaf in changed}
+  known = _known_variables(directory)
+  probes = [probe for probe in measuring.all_probes if probe.name in names]
+  for step in steps:
+    state = checkpoints.restore(directory.checkpoints, step, like).state
+    for probe in probes:
+      values = _measure_once(measuring, directory, probe, state)
+      # Constants are the run's own, where it has them.
+      values = {k: v for k, v in values.items() if k not in known}
+      history.append(
+        directory.remeasured,
+        step,
+        "probe",
+        values,
+        probe=probe.name,
+        settings=settings,
+      )
+      print(f"step {step}: {probe.name} measured", flush=True)
+  write_results(trained, directory)
+  print(f"results: {directory.results}")
+
+
+def _measure_once(
+  experiment: Experiment,
+  directory: RunDirectory,
+  probe: Probe,
+  state: TrainState,
+) -> dict[str, Any]:
+  """All that a probe finds at a state without any measurement before it."""
+  held_out = experiment.draw(state.key)
+  constants = measure_constants(probe, state, held_out)
+  carry = probe.init_carry(state.params)
+  values, carry = measure(probe, state, held_out, carry)
+  keep_vectors(probe, directory, int(state.step), carry)
+  return constants | values
+
+
+def _known_variables(directory: RunDirectory) -> set[str]:
+  """Constants that the run has recorded."""
+  return {
+    name
+    for record in history.read(directory.history)
+    if record["kind"] == "constants"
+    for name in record["values"]
+  }
+
+
+def _chosen_probes(named: list[str] | None, changed: list[str]) -> list[str]:
+  sections = {leaf.split(".")[0] for leaf in changed}
+  for section in sorted(sections - set(PROBES)):
+    raise ConfigError(
+      f"a checkpoint cannot be measured with another {section}: settings are "
+      f"those of {', '.join(PROBES)}"
+    )
+  chosen = sorted(sections) if named is None else named
+  for name in chosen:
+    if name not in PROBES:
+      raise ConfigError(
+        f"--probes must be some of {', '.join(PROBES)}, got {name!r}"
+      )
+  if not chosen:
+    raise ConfigError(
+      "nothing to measure: give --probes, or settings of a probe"
+    )
+  return chosen
+
+
+def _chosen_steps(step: str, directory: RunDirectory) -> list[int]:
+  saved = checkpoints.steps(directory.checkpoints)
+  if step == "all" and saved:
+    return saved
+  if not step.isdecimal() or int(step) not in saved:
+    raise ConfigError(
+      f"--step must be all or the step of a checkpoint, got {step}; there are "
+      f"{', '.join(map(str, saved)) or 'none'}"
+    )
+  return [int(step)]
+
+
+if __name__ == "__main__":
+  cli.run_main(main)
