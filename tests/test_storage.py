@@ -95,6 +95,17 @@ class DatasetTest(DirectoryTest):
     self.assertTrue(np.isnan(got.score[1]).all())
     np.testing.assert_array_equal(got.score[2], np.arange(6).reshape(2, 3) + 1)
     self.assertEqual(float(got.score_null), 0.5)
+    self.assertEqual(list(got["head"].values), ["a", "b", "c"])
+    self.assertNotIn("absent", got.coords)
+
+  def test_of_two_records_the_later_counts_and_sizes_are_joined(self):
+    records = [
+      *self.records(),
+      {"step": 20, "values": {"score": [[9.0, 8.0, 7.0, 6.0]] * 2}},
+    ]
+    got = dataset.make_dataset(records, VARIABLES, {}, {})
+    np.testing.assert_array_equal(got.score[2, 0], [9, 8, 7, 6])
+    np.testing.assert_array_equal(got.score[0, 0], [0, 1, 2, np.nan])
 
   def test_file_round_trip_keeps_labels(self):
     want = dataset.make_dataset(self.records(), VARIABLES, LABELS, ATTRIBUTES)

@@ -1,0 +1,175 @@
+"""Everything known of the Hessian: in a run, and at its checkpoints after."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+from jax.flatten_util import ravel_pytree
+
+from induction_jax import loop, measure, spectra
+from induction_jax.config import make_config
+from induction_jax.probes import all_variables
+from induction_jax.probes.curvature import make_curvature
+from induction_jax.probes.density import EIGENVALUES, PLACES
+from induction_jax.storage import checkpoints, dataset, vectors
+from induction_jax.storage.run_directory import open_run
+from tests.test_entry_points import call
+from tests.tiny import tiny_config
+
+
+class MeasureTest(parameterized.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    values = tiny_config(
+      train__num_steps=8,
+      checkpoint__interval=4,
+      circuits__interval=0,
+      spectra__eigen_interval=4,
+      spectra__gauss_newton_top_k=1,
+      spectra__keep_eigenvectors=True,
+      spectra__max_order=60,
+      spectra__tolerance=1e-3,
+      density__interval=4,
+      density__order=40,
+      blocks__interval=4,
+    )
+    cls.config = make_config(values.to_dict())
+    cls.experiment = loop.make_experiment(cls.config)
+    root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+    cls.directory = open_run(root / "run", cls.config, resume=True)
+    loop.run(cls.experiment, cls.directory)
+    cls.results = loop.write_results(cls.experiment, cls.directory)
+
+  def test_all_that_is_declared_is_there(self):
+    declared = {v.name for v in all_variables(self.experiment.probes)}
+    self.assertSetEqual(set(self.results.data_vars), declared)
+    due = self.results.block_norm.dropna("step", how="all").step
+    np.testing.assert_array_equal(due, [0, 4, 8])
+
+  def dense_hessian(self, step):
+    """The Hessian of the run's curvature batch as a matrix, and its blocks."""
+    state, held_out = self.state(step)
+    curvature = make_curvature(self.config, self.experiment.model)
+    operator = curvature.hessian_at(state.params, held_out)
+    matrix = jax.jit(lambda: spectra.dense(operator, state.params))()
+    return np.asarray(matrix, np.float64), curvature.partition
+
+  def state(self, step):
+    like, _ = loop.load_or_init(self.experiment, self.directory)
+    state = checkpoints.restore(self.directory.checkpoints, step, like).state
+    return state, self.experiment.draw(state.key)
+
+  def test_equals_the_dense_hessian(self):
+    matrix, partition = self.dense_hessian(8)
+    exact = np.linalg.eigvalsh(matrix)
+    at = self.results.sel(step=8)
+    scale = np.abs(exact).max()
+    for end, values in (("top", exact[::-1]), ("bottom", exact)):
+      got = at[f"{end}_eigenvalues"].values
+      np.testing.assert_allclose(got, values[: len(got)], atol=2e-3 * scale)
+      for b in range(len(partition.names)):
+        inside = partition.ids == b
+        block = np.linalg.eigvalsh(matrix[np.ix_(inside, inside)])
+        want = block[-1] if end == "top" else block[0]
+        # Both ends of a block may come from few products.
+        self.assertAlmostEqual(
+          float(at[f"block_{end}"][b]), want, delta=0.02 * scale
+        )
+    error = 4 * float(at.trace_se)
+    self.assertAlmostEqual(float(at.trace), exact.sum(), delta=error)
+    for i, threshold in enumerate(at.threshold.values):
+      for name, true in (
+        ("count_above", (exact > threshold).sum()),
+        ("count_below", (exact < -threshold).sum()),
+      ):
+        low, high = (float(at[f"{name}_{x}"][i]) for x in ("low", "high"))
+        self.assertBetween(true, low - 1e-3, high + 1e-3)
+
+  def test_density_integrates_to_one_on_its_grid(self):
+    integral = np.trapezoid(self.results.density.dropna("step"), PLACES)
+    np.testing.assert_allclose(integral, 1, atol=1e-3)
+    np.testing.assert_array_equal(self.results.eigenvalue, EIGENVALUES)
+
+  def test_parts_of_the_hessian_bound_it(self):
+    top = self.results.top_eigenvalues[:, 0]
+    parts = (
+      self.results.gauss_newton_top_eigenvalues[:, 0]
+      + self.results.functional_top_eigenvalues[:, 0]
+    )
+    measured = top.notnull() & parts.notnull()
+    self.assertEqual(int(measured.sum()), 3)
+    # Weyl: the largest of a sum is at most the sum of the largest.
+    self.assertTrue((top <= parts * 1.01)[measured].all())
+
+  def test_eigenvectors_are_kept_as_measured(self):
+    kept = vectors.read(self.directory.eigenvectors, 8)
+    state, _ = self.state(8)
+    for end in ("top", "bottom"):
+      rows = {
+        name.removeprefix(f"{end}."): value
+        for name, value in kept.items()
+        if name.startswith(f"{end}.")
+      }
+      self.assertEqual(
+        jax.tree.map(lambda x: x.shape[1:], rows),
+        jax.tree.map(np.shape, dict(state.params)),
+      )
+      flat = jax.vmap(lambda v: ravel_pytree(v)[0])(rows)
+      np.testing.assert_allclose(flat @ flat.T, np.eye(2), atol=1e-5)
+      matrix, _ = self.dense_hessian(8)
+      rayleigh = np.einsum("kp,pq,kq->k", flat, matrix, flat)
+      values = self.results[f"{end}_eigenvalues"].sel(step=8)
+      np.testing.assert_allclose(rayleigh, values, rtol=1e-3, atol=1e-3)
+
+  def test_measured_again_equals_measured(self):
+    before = self.directory.history.read_text()
+    status, _, err = call(
+      measure.main, self.directory.root, "--step=4", "--probes=density"
+    )
+    self.assertEqual(status, 0, err)
+    self.assertEqual(self.directory.history.read_text(), before)
+    record = json.loads(self.directory.remeasured.read_text().splitlines()[-1])
+    self.assertEqual((record["step"], record["probe"]), (4, "density"))
+    for name, value in record["values"].items():
+      want = self.results[name].sel(step=4)
+      np.testing.assert_array_equal(np.float64(value), want, name)
+
+  def test_other_settings_join_the_results(self):
+    status, _, err = call(
+      measure.main,
+      self.directory.root,
+      "--step=4",
+      "--config.spectra.track_top_k_eigenvalues=4",
+    )
+    self.assertEqual(status, 0, err)
+    joined = dataset.read_dataset(self.directory.results)
+    self.assertEqual(joined.sizes["eig"], 4)
+    self.assertTrue(joined.top_eigenvalues.sel(step=4).notnull().all())
+    self.assertTrue(np.isnan(joined.top_eigenvalues.sel(step=8)[2:]).all())
+    np.testing.assert_allclose(
+      joined.top_eigenvalues.sel(step=4)[:2],
+      self.results.top_eigenvalues.sel(step=4),
+      rtol=1e-3,
+    )
+    settings = json.loads(joined.attrs["remeasured"])[-1]["settings"]
+    self.assertEqual(settings, {"spectra.track_top_k_eigenvalues": 4})
+
+  @parameterized.parameters(
+    ((), "nothing to measure"),
+    (("--step=3", "--probes=density"), "there are 0, 1, 2, 4, 8"),
+    (("--probes=spectre",), "must be some of"),
+    (("--config.model.n_layers=3",), "another model"),
+    (("--config.density.order=1",), "density.order must be at least 2"),
+  )
+  def test_mistakes(self, arguments, message):
+    status, _, err = call(measure.main, self.directory.root, *arguments)
+    self.assertEqual((status, err.count("\n")), (2, 1))
+    self.assertIn(message, err)
+
+
+if __name__ == "__main__":
+  absltest.main()
