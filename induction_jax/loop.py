@@ -23,6 +23,7 @@ from induction_jax.probes import (
   HeldOut,
   Probe,
   all_variables,
+  make_curvature,
   make_draw,
   make_probes,
 )
@@ -45,7 +46,8 @@ from induction_jax.types import Key, PyTree
 class Experiment(NamedTuple):
   """What a config stands for: a network, its training, its probes.
 
-  `probes` are those the run measures with, `all_probes` every one there is.
+  `probes` are those the run measures with, `all_probes` every one there is;
+  `products` says how the Hessian's products are made.
   """
 
   config: Config
@@ -55,6 +57,7 @@ class Experiment(NamedTuple):
   train_chunk: TrainChunk
   probes: tuple[Probe, ...]
   all_probes: tuple[Probe, ...]
+  products: str
 
 
 class Snapshot(NamedTuple):
@@ -82,13 +85,14 @@ def make_experiment(config: Config) -> Experiment:
   loss = make_loss(model, losses.make_weights(config.train.loss_tokens))
   sample = tasks.make_sampler(task, config.train.batch_size)
   train_step = make_train_step(loss, sample, tx)
+  curvature = make_curvature(config, model)
   all_probes = tuple(
     probe._replace(
       constants=jax.jit(probe.constants),
       prepare=jax.jit(probe.prepare),
       measure=jax.jit(probe.measure),
     )
-    for probe in make_probes(config, model)
+    for probe in make_probes(config, model, curvature)
   )
   return Experiment(
     config=config,
@@ -98,6 +102,7 @@ def make_experiment(config: Config) -> Experiment:
     train_chunk=jax.jit(make_train_chunk(train_step), donate_argnums=0),
     probes=tuple(probe for probe in all_probes if probe.interval),
     all_probes=all_probes,
+    products=str(curvature.plan),
   )
 
 
@@ -225,6 +230,7 @@ def write_results(
   attributes = {
     "title": "training run of induction_jax",
     "config": json.dumps(to_dict(experiment.config)),
+    "hessian_products": experiment.products,
     "remeasured": json.dumps(
       [{k: v for k, v in each.items() if k != "values"} for each in again]
     ),

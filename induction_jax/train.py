@@ -60,6 +60,7 @@ def train(config: Config, root: Path, resume: bool, argv: list[str]) -> int:
   print(f"run directory: {root}", flush=True)
   with Interrupt(last_words=_again(argv, root)) as interrupt:
     experiment = make_experiment(config)
+    print(f"Hessian products: {experiment.products}", flush=True)
     watcher = make_watcher(config.train.num_steps)
     try:
       step = run(

@@ -102,6 +102,9 @@ class MeasureTest(parameterized.TestCase):
     )
     measured = top.notnull() & parts.notnull()
     self.assertEqual(int(measured.sum()), 3)
+    self.assertEqual(
+      self.results.attrs["hessian_products"], "streamed, micro-batch of 2"
+    )
     # Weyl: the largest of a sum is at most the sum of the largest.
     self.assertTrue((top <= parts * 1.01)[measured].all())
 

@@ -9,7 +9,7 @@ from induction_jax.model import Model
 from induction_jax.probes.behaviour import make_behaviour_probe
 from induction_jax.probes.blocks import make_blocks_probe
 from induction_jax.probes.circuits import make_circuits_probe
-from induction_jax.probes.curvature import make_curvature
+from induction_jax.probes.curvature import Curvature, make_curvature
 from induction_jax.probes.density import make_density_probe
 from induction_jax.probes.held_out import HeldOut, make_draw
 from induction_jax.probes.probe import Probe
@@ -18,9 +18,11 @@ from induction_jax.types import Variable
 
 __all__ = [
   "TRAIN_VARIABLES",
+  "Curvature",
   "HeldOut",
   "Probe",
   "all_variables",
+  "make_curvature",
   "make_draw",
   "make_probes",
 ]
@@ -31,9 +33,10 @@ TRAIN_VARIABLES = (
 )
 
 
-def make_probes(config: Config, model: Model) -> tuple[Probe, ...]:
+def make_probes(
+  config: Config, model: Model, curvature: Curvature
+) -> tuple[Probe, ...]:
   """Every probe there is, cheap ones first; those of interval 0 never run."""
-  curvature = make_curvature(config, model)
   return (
     make_behaviour_probe(config, model),
     make_circuits_probe(config, model),
