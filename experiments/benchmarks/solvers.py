@@ -1,0 +1,219 @@
+"""Extreme eigenpairs by induction_jax.spectra, and by peers that run on JAX.
+
+A Solver takes a seed for its random start. Where a peer leaves the number of
+its products to the user, it gets the smallest that reaches TOLERANCE (median
+over three starts), found beforehand at no cost to it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from problem import TOLERANCE, Answer, K, Problem
+from scipy.linalg import eigh_tridiagonal
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+from induction_jax import spectra
+from induction_jax.types import PyTree
+
+MAX_ORDER = 160
+
+Solver = Callable[[int], Answer]
+
+
+class Peer(NamedTuple):
+  """What a peer is asked for.
+
+  Attributes:
+    name: its name.
+    defaults: the ten largest with no setting touched.
+    top: the ten largest to TOLERANCE.
+    both: the ten largest and the ten smallest to TOLERANCE, None if it cannot.
+    by_magnitude: whether its largest are the largest in absolute value.
+    note: what a reader of its numbers should know.
+  """
+
+  name: str
+  defaults: Solver
+  top: Solver
+  both: Solver | None = None
+  by_magnitude: bool = False
+  note: str = ""
+
+
+def make_ours(
+  problem: Problem, k_bottom: int, tolerance: float = TOLERANCE
+) -> Solver:
+  """A whole measurement: the linear map is built, then Lanczos runs."""
+
+  @jax.jit
+  def prepare(params: PyTree) -> spectra.Operator:
+    data = problem.split()
+    return spectra.linearized_hessian(problem.loss, params, data)
+
+  @jax.jit
+  def measure(hessian: spectra.Operator, seed: jax.Array) -> spectra.Spectrum:
+    return spectra.lanczos(
+      hessian,
+      problem.params,
+      jax.random.key(seed),
+      k_top=K,
+      k_bottom=k_bottom,
+      max_order=MAX_ORDER,
+      tolerance=tolerance,
+    )
+
+  def solve(seed: int) -> Answer:
+    spectrum = jax.device_get(measure(prepare(problem.params), jnp.int32(seed)))
+    ends = spectrum.top, spectrum.bottom
+    return Answer(
+      values=np.concatenate([end.values for end in ends]),
+      vectors=np.concatenate([_flat(end.vectors) for end in ends]),
+      products=int(spectrum.products),
+    )
+
+  return solve
+
+
+def make_scipy(problem: Problem) -> Peer:
+  """ARPACK on this project's own float32 product."""
+  unravel = ravel_pytree(problem.params)[1]
+  hessian = jax.jit(
+    lambda params: spectra.linearized_hessian(
+      problem.loss, params, problem.split()
+    )
+  )(problem.params)
+  apply = jax.jit(lambda hessian, v: ravel_pytree(hessian(unravel(v)))[0])
+
+  def product(vector: np.ndarray) -> np.ndarray:
+    return np.asarray(apply(hessian, vector.reshape(-1)))
+
+  return make_arpack("scipy", lambda: product, problem.size)
+
+
+def make_arpack(
+  name: str, make_product: Callable[[], Callable], size: int
+) -> Peer:
+  """scipy.sparse.linalg.eigsh on a product of flat float32 vectors."""
+
+  def solver(k: int, which: str, tolerance: float) -> Solver:
+    def solve(seed: int) -> Answer:
+      product = Counted(make_product())
+      values, vectors = eigsh(
+        LinearOperator((size, size), product, dtype=np.float32),
+        k,
+        which=which,
+        tol=tolerance,
+        v0=np.random.default_rng(seed).normal(size=size).astype(np.float32),
+      )
+      return Answer(values, vectors.T, product.calls)
+
+    return solve
+
+  return Peer(
+    name,
+    defaults=solver(K, "LA", 0.0),
+    top=solver(K, "LA", TOLERANCE),
+    both=solver(2 * K, "BE", TOLERANCE),
+  )
+
+
+def make_matfree(problem: Problem) -> Peer:
+  """matfree's Lanczos on the same linear map as ours."""
+  from matfree import decomp, eig
+
+  prepare = jax.jit(
+    lambda params: spectra.linearized_hessian(
+      problem.loss, params, problem.split()
+    )
+  )
+  start, unravel = ravel_pytree(problem.params)
+
+  def apply(vector: jax.Array, hessian: spectra.Operator) -> jax.Array:
+    return ravel_pytree(hessian(unravel(vector)))[0]
+
+  def solver(k_bottom: int) -> Callable[[int], Solver]:
+    def with_order(order: int) -> Solver:
+      eigh = eig.eigh_partial(decomp.tridiag_sym(order))
+
+      @jax.jit
+      def measure(hessian: spectra.Operator, seed: jax.Array) -> tuple:
+        key = jax.random.key(seed)
+        vector = jax.random.normal(key, start.shape, start.dtype)
+        values, vectors = eigh(apply, vector, hessian)
+        wanted = jnp.r_[order - K : order, 0:k_bottom]
+        return values[wanted], vectors[wanted]
+
+      def solve(seed: int) -> Answer:
+        found = measure(prepare(problem.params), jnp.int32(seed))
+        return Answer(*jax.device_get(found), order)
+
+      return solve
+
+    return with_order
+
+  @jax.jit
+  def tridiagonal(hessian: spectra.Operator, seed: jax.Array) -> jax.Array:
+    vector = jax.random.normal(jax.random.key(seed), start.shape, start.dtype)
+    return decomp.tridiag_sym(MAX_ORDER)(apply, vector, hessian).J_small
+
+  def order(k_bottom: int) -> int:
+    hessian = prepare(problem.params)
+    matrices = (np.asarray(tridiagonal(hessian, i)) for i in range(3))
+    diagonals = [(np.diag(t), np.diag(t, 1)) for t in matrices]
+    return int(np.median([smallest_order(*d, K, k_bottom) for d in diagonals]))
+
+  return Peer(
+    "matfree",
+    defaults=solver(0)(2 * K),
+    top=solver(0)(order(0)),
+    both=solver(K)(order(K)),
+    note="no default number of products: 2 k; on our linear map",
+  )
+
+
+def smallest_order(
+  diagonal: np.ndarray, off_diagonal: np.ndarray, k_top: int, k_bottom: int
+) -> int:
+  """The fewest products after which the wanted pairs are within TOLERANCE.
+
+  Lanczos of order m is the leading block of one of a higher order, and the
+  residual of its pair (theta, s) is off_diagonal[m - 1] |s_m|.
+
+  Args:
+    diagonal: [M] of a long run's tridiagonal matrix.
+    off_diagonal: [M - 1], beside it.
+    k_top: pairs wanted at the upper end.
+    k_bottom: pairs wanted at the lower end.
+
+  Raises:
+    ValueError: if M products do not suffice.
+  """
+  for order in range(k_top + k_bottom + 1, len(diagonal)):
+    values, vectors = eigh_tridiagonal(
+      diagonal[:order], off_diagonal[: order - 1]
+    )
+    residuals = off_diagonal[order - 1] * np.abs(vectors[-1])
+    found = residuals <= TOLERANCE * np.abs(values)
+    if found[:k_bottom].all() and found[order - k_top :].all():
+      return order
+  raise ValueError(f"{len(diagonal)} products do not reach {TOLERANCE}")
+
+
+class Counted:
+  """A function that counts its calls."""
+
+  def __init__(self, function: Callable):
+    self.function, self.calls = function, 0
+
+  def __call__(self, *args):
+    self.calls += 1
+    return self.function(*args)
+
+
+def _flat(vectors: PyTree) -> np.ndarray:  # leaves [k, ...] -> [k, P]
+  leaves = jax.tree.leaves(vectors)
+  return np.concatenate([x.reshape(len(x), -1) for x in leaves], axis=1)
