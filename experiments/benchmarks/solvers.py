@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from problem import TOLERANCE, Answer, K, Problem
+from problem import TOLERANCE, Answer, K, Problem, Reference
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator, eigsh
 
@@ -24,24 +24,25 @@ MAX_ORDER = 160
 Solver = Callable[[int], Answer]
 
 
+# Finding a peer's setting may take a while, and the answer to compare with.
+MakeSolver = Callable[[Reference], Solver]
+
+
 class Peer(NamedTuple):
   """What a peer is asked for.
 
   Attributes:
-    name: its name.
     defaults: the ten largest with no setting touched.
-    top: the ten largest to TOLERANCE.
-    both: the ten largest and the ten smallest to TOLERANCE, None if it cannot.
-    by_magnitude: whether its largest are the largest in absolute value.
-    note: what a reader of its numbers should know.
+    top: makes what finds the ten largest to TOLERANCE.
+    both: the same for the ten largest and the ten smallest, None if it cannot.
+    by_magnitude: of `defaults` and of `top`, whether its largest are the
+      largest in absolute value.
   """
 
-  name: str
   defaults: Solver
-  top: Solver
-  both: Solver | None = None
-  by_magnitude: bool = False
-  note: str = ""
+  top: MakeSolver
+  both: MakeSolver | None
+  by_magnitude: tuple[bool, bool] = (False, False)
 
 
 def make_ours(
@@ -91,12 +92,10 @@ def make_scipy(problem: Problem) -> Peer:
   def product(vector: np.ndarray) -> np.ndarray:
     return np.asarray(apply(hessian, vector.reshape(-1)))
 
-  return make_arpack("scipy", lambda: product, problem.size)
+  return make_arpack(lambda: product, problem.size)
 
 
-def make_arpack(
-  name: str, make_product: Callable[[], Callable], size: int
-) -> Peer:
+def make_arpack(make_product: Callable[[], Callable], size: int) -> Peer:
   """scipy.sparse.linalg.eigsh on a product of flat float32 vectors."""
 
   def solver(k: int, which: str, tolerance: float) -> Solver:
@@ -114,15 +113,14 @@ def make_arpack(
     return solve
 
   return Peer(
-    name,
     defaults=solver(K, "LA", 0.0),
-    top=solver(K, "LA", TOLERANCE),
-    both=solver(2 * K, "BE", TOLERANCE),
+    top=lambda _: solver(K, "LA", TOLERANCE),
+    both=lambda _: solver(2 * K, "BE", TOLERANCE),
   )
 
 
 def make_matfree(problem: Problem) -> Peer:
-  """matfree's Lanczos on the same linear map as ours."""
+  """The Lanczos of matfree, on the same linear map as ours."""
   from matfree import decomp, eig
 
   prepare = jax.jit(
@@ -167,11 +165,9 @@ def make_matfree(problem: Problem) -> Peer:
     return int(np.median([smallest_order(*d, K, k_bottom) for d in diagonals]))
 
   return Peer(
-    "matfree",
-    defaults=solver(0)(2 * K),
-    top=solver(0)(order(0)),
-    both=solver(K)(order(K)),
-    note="no default number of products: 2 k; on our linear map",
+    defaults=solver(0)(2 * K),  # it has no default number of products
+    top=lambda _: solver(0)(order(0)),
+    both=lambda _: solver(K)(order(K)),
   )
 
 
