@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 from problem import K, Problem
-from solvers import Solver, make_ours
+from solvers import Solver, make_ours, prepare_hessian
 
 from induction_jax import spectra
 from induction_jax.types import Params, PyTree
@@ -37,11 +37,9 @@ def measure_costs(problem: Problem, repeats: int) -> Costs:
   """
   whole, parts = problem.split(), problem.split(len(problem.counts) // 4)
   params = problem.params
-  prepare = jax.jit(
-    lambda p: spectra.linearized_hessian(problem.loss, p, whole)
-  )
+  prepare = prepare_hessian(problem)
   streamed = spectra.hessian(problem.loss, params, parts)
-  hessian = prepare(params)
+  hessian = prepare()
   power = jax.jit(_power)
   spectrum = make_ours(problem, K)
   products = spectrum(0).products
@@ -52,7 +50,7 @@ def measure_costs(problem: Problem, repeats: int) -> Costs:
       "gradient_parts": partial(_descend(problem, parts), params),
       "product_parts": partial(power, streamed, params, LOOP),
       "measurement": partial(spectrum, 0),
-      "prepare": partial(prepare, params),
+      "prepare": prepare,
       "products": partial(power, hessian, params, products),
     },
     repeats,

@@ -75,6 +75,7 @@ class Reference(NamedTuple):
   top: np.ndarray  # [K], descending
   bottom: np.ndarray  # [K], ascending
   magnitude: np.ndarray  # [K], the largest in absolute value, descending
+  vectors: np.ndarray  # [2 K, P], of the bottom and the top, ascending
   product: Product  # float64
 
 
@@ -120,18 +121,24 @@ def find_reference(problem: Problem) -> Reference:
   """
   product = exact_product(problem)
   operator = LinearOperator((problem.size,) * 2, product, dtype=np.float64)
-  values = eigsh(
+  values, vectors = eigsh(
     operator,
     2 * K,
     which="BE",
     ncv=8 * K,
     tol=REFERENCE_TOLERANCE,
     v0=np.random.default_rng(0).normal(size=problem.size),
-    return_eigenvectors=False,
   )
-  values = np.sort(values)
+  order = np.argsort(values)
+  values, vectors = values[order], vectors.T[order]
   by_magnitude = values[np.argsort(-np.abs(values))]
-  return Reference(values[::-1][:K], values[:K], by_magnitude[:K], product)
+  return Reference(
+    top=values[::-1][:K],
+    bottom=values[:K],
+    magnitude=by_magnitude[:K],
+    vectors=vectors,
+    product=product,
+  )
 
 
 def exact_product(problem: Problem) -> Product:

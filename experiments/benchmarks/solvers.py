@@ -45,15 +45,21 @@ class Peer(NamedTuple):
   by_magnitude: tuple[bool, bool] = (False, False)
 
 
+def prepare_hessian(problem: Problem) -> Callable[[], spectra.Operator]:
+  """Builds the linear map in a program of its own, for another to take."""
+  prepare = jax.jit(
+    lambda params: spectra.linearized_hessian(
+      problem.loss, params, problem.split()
+    )
+  )
+  return lambda: prepare(problem.params)
+
+
 def make_ours(
   problem: Problem, k_bottom: int, tolerance: float = TOLERANCE
 ) -> Solver:
   """A whole measurement: the linear map is built, then Lanczos runs."""
-
-  @jax.jit
-  def prepare(params: PyTree) -> spectra.Operator:
-    data = problem.split()
-    return spectra.linearized_hessian(problem.loss, params, data)
+  prepare = prepare_hessian(problem)
 
   @jax.jit
   def measure(hessian: spectra.Operator, seed: jax.Array) -> spectra.Spectrum:
@@ -68,7 +74,7 @@ def make_ours(
     )
 
   def solve(seed: int) -> Answer:
-    spectrum = jax.device_get(measure(prepare(problem.params), jnp.int32(seed)))
+    spectrum = jax.device_get(measure(prepare(), jnp.int32(seed)))
     ends = spectrum.top, spectrum.bottom
     return Answer(
       values=np.concatenate([end.values for end in ends]),
@@ -82,11 +88,7 @@ def make_ours(
 def make_scipy(problem: Problem) -> Peer:
   """ARPACK on this project's own float32 product."""
   unravel = ravel_pytree(problem.params)[1]
-  hessian = jax.jit(
-    lambda params: spectra.linearized_hessian(
-      problem.loss, params, problem.split()
-    )
-  )(problem.params)
+  hessian = prepare_hessian(problem)()
   apply = jax.jit(lambda hessian, v: ravel_pytree(hessian(unravel(v)))[0])
 
   def product(vector: np.ndarray) -> np.ndarray:
@@ -123,11 +125,7 @@ def make_matfree(problem: Problem) -> Peer:
   """The Lanczos of matfree, on the same linear map as ours."""
   from matfree import decomp, eig
 
-  prepare = jax.jit(
-    lambda params: spectra.linearized_hessian(
-      problem.loss, params, problem.split()
-    )
-  )
+  prepare = prepare_hessian(problem)
   start, unravel = ravel_pytree(problem.params)
 
   def apply(vector: jax.Array, hessian: spectra.Operator) -> jax.Array:
@@ -146,7 +144,7 @@ def make_matfree(problem: Problem) -> Peer:
         return values[wanted], vectors[wanted]
 
       def solve(seed: int) -> Answer:
-        found = measure(prepare(problem.params), jnp.int32(seed))
+        found = measure(prepare(), jnp.int32(seed))
         return Answer(*jax.device_get(found), order)
 
       return solve
@@ -159,7 +157,7 @@ def make_matfree(problem: Problem) -> Peer:
     return decomp.tridiag_sym(MAX_ORDER)(apply, vector, hessian).J_small
 
   def order(k_bottom: int) -> int:
-    hessian = prepare(problem.params)
+    hessian = prepare()
     matrices = (np.asarray(tridiagonal(hessian, i)) for i in range(3))
     diagonals = [(np.diag(t), np.diag(t, 1)) for t in matrices]
     return int(np.median([smallest_order(*d, K, k_bottom) for d in diagonals]))

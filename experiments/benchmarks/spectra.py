@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from costs import Costs, measure_costs, products_over_arpack
+from estimates import compare_estimates
 from memory import MODES, memory_growth, peak_memory
 from peers import PEERS, make_peers
 from problem import SIZES, TOLERANCE, K, find_reference, make_problem
@@ -58,6 +59,7 @@ def compare(size: str, rounds: int) -> dict[str, Any]:
     print(f"products for both ends: ours {ours}, ARPACK {theirs}")
   results = race(runners, rounds, reference)
   print_results(results)
+  compare_estimates(problem, reference, rounds)
   print(f"load after: {os.getloadavg()[0]:.1f}")
   return {
     "hvp_over_gradient": costs.hvp_over_gradient,

@@ -1,6 +1,7 @@
 """Extreme eigenpairs by the peers that run on PyTorch, as they document it."""
 
 import sys
+from collections.abc import Callable
 from unittest import mock
 
 import numpy as np
@@ -22,35 +23,48 @@ POWER_TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6)
 POWER_ITERATIONS = 1000
 
 
-def make_curvlinops(problem: Problem) -> Peer:
-  """The Hessian of curvlinops under scipy's ARPACK."""
+def curvlinops_operator(problem: Problem) -> Callable:
+  """Makes its Hessian, a linear operator; its tests of the data are off."""
   from curvlinops import HessianLinearOperator
 
   twin, criterion, data = make_twin(problem)
+  params = list(twin.parameters())
+  return lambda: HessianLinearOperator(
+    twin, criterion, params, [data], check_deterministic=False
+  )
 
-  def make_product():
-    operator = HessianLinearOperator(
-      twin,
-      criterion,
-      list(twin.parameters()),
-      [data],
-      check_deterministic=False,
-    ).to_scipy()
-    return operator.matvec
 
-  return make_arpack(make_product, problem.size)
+def eigenthings_operator(problem: Problem) -> Callable:
+  from hessian_eigenthings import HessianOperator, supervised_loss
+
+  twin, criterion, data = make_twin(problem)
+  return lambda: HessianOperator(twin, [data], supervised_loss(criterion))
+
+
+def pyhessian_operator(problem: Problem) -> Callable:
+  """Makes its Hessian, which differentiates the loss once when made."""
+  from pyhessian import hessian
+
+  twin, criterion, data = make_twin(problem)
+
+  def make():
+    twin.zero_grad()  # it adds to the gradients that it finds
+    return hessian(twin, criterion, data=data, cuda=False)
+
+  return make
+
+
+def make_curvlinops(problem: Problem) -> Peer:
+  """The Hessian of curvlinops under scipy's ARPACK."""
+  make_operator = curvlinops_operator(problem)
+  return make_arpack(lambda: make_operator().to_scipy().matvec, problem.size)
 
 
 def make_hessian_eigenthings(problem: Problem) -> Peer:
   """Its Lanczos, with its reorthogonalisation on where accuracy is asked."""
-  from hessian_eigenthings import HessianOperator, lanczos
-  from hessian_eigenthings.algorithms.lanczos import lanczos_tridiagonal
-  from hessian_eigenthings.loss_fns import supervised_loss
+  from hessian_eigenthings import lanczos, lanczos_tridiagonal
 
-  twin, criterion, data = make_twin(problem)
-
-  def make_operator() -> HessianOperator:
-    return HessianOperator(twin, [data], supervised_loss(criterion))
+  make_operator = eigenthings_operator(problem)
 
   def solver(which: str, **options) -> Solver:
     def solve(seed: int) -> Answer:
@@ -94,20 +108,15 @@ def make_hessian_eigenthings(problem: Problem) -> Peer:
 
 def make_pyhessian(problem: Problem) -> Peer:
   """Power iteration with deflation."""
-  from pyhessian import hessian
-
+  make_operator = pyhessian_operator(problem)
   module = sys.modules["pyhessian.hessian"]
-  twin, criterion, data = make_twin(problem)
 
   def solver(**options) -> Solver:
     def solve(seed: int) -> Answer:
       torch.manual_seed(seed)
       product = Counted(module.hessian_vector_product)
       with mock.patch.object(module, "hessian_vector_product", product):
-        values, vectors = hessian(
-          twin, criterion, data=data, cuda=False
-        ).eigenvalues(top_n=K, **options)
-      twin.zero_grad()
+        values, vectors = make_operator().eigenvalues(top_n=K, **options)
       vectors = [torch.cat([x.reshape(-1) for x in v]) for v in vectors]
       vectors = torch.stack(vectors).detach().numpy()
       return Answer(np.array(values), vectors, product.calls)

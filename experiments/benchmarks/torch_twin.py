@@ -5,7 +5,6 @@ configs use. Parameters keep their names and are registered in alphabetical
 order, so that a flat vector means the same in both.
 """
 
-import jax
 import numpy as np
 import torch
 from problem import Problem
@@ -32,14 +31,13 @@ def make_twin(problem: Problem) -> tuple[nn.Module, nn.Module, tuple]:
     for x in (problem.batch.tokens, problem.batch.targets)
   )
   data = tokens, targets.reshape(-1)
-  ours = float(jax.jit(problem.loss)(problem.params, problem.batch))
+  ours = float(problem.loss(problem.params, problem.batch))
   theirs = criterion(twin(data[0]), data[1]).item()
   if abs(ours - theirs) > LOSS_TOLERANCE:
     raise ValueError(
       f"the PyTorch twin must have the same loss to {LOSS_TOLERANCE}, got "
       f"{ours} in JAX, {theirs} in PyTorch"
     )
-  print(f"loss: {ours:.7f} in JAX, {theirs:.7f} in the PyTorch twin")
   return twin, criterion, data
 
 
