@@ -1,4 +1,4 @@
-"""What the products cost, what Lanczos adds, and how many ARPACK needs."""
+"""What a product costs in gradients, and what Lanczos adds."""
 
 import statistics
 import time
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 from problem import K, Problem
-from solvers import Solver, make_ours, prepare_hessian
+from solvers import make_ours, prepare_hessian
 
 from induction_jax import spectra
 from induction_jax.types import Params, PyTree
@@ -71,23 +71,6 @@ def measure_costs(problem: Problem, repeats: int) -> Costs:
     product_seconds=median(lambda s: s["product"] / LOOP),
     products=products,
   )
-
-
-def products_over_arpack(
-  problem: Problem, arpack: Solver, seeds: range
-) -> tuple[float, list[int], list[int]]:
-  """Products for both ends to TOLERANCE: ours over ARPACK's, median.
-
-  Both get the same product and the same tolerance, ARPACK its default basis
-  of 4 K + 1 vectors.
-
-  Returns:
-    The ratio of the medians over the seeds, and both lists.
-  """
-  spectrum = make_ours(problem, K)
-  ours = [spectrum(seed).products for seed in seeds]
-  theirs = [arpack(seed).products for seed in seeds]
-  return statistics.median(ours) / statistics.median(theirs), ours, theirs
 
 
 def interleave(

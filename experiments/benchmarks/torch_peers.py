@@ -1,6 +1,7 @@
 """Extreme eigenpairs by the peers that run on PyTorch, as they document it."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from unittest import mock
 
@@ -46,6 +47,7 @@ def pyhessian_operator(problem: Problem) -> Callable:
   from pyhessian import hessian
 
   twin, criterion, data = make_twin(problem)
+  warnings.filterwarnings("ignore", "Using backward.* with create_graph")
 
   def make():
     twin.zero_grad()  # it adds to the gradients that it finds
