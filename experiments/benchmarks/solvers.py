@@ -5,6 +5,7 @@ its products to the user, it gets the smallest that reaches TOLERANCE (median
 over three starts), found beforehand at no cost to it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from induction_jax import spectra
 from induction_jax.types import PyTree
 
-MAX_ORDER = 160
+MAX_ORDER = 240
 
 Solver = Callable[[int], Answer]
 
@@ -156,36 +157,43 @@ def make_matfree(problem: Problem) -> Peer:
     vector = jax.random.normal(jax.random.key(seed), start.shape, start.dtype)
     return decomp.tridiag_sym(MAX_ORDER)(apply, vector, hessian).J_small
 
-  def order(k_bottom: int) -> int:
+  @functools.cache
+  def long_runs() -> list[tuple[np.ndarray, np.ndarray]]:
     hessian = prepare()
-    matrices = (np.asarray(tridiagonal(hessian, i)) for i in range(3))
-    diagonals = [(np.diag(t), np.diag(t, 1)) for t in matrices]
-    return int(np.median([smallest_order(*d, K, k_bottom) for d in diagonals]))
+    matrices = [np.asarray(tridiagonal(hessian, seed)) for seed in range(3)]
+    return [(np.diag(t), np.diag(t, 1)) for t in matrices]
 
   return Peer(
     defaults=solver(0)(2 * K),  # it has no default number of products
-    top=lambda _: solver(0)(order(0)),
-    both=lambda _: solver(K)(order(K)),
+    top=lambda _: solver(0)(smallest_order(long_runs(), K, 0)),
+    both=lambda _: solver(K)(smallest_order(long_runs(), K, K)),
   )
 
 
 def smallest_order(
-  diagonal: np.ndarray, off_diagonal: np.ndarray, k_top: int, k_bottom: int
+  long_runs: list[tuple[np.ndarray, np.ndarray]], k_top: int, k_bottom: int
 ) -> int:
-  """The fewest products after which the wanted pairs are within TOLERANCE.
+  """The fewest products that find the wanted pairs, median over the runs.
 
   Lanczos of order m is the leading block of one of a higher order, and the
   residual of its pair (theta, s) is off_diagonal[m - 1] |s_m|.
 
   Args:
-    diagonal: [M] of a long run's tridiagonal matrix.
-    off_diagonal: [M - 1], beside it.
+    long_runs: diagonal [M] and off-diagonal [M - 1] of Lanczos from each of
+      several starts.
     k_top: pairs wanted at the upper end.
     k_bottom: pairs wanted at the lower end.
 
   Raises:
-    ValueError: if M products do not suffice.
+    ValueError: if M products do not reach TOLERANCE.
   """
+  orders = [_smallest_order(*run, k_top, k_bottom) for run in long_runs]
+  return int(np.median(orders))
+
+
+def _smallest_order(
+  diagonal: np.ndarray, off_diagonal: np.ndarray, k_top: int, k_bottom: int
+) -> int:
   for order in range(k_top + k_bottom + 1, len(diagonal)):
     values, vectors = eigh_tridiagonal(
       diagonal[:order], off_diagonal[: order - 1]
