@@ -132,25 +132,25 @@ def make_matfree(problem: Problem) -> Peer:
   def apply(vector: jax.Array, hessian: spectra.Operator) -> jax.Array:
     return ravel_pytree(hessian(unravel(vector)))[0]
 
-  def solver(k_bottom: int) -> Callable[[int], Solver]:
-    def with_order(order: int) -> Solver:
-      eigh = eig.eigh_partial(decomp.tridiag_sym(order))
+  def solver(order: int, k_bottom: int) -> Solver:
+    eigh = eig.eigh_partial(decomp.tridiag_sym(order))
+    wanted = np.r_[order - K : order, 0:k_bottom]
 
-      @jax.jit
-      def measure(hessian: spectra.Operator, seed: jax.Array) -> tuple:
-        key = jax.random.key(seed)
-        vector = jax.random.normal(key, start.shape, start.dtype)
-        values, vectors = eigh(apply, vector, hessian)
-        wanted = jnp.r_[order - K : order, 0:k_bottom]
-        return values[wanted], vectors[wanted]
+    @jax.jit
+    def measure(hessian: spectra.Operator, seed: jax.Array) -> tuple:
+      key = jax.random.key(seed)
+      vector = jax.random.normal(key, start.shape, start.dtype)
+      values, vectors = eigh(apply, vector, hessian)
+      return values[wanted], vectors[wanted]
 
-      def solve(seed: int) -> Answer:
-        found = measure(prepare(), jnp.int32(seed))
-        return Answer(*jax.device_get(found), order)
+    def solve(seed: int) -> Answer:
+      found = measure(prepare(), jnp.int32(seed))
+      return Answer(*jax.device_get(found), order)
 
-      return solve
+    return solve
 
-    return with_order
+  def to_tolerance(k_bottom: int) -> Solver:
+    return solver(smallest_order(long_runs(), K, k_bottom), k_bottom)
 
   @jax.jit
   def tridiagonal(hessian: spectra.Operator, seed: jax.Array) -> jax.Array:
@@ -164,9 +164,9 @@ def make_matfree(problem: Problem) -> Peer:
     return [(np.diag(t), np.diag(t, 1)) for t in matrices]
 
   return Peer(
-    defaults=solver(0)(2 * K),  # it has no default number of products
-    top=lambda _: solver(0)(smallest_order(long_runs(), K, 0)),
-    both=lambda _: solver(K)(smallest_order(long_runs(), K, K)),
+    defaults=solver(2 * K, 0),  # it has no default number of products
+    top=lambda _: to_tolerance(0),
+    both=lambda _: to_tolerance(K),
   )
 
 
