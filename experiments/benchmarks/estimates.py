@@ -102,7 +102,7 @@ def _run(
       estimate(0)
       estimates[name] = estimate
     except Exception as error:  # whatever a peer raises is its result
-      print(f"| {name} | failed: {error!r} |")
+      print(f"| {name} | failed: {str(error).splitlines()[0]} |")
   seconds: dict[str, list[float]] = {name: [] for name in estimates}
   found: dict[str, list[Any]] = {name: [] for name in estimates}
   for seed in range(rounds):

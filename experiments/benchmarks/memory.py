@@ -23,6 +23,8 @@ def memory_growth(
 ) -> tuple[float, dict[int, tuple[float, float]]]:
   """Peak of a measurement on eight micro-batches over that on one.
 
+  Both above the same base, the smaller of the peaks before.
+
   Args:
     size: a key of SIZES.
     mode: "streamed" in micro-batches, or the whole batch "resident".
@@ -34,7 +36,8 @@ def memory_growth(
     examples: peak_memory(size, mode, examples)
     for examples in (MICRO_BATCH[size], 8 * MICRO_BATCH[size])
   }
-  one, eight = (after - before for before, after in peaks.values())
+  base = min(before for before, _ in peaks.values())
+  one, eight = (after - base for _, after in peaks.values())
   return eight / one, peaks
 
 

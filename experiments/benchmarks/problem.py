@@ -117,7 +117,7 @@ def make_problem(
 def find_reference(problem: Problem) -> Reference:
   """Both ends by ARPACK in float64, to REFERENCE_TOLERANCE.
 
-  The dense Hessian would answer too, but takes 14 GB at the smaller size.
+  The dense Hessian would answer too, but takes 12 GB at the smaller size.
   """
   product = exact_product(problem)
   operator = LinearOperator((problem.size,) * 2, product, dtype=np.float64)
