@@ -72,7 +72,7 @@ def main(size: str, what: str, examples: int | None) -> None:
   from problem import K, make_problem
   from solvers import make_ours
 
-  problem = make_problem(size, examples, trained=what not in MODES)
+  problem = make_problem(size, examples, trained=False)
   if what in MODES:
     measure = _make_measurement(problem, what, MICRO_BATCH[size])
   elif what == "ours":
