@@ -82,6 +82,7 @@ def race(
   for name, runner in runners.items():
     try:
       first[name] = _timed(runner.solve, 0)[0]
+      print(f"{', '.join(name)}: first call {first[name]:.1f} s")
     except Exception as error:
       print(f"{', '.join(name)}: failed, {error!r}")
   turns: dict[Name, list[tuple[float, Answer]]] = {name: [] for name in first}
