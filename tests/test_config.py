@@ -76,7 +76,10 @@ class RangesTest(parameterized.TestCase):
     ("spectra.track_top_k_eigenvalues", 0, "at least 1"),
     ("spectra.preconditioned_top_k", -1, "at least 0"),
     ("spectra.batch_size", 0, "at least 1"),
-    ("spectra.micro_batch_size", 0, "at least 1"),
+    ("spectra.micro_batch_size", -1, "at least 0"),
+    ("spectra.memory_gib", 0.0, "positive"),
+    ("density.probes", 1, "at least 2"),
+    ("blocks.max_order", 1, "at least 2"),
     ("spectra.max_order", 1, "at least 2"),
     ("spectra.tolerance", 0.0, "a positive finite number"),
     ("checkpoint.interval", 0, "at least 1"),
@@ -257,6 +260,11 @@ class CrossChecksTest(parameterized.TestCase):
       "spectra.max_order must be at least twice the number of eigenvalues "
       "tracked (both ends come from one basis), got max_order=21, "
       "eigenvalues=11",
+    ),
+    (
+      dict(spectra__max_basis=20, spectra__track_top_k_eigenvalues=10),
+      "spectra.max_basis must hold both ends' eigenvalues and two more rows, "
+      "got max_basis=20, eigenvalues=10",
     ),
     (
       dict(spectra__batch_size=64, spectra__micro_batch_size=7),

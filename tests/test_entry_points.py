@@ -62,7 +62,8 @@ class WholeTest(EntryPointTest):
     self.assertEqual(status, 0, err)
     for line in ("transition on repeats: ", "induction head: no", "top eig"):
       self.assertIn(line, out)
-    figures = {"transition", "spectrum", "alignment", "circuits", "patterns"}
+    figures = {"transition", "spectrum", "alignment", "block_mass"}
+    figures |= {"circuits", "patterns"}
     self.assertEqual(
       {path.stem for path in (self.workdir / "figures").glob("*.png")},
       figures,

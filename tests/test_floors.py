@@ -17,6 +17,7 @@ FLOORS = {
   "measure": 5,
   "cli": 5,
   "progress": 5,
+  "interrupt": 5,
   "loop": 4,
   "report": 4,
   "probes": 3,
@@ -42,7 +43,9 @@ SAME_FLOOR = {
   # What the entry points share, and they alone.
   ("train", "cli"),
   ("train", "progress"),
+  ("train", "interrupt"),
   ("visualize", "cli"),
+  ("measure", "cli"),
 }
 # Libraries that only one module may import.
 SOLE_IMPORTERS = {

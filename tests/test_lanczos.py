@@ -197,10 +197,32 @@ class KnownSpectraTest(parameterized.TestCase):
         np.all((true < 1e-2 * np.abs(pairs.values)) | ~pairs.converged)
       )
 
+  @parameterized.parameters((3, 0), (0, 3))
+  def test_one_end_alone(self, k_top, k_bottom):
+    diagonal = np.concatenate([[-9.0, -7.0, -5.0], np.zeros(50), [4, 6, 8]])
+    spectrum = spectra.lanczos(
+      lambda v: jnp.float32(diagonal) * v,
+      jnp.ones(diagonal.size, jnp.float32),
+      jax.random.key(0),
+      k_top=k_top,
+      k_bottom=k_bottom,
+      max_order=20,
+      tolerance=1e-4,
+    )
+    want = diagonal[::-1] if k_top else diagonal
+    pairs, none = spectrum.top, spectrum.bottom
+    if k_bottom:
+      pairs, none = none, pairs
+    np.testing.assert_allclose(pairs.values, want[:3], rtol=1e-4)
+    self.assertEqual(none.vectors.shape, (0, diagonal.size))
+    widened = spectra.add_rounding(spectrum, jnp.float32(0.1), 1e-4)
+    self.assertEqual(widened.products, spectrum.products + 2)
+
   @parameterized.parameters(
-    (dict(k_top=6, k_bottom=1), "from 1 to P=5, got k_top=6, k_bottom=1"),
-    (dict(k_top=1, k_bottom=6), "from 1 to P=5, got k_top=1, k_bottom=6"),
-    (dict(k_top=0, k_bottom=2), "from 1 to P=5, got k_top=0, k_bottom=2"),
+    (dict(k_top=6, k_bottom=1), "from 0 to P=5, .* got k_top=6, k_bottom=1"),
+    (dict(k_top=1, k_bottom=6), "from 0 to P=5, .* got k_top=1, k_bottom=6"),
+    (dict(k_top=-1, k_bottom=2), "from 0 to P=5, .* got k_top=-1, k_bottom=2"),
+    (dict(k_top=0, k_bottom=0), "and not both 0, got k_top=0, k_bottom=0"),
     (
       dict(k_top=2, k_bottom=2, max_order=3),
       r"at least min\(k_top \+ k_bottom, P\)=4, got max_order=3",

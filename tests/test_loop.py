@@ -122,6 +122,13 @@ class RunTest(parameterized.TestCase):
       if name.endswith("_null"):
         self.assertIn(name.removesuffix("_null"), results)
 
+  def test_one_compilation_over_a_whole_run(self):
+    functions = [self.experiment.train_chunk, self.experiment.draw]
+    for probe in self.experiment.probes:
+      functions += [probe.prepare, probe.measure, probe.constants]
+    for function in functions:
+      self.assertEqual(function._cache_size(), 1)
+
   def test_checkpoints_are_log_spaced_then_even(self):
     self.assertEqual(
       checkpoints.steps(self.whole.checkpoints), [0, 1, 2, 4, 8, 12, 24]

@@ -89,6 +89,14 @@ class MeasureTest(parameterized.TestCase):
         low, high = (float(at[f"{name}_{x}"][i]) for x in ("low", "high"))
         self.assertBetween(true, low - 1e-3, high + 1e-3)
 
+  def test_gradient_is_that_of_the_hessian_batch(self):
+    state, held_out = self.state(8)
+    curvature = make_curvature(self.config, self.experiment.model)
+    grad = jax.grad(curvature.loss)(state.params, held_out.curvature)
+    norm = np.linalg.norm(ravel_pytree(grad)[0])
+    got = self.results.gradient_norm.sel(step=8)
+    np.testing.assert_allclose(got, norm, rtol=1e-5)
+
   def test_density_integrates_to_one_on_its_grid(self):
     integral = np.trapezoid(self.results.density.dropna("step"), PLACES)
     np.testing.assert_allclose(integral, 1, atol=1e-3)
