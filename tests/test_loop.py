@@ -136,7 +136,10 @@ class RunTest(parameterized.TestCase):
 
   def test_divergence_names_the_step_and_the_checkpoint(self):
     values = tiny_config(
-      optim__name="sgd", optim__learning_rate=1e30, circuits__interval=0
+      optim__name="sgd",
+      optim__learning_rate=1e30,
+      circuits__interval=0,
+      spectra__eigen_interval=0,
     )
     config = make_config(values.to_dict())
     directory = open_run(self.root / "diverged", config, resume=True)

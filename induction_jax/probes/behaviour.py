@@ -6,7 +6,7 @@ from induction_jax import circuits, losses
 from induction_jax.config import Config
 from induction_jax.model import Model
 from induction_jax.probes.held_out import HeldOut
-from induction_jax.probes.probe import Probe, as_they_are, no_arrays, nothing
+from induction_jax.probes.probe import Probe
 from induction_jax.state import TrainState
 from induction_jax.types import Array, PyTree, Variable
 
@@ -95,12 +95,6 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
     name="behaviour",
     interval=config.behaviour.interval,
     variables=VARIABLES,
-    coordinates={},
     constants=constants,
-    init_carry=nothing,
-    prepare=nothing,
     measure=measure,
-    finish=as_they_are,
-    finish_constants=as_they_are,
-    keep=no_arrays,
   )

@@ -7,7 +7,7 @@ from induction_jax import spectra
 from induction_jax.config import Config
 from induction_jax.probes.curvature import Curvature
 from induction_jax.probes.held_out import HeldOut
-from induction_jax.probes.probe import Probe, as_they_are, no_arrays, nothing
+from induction_jax.probes.probe import Probe
 from induction_jax.probes.spectra_variables import ENDS
 from induction_jax.state import TrainState, stream
 from induction_jax.types import Array, PyTree, Variable
@@ -93,11 +93,6 @@ def make_blocks_probe(config: Config, curvature: Curvature) -> Probe:
     interval=c.interval,
     variables=VARIABLES,
     coordinates={"block": partition.names, "other_block": partition.names},
-    constants=lambda *_: {},
-    init_carry=nothing,
     prepare=curvature.prepare,
     measure=measure,
-    finish=as_they_are,
-    finish_constants=as_they_are,
-    keep=no_arrays,
   )

@@ -9,7 +9,7 @@ from induction_jax.config import Config
 from induction_jax.losses import token_losses
 from induction_jax.model import Model
 from induction_jax.probes.held_out import HeldOut
-from induction_jax.probes.probe import Probe, Values, no_arrays, nothing
+from induction_jax.probes.probe import Probe, Values
 from induction_jax.state import TrainState, stream
 from induction_jax.types import Array, Params, PyTree, Variable
 
@@ -108,14 +108,10 @@ def make_circuits_probe(config: Config, model: Model) -> Probe:
     name="circuits",
     interval=config.circuits.interval,
     variables=VARIABLES,
-    coordinates={},
     constants=constants,
-    init_carry=nothing,
-    prepare=nothing,
     measure=measure,
     finish=_finish,
     finish_constants=finish_constants,
-    keep=no_arrays,
   )
 
 

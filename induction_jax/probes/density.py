@@ -8,16 +8,18 @@ from induction_jax import spectra
 from induction_jax.config import Config
 from induction_jax.probes.curvature import Curvature
 from induction_jax.probes.held_out import HeldOut
-from induction_jax.probes.probe import Probe, as_they_are, no_arrays, nothing
+from induction_jax.probes.probe import Probe
 from induction_jax.state import TrainState, stream
 from induction_jax.types import Array, PyTree, Variable
 
 # One grid for every step and every run, so that densities can be compared: a
-# symmetric logarithmic axis, linear below KNEE nats and ending at 10^6 KNEE.
-KNEE = 1e-2
+# symmetric logarithmic axis, linear below KNEE nats and ending at 10^5 KNEE.
+# Nodes lie about a tenth of a nat apart where eigenvalues crowd, so a smaller
+# knee would show single nodes as peaks.
+KNEE = 0.1
 AXIS = spectra.symlog(KNEE)
-WIDTH = 0.08  # of the Gaussians, in decades
-PLACES = np.linspace(-6, 6, 301)  # two points to a width
+WIDTH = 0.12  # of the Gaussians, in decades
+PLACES = np.linspace(-5, 5, 201)  # two points to a width
 EIGENVALUES = np.sign(PLACES) * KNEE * (10 ** np.abs(PLACES) - 1)
 THRESHOLDS = (0.01, 0.1, 1.0, 10.0)  # nats
 
@@ -105,11 +107,6 @@ def make_density_probe(config: Config, curvature: Curvature) -> Probe:
     interval=c.interval,
     variables=VARIABLES,
     coordinates={"eigenvalue": EIGENVALUES, "threshold": THRESHOLDS},
-    constants=lambda *_: {},
-    init_carry=nothing,
     prepare=curvature.prepare,
     measure=measure,
-    finish=as_they_are,
-    finish_constants=as_they_are,
-    keep=no_arrays,
   )

@@ -1,6 +1,7 @@
 """The form of a probe."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,21 @@ from induction_jax.state import TrainState
 from induction_jax.types import Array, Params, PyTree, Variable
 
 Values = dict[str, np.ndarray]
+
+
+def nothing(*_: Any) -> PyTree:
+  """An empty pytree: no carry, nothing prepared."""
+  return ()
+
+
+def no_arrays(*_: Any) -> dict[str, Array]:
+  """No constants, or nothing to keep in a file."""
+  return {}
+
+
+def as_they_are(arrays: dict[str, Any]) -> Values:
+  """Named arrays that need no finishing."""
+  return {name: np.asarray(array) for name, array in arrays.items()}
 
 
 class Probe(NamedTuple):
@@ -38,28 +54,13 @@ class Probe(NamedTuple):
   name: str
   interval: int
   variables: tuple[Variable, ...]
-  coordinates: dict[str, Sequence[Any]]
-  constants: Callable[[TrainState, HeldOut], PyTree]
-  init_carry: Callable[[Params], PyTree]
-  prepare: Callable[[TrainState, HeldOut], PyTree]
   measure: Callable[
     [TrainState, HeldOut, PyTree, PyTree], tuple[PyTree, PyTree]
   ]
-  finish: Callable[[Any], Values]
-  finish_constants: Callable[[Any], Values]
-  keep: Callable[[PyTree], dict[str, Array]]
-
-
-def nothing(*_: Any) -> PyTree:
-  """An empty pytree: no carry, nothing prepared."""
-  return ()
-
-
-def no_arrays(_: PyTree) -> dict[str, Array]:
-  """Nothing to keep in a file."""
-  return {}
-
-
-def as_they_are(arrays: dict[str, Any]) -> Values:
-  """Named arrays that need no finishing."""
-  return {name: np.asarray(array) for name, array in arrays.items()}
+  coordinates: Mapping[str, Sequence[Any]] = MappingProxyType({})
+  constants: Callable[[TrainState, HeldOut], PyTree] = no_arrays
+  init_carry: Callable[[Params], PyTree] = nothing
+  prepare: Callable[[TrainState, HeldOut], PyTree] = nothing
+  finish: Callable[[Any], Values] = as_they_are
+  finish_constants: Callable[[Any], Values] = as_they_are
+  keep: Callable[[PyTree], dict[str, Array]] = no_arrays

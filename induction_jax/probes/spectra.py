@@ -11,7 +11,7 @@ from induction_jax import optim, spectra
 from induction_jax.config import Config
 from induction_jax.probes.curvature import Curvature
 from induction_jax.probes.held_out import HeldOut
-from induction_jax.probes.probe import Probe, as_they_are, no_arrays
+from induction_jax.probes.probe import Probe, no_arrays
 from induction_jax.probes.spectra_variables import ENDS, VARIABLES
 from induction_jax.state import TrainState, stream
 from induction_jax.types import Array, Key, Params, PyTree
@@ -193,8 +193,6 @@ def make_spectra_probe(config: Config, curvature: Curvature) -> Probe:
     init_carry=init_carry,
     prepare=prepare,
     measure=measure,
-    finish=as_they_are,
-    finish_constants=as_they_are,
     keep=_eigenvectors if c.keep_eigenvectors else no_arrays,
   )
 

@@ -32,7 +32,7 @@ def plot_blocks(results: xr.Dataset, findings: Findings) -> Figure:
   )
   shown = norms.sel(step=steps)
   most = float(shown.max())
-  least = most / 1e4
+  least = most / 1e3
   names = [str(name) for name in norms.block.values]
   for ax, step in zip(axes[0], steps):
     image = ax.imshow(
@@ -117,7 +117,7 @@ def _plot_ridges(ax: Axes, results: xr.Dataset, findings: Findings) -> None:
 def _eigenvalue_ticks(axis: Axis, density: xr.DataArray) -> None:
   """Powers of ten on an axis that counts the places of the density's grid."""
   values = density.eigenvalue.values
-  powers = np.array([-1e4, -1e2, -1, -0.01, 0, 0.01, 1, 1e2, 1e4])
+  powers = np.array([-1e3, -1e2, -10, -1, 0, 1, 10, 1e2, 1e3])
   shown = powers[(powers >= values[0]) & (powers <= values[-1])]
   places = np.interp(shown, values, np.arange(len(values)))
   axis.set_ticks(places, [f"{value:g}" for value in shown], fontsize=6.5)
