@@ -8,7 +8,7 @@ Command:
 
 What to expect: the transition near step 400; pattern accuracy from 0.2 to 1.0
 within 100 steps; a previous-token head in layer 0, an induction head in
-layer 1; the top eigenvalue rises four- to eightfold across it.
+layer 1; the top eigenvalue rises four- to twelvefold across it.
 """
 
 from configs import base

@@ -17,8 +17,8 @@ COLUMNS = (
   "accuracy, first → last",
   "prefix matching (head)",
   "previous token (head)",
-  "top eigenvalue: before, peak, after",
-  "bottom eigenvalue: before, peak, after",
+  "top eigenvalue: before, peak, after; whole run",
+  "bottom eigenvalue: before, peak, after; whole run",
 )
 
 
@@ -43,14 +43,14 @@ def row(path: Path) -> list[str]:
     f"{first_accuracy(path):.3f} → {summary['final']['pattern_accuracy']:.3f}",
     f"{induction['prefix_matching']:.2f} {head(induction)}",
     f"{previous['previous_token']:.2f} {head(previous)}",
-    *(
-      ", ".join(f"{spectrum[f'{end}_{x}']:.3g}" for x in MOMENTS)
-      for end in ("top", "bottom")
-    ),
+    *(eigenvalues(spectrum, end) for end in ("top", "bottom")),
   ]
 
 
-MOMENTS = ("before", "peak", "after")
+def eigenvalues(spectrum: dict, end: str) -> str:
+  moments = (spectrum[f"{end}_{x}"] for x in ("before", "peak", "after"))
+  dated = ", ".join("-" if x is None else f"{x:.3g}" for x in moments)
+  return f"{dated}; {spectrum[f'{end}_run_peak']:.3g}"
 
 
 def first_accuracy(path: Path) -> float:

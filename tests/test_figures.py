@@ -6,8 +6,10 @@ import xarray as xr
 from absl.testing import absltest, parameterized
 from matplotlib.figure import Figure
 
+from induction_jax.probes.density import EIGENVALUES
 from induction_jax.report import findings, style
 from induction_jax.report.circuit_figure import plot_circuits
+from induction_jax.report.curvature_figures import plot_blocks, plot_density
 from tests.test_findings import STEPS, found_in_induction, induction_results
 
 
@@ -73,6 +75,55 @@ class CircuitsFigureTest(absltest.TestCase):
       figure = plot_circuits(results, found)
       self.assertLen([t for t in titles(figure) if f", {name}" in t], 2)
       plt.close(figure)
+
+
+def with_curvature(results: xr.Dataset, steps: slice) -> xr.Dataset:
+  """Adds a density and blocks, measured at some of the steps alone."""
+  rng = np.random.default_rng(2)
+  measured = np.full(len(STEPS), np.nan)
+  measured[steps] = 1
+  bell = np.exp(-(np.linspace(-5, 5, len(EIGENVALUES)) ** 2))
+  norms = rng.uniform(0.01, 3, (len(STEPS), 3, 3))
+  per_block = ("step", "block", "other_block")
+  return results.assign(
+    {
+      "density": (("step", "eigenvalue"), measured[:, None] * bell),
+      "density_se": (("step", "eigenvalue"), measured[:, None] * 0.1 * bell),
+      "block_norm": (per_block, measured[:, None, None] * norms),
+    }
+  ).assign_coords(eigenvalue=EIGENVALUES, block=["qk 0.0", "ov 0.0", "norms"])
+
+
+class CurvatureFigureTest(parameterized.TestCase):
+  @parameterized.parameters((slice(None, None, 5), 3), (slice(7, 8), 1))
+  def test_steps_around_the_transition(self, steps, shown):
+    results = with_curvature(induction_results(), steps)
+    found = found_in_induction()
+    figure = plot_blocks(results, found)
+    self.assertLen([t for t in titles(figure) if t.startswith("step")], shown)
+    if shown == 3:
+      numbers = [int(t.split()[1]) for t in titles(figure) if t]
+      transition = found.transition
+      self.assertLessEqual(numbers[0], transition.onset.estimate)
+      self.assertAlmostEqual(
+        numbers[1], transition.midpoint.estimate, delta=25.1
+      )
+      self.assertEqual(numbers[2], 950)
+    plt.close(figure)
+
+  @parameterized.parameters(slice(None, None, 5), slice(7, 8))
+  def test_density_has_the_eigenvalues_on_its_axes(self, steps):
+    results = with_curvature(induction_results(), steps)
+    figure = plot_density(results, found_in_induction())
+    heat, ridges = figure.axes[:2]
+    shown = [label.get_text() for label in heat.get_yticklabels()]
+    self.assertEqual(shown, [x.get_text() for x in ridges.get_xticklabels()])
+    self.assertContainsSubset(["-1", "0", "1", "10"], shown)
+    place = heat.get_yticks()[shown.index("10")]
+    self.assertAlmostEqual(
+      np.interp(place, range(len(EIGENVALUES)), EIGENVALUES), 10, places=3
+    )
+    plt.close(figure)
 
 
 class LogAxisTest(parameterized.TestCase):
