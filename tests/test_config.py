@@ -77,7 +77,7 @@ class RangesTest(parameterized.TestCase):
     ("spectra.preconditioned_top_k", -1, "at least 0"),
     ("spectra.batch_size", 0, "at least 1"),
     ("spectra.micro_batch_size", -1, "at least 0"),
-    ("spectra.memory_gib", 0.0, "positive"),
+    ("spectra.memory_gib", 0.0, "a positive finite number"),
     ("density.probes", 1, "at least 2"),
     ("blocks.max_order", 1, "at least 2"),
     ("spectra.max_order", 1, "at least 2"),
