@@ -43,13 +43,12 @@ def parse(values: flags.FlagValues, argv: list[str], usage: str) -> list[str]:
   if {"--help", "-h"} & set(argv):
     print(f"{usage.strip()}\n\nflags:\n{values.get_help()}")
     sys.exit(0)
-  for name in overridden(argv):
-    check_leaf_name(name)
+  check_names(argv)
   try:
     with _importable_from(_config_path(argv)):
       return values(argv)[1:]
   except flags.Error as error:
-    raise ConfigError(" ".join(str(error).split())) from error
+    raise ConfigError(one_line(error)) from error
 
 
 def config_from(values: flags.FlagValues, argv: list[str]) -> Config:
@@ -59,7 +58,7 @@ def config_from(values: flags.FlagValues, argv: list[str]) -> Config:
     ConfigError: if there is none or it cannot be run.
   """
   found = values["config"].value
-  if found is None:
+  if not values["config"].present:
     raise ConfigError("--config is required, such as configs/quick.py")
   if not isinstance(found, ConfigDict):
     raise ConfigError(
@@ -89,12 +88,27 @@ def run_main(main: Callable[[list[str]], int]) -> None:
   sys.exit(status)
 
 
+def check_names(argv: list[str]) -> None:
+  """Raises ConfigError for a config leaf on the command line that is none."""
+  for name in overridden(argv):
+    check_leaf_name(name)
+
+
+def one_line(error: BaseException) -> str:
+  """An error's message; of a traceback quoted in it, the last line alone."""
+  text = str(error).strip()
+  if "Traceback (most recent call last)" in text:
+    text = text.splitlines()[-1]
+  return " ".join(text.split())
+
+
 def overridden(argv: list[str]) -> list[str]:
   """The config leaves that a command line sets."""
+  names = (argument.lstrip("-") for argument in argv if argument[:1] == "-")
   return [
-    argument.removeprefix("--config.").split("=")[0]
-    for argument in argv
-    if argument.startswith("--config.")
+    name.removeprefix("config.").split("=")[0]
+    for name in names
+    if name.startswith("config.")
   ]
 
 
@@ -126,7 +140,7 @@ def _importable_from(config: Path | None) -> Iterator[None]:
   except flags.Error:
     raise
   except (Exception, SystemExit) as error:  # whatever the user's Python does
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    reason = f"{type(error).__name__}: {one_line(error)}"
     if isinstance(error, AttributeError) and "get_config" in reason:
       reason = "it defines no get_config()"
     raise ConfigError(f"--config {config} failed: {reason}") from error

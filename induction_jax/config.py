@@ -155,10 +155,10 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BehaviourConfig:
-  """Losses, accuracies and head scores."""
+  """Losses, accuracies and head scores; standard errors need two sequences."""
 
   interval: int = _at_least(1)
-  batch_size: int = _at_least(1)
+  batch_size: int = _at_least(2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from induction_jax import losses, optim, tasks
-from induction_jax.config import Config, to_dict
+from induction_jax.config import Config, ConfigError, to_dict
 from induction_jax.model import Model, make_model
 from induction_jax.probes import (
   HeldOut,
@@ -110,6 +109,7 @@ def run(
   experiment: Experiment,
   directory: RunDirectory,
   *,
+  cost: "Cost | None" = None,
   should_stop: Callable[[], bool] = lambda: False,
   watch: Watcher = lambda progress: None,
 ) -> int:
@@ -122,6 +122,7 @@ def run(
   Args:
     experiment: from make_experiment.
     directory: where the run lives.
+    cost: clock of the run; by default one that starts now.
     should_stop: asked between chunks; true saves a checkpoint and returns.
     watch: told after every chunk.
 
@@ -136,7 +137,7 @@ def run(
   state, carries = snapshot
   held_out = experiment.draw(state.key)
   step = int(state.step)
-  cost = Cost(directory.cost)
+  cost = cost or Cost(directory)
   history.truncate(directory.history, step if resumed else -1)
   record = partial(history.append, directory.history)
   if not resumed:
@@ -223,9 +224,16 @@ def measure(
 def write_results(
   experiment: Experiment, directory: RunDirectory
 ) -> xr.Dataset:
-  """Rebuilds results.nc from all that was measured, and returns it."""
+  """Rebuilds results.nc from all that was measured, and returns it.
+
+  Raises:
+    ConfigError: if nothing was; an earlier results.nc stays as it is.
+  """
+  own = history.read(directory.history)
+  if not any(record["kind"] == "probe" for record in own):
+    raise ConfigError(f"{directory.history} holds no measurement yet")
   again = history.read(directory.remeasured)
-  records = history.read(directory.history) + again
+  records = own + again
   variables = all_variables(experiment.all_probes)
   attributes = {
     "title": "training run of induction_jax",
@@ -244,18 +252,24 @@ def write_results(
 
 
 class Cost:
-  """Seconds a run took over all its starts: in all, training, measuring."""
+  """Seconds a run took over all its starts: in all, training, measuring.
 
-  def __init__(self, path: Path):
-    self._path = path
+  Args:
+    run: whose cost.json to add to.
+    started: time.perf_counter() at the start; by default now.
+  """
+
+  def __init__(self, run: RunDirectory, started: float | None = None):
+    self._path = run.cost
     self._seconds = {
       "wall_seconds": 0.0,
       "train_seconds": 0.0,
       "measure_seconds": 0.0,
     }
-    if path.exists():
-      self._seconds |= read_json(path)
-    self._started = time.perf_counter() - self._seconds["wall_seconds"]
+    if run.cost.exists():
+      self._seconds |= read_json(run.cost)
+    started = time.perf_counter() if started is None else started
+    self._started = started - self._seconds["wall_seconds"]
     self.training = _Stopwatch(self._seconds, "train_seconds")
     self.measuring = _Stopwatch(self._seconds, "measure_seconds")
 

@@ -11,6 +11,7 @@ measured at the same step, into results.nc; history.jsonl is left as it is.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> int:
     f"Some of {', '.join(PROBES)}; default: those whose settings are given.",
     flag_values=values,
   )
+  cli.check_names(argv)  # a wrong one fails while the flags are defined
   settings = ConfigDict(to_dict(config))
   config_flags.DEFINE_config_dict("config", settings, flag_values=values)
   extra = cli.parse(values, argv, __doc__ or "")
@@ -97,8 +99,13 @@ def remeasure(
     state = checkpoints.restore(directory.checkpoints, step, like).state
     for probe in probes:
       values = _measure_once(measuring, directory, probe, state)
-      # Constants are the run's own, where it has them.
-      values = {k: v for k, v in values.items() if k not in known}
+      # Constants are the run's own, where it has them; and what is nan here
+      # (an overlap with no measurement before it) replaces nothing.
+      values = {
+        name: value
+        for name, value in values.items()
+        if name not in known and not np.all(np.isnan(value))
+      }
       history.append(
         directory.remeasured,
         step,
@@ -109,7 +116,10 @@ def remeasure(
       )
       print(f"step {step}: {probe.name} measured", flush=True)
   write_results(trained, directory)
-  print(f"results: {directory.results}")
+  print(
+    f"results: {directory.results}; to draw them:\n"
+    f"  python -m induction_jax.visualize {directory.root}"
+  )
 
 
 def _measure_once(

@@ -17,7 +17,7 @@ from absl import flags
 from induction_jax import cli, visualize
 from induction_jax.config import Config, ConfigError
 from induction_jax.interrupt import Interrupt
-from induction_jax.loop import make_experiment, run, write_results
+from induction_jax.loop import Cost, make_experiment, run, write_results
 from induction_jax.progress import make_watcher
 from induction_jax.report.findings import find
 from induction_jax.report.summary import format_summary
@@ -56,21 +56,25 @@ def main(argv: list[str]) -> int:
 
 def train(config: Config, root: Path, resume: bool, argv: list[str]) -> int:
   """Runs a config in a directory, to its figures; returns the exit status."""
+  started = time.perf_counter()
+  experiment = make_experiment(config)  # before anything is written
   directory = open_run(root, config, resume)
   print(f"run directory: {root}", flush=True)
+  print(f"Hessian products: {experiment.products}", flush=True)
+  cost = Cost(directory, started)
   with Interrupt(last_words=_again(argv, root)) as interrupt:
-    experiment = make_experiment(config)
-    print(f"Hessian products: {experiment.products}", flush=True)
     watcher = make_watcher(config.train.num_steps)
     try:
       step = run(
         experiment,
         directory,
+        cost=cost,
         should_stop=lambda: bool(interrupt.signal),
         watch=watcher.update,
       )
     except FloatingPointError as error:
       print(f"error: {error}", file=sys.stderr)
+      write_results(experiment, directory)
       return DIVERGED
     finally:
       watcher.close()
@@ -81,9 +85,10 @@ def train(config: Config, root: Path, resume: bool, argv: list[str]) -> int:
     interrupt.stop_at_once()
     results = write_results(experiment, directory)
     findings = find(results)
-    print(format_summary(write_summary(directory, results, findings)))
     form = config.report.format
     visualize.draw(experiment, directory, results, findings, form)
+    cost.save()
+    print(format_summary(write_summary(directory, results, findings)))
   return 0
 
 

@@ -30,7 +30,11 @@ def main(argv: list[str]) -> int:
   """Runs the command line; returns the exit status."""
   values = flags.FlagValues()
   flags.DEFINE_enum(
-    "format", "png", FORMATS, "File format of the figures.", flag_values=values
+    "format",
+    None,
+    FORMATS,
+    "File format of the figures; by default that of the run.",
+    flag_values=values,
   )
   extra = cli.parse(values, argv, __doc__ or "")
   if len(extra) != 1:
@@ -40,7 +44,8 @@ def main(argv: list[str]) -> int:
   if not checkpoints.steps(run.checkpoints):
     raise ConfigError(f"{run.root} has no checkpoint yet: nothing to draw")
   results = write_results(experiment, run)
-  draw(experiment, run, results, find(results), values.format)
+  form = values.format or config.report.format
+  draw(experiment, run, results, find(results), form)
   return 0
 
 

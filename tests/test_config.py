@@ -70,7 +70,7 @@ class RangesTest(parameterized.TestCase):
     ("train.batch_size", 0, "at least 1"),
     ("train.loss_tokens", "some", "one of all, predictable"),
     ("behaviour.interval", 0, "at least 1"),
-    ("behaviour.batch_size", 0, "at least 1"),
+    ("behaviour.batch_size", 1, "at least 2"),
     ("circuits.interval", -1, "at least 0"),
     ("spectra.eigen_interval", -1, "at least 0"),
     ("spectra.track_top_k_eigenvalues", 0, "at least 1"),

@@ -108,7 +108,8 @@ class WholeTest(EntryPointTest):
         f"{end}_{what}"
         for end in ("top", "bottom", "preconditioned_top")
         for what in (
-          *("before", "peak", "peak_step", "after"),
+          *("before", "before_step", "peak", "peak_step"),
+          *("after", "after_step"),
           *("run_peak", "run_peak_step", "final"),
         )
       }
@@ -213,6 +214,20 @@ class MistakeTest(EntryPointTest):
     status, out, _ = call(train.main, "--help")
     self.assertEqual(status, 0)
     self.assertIn("--workdir", out)
+
+  def test_more_eigenvalues_than_parameters(self):
+    status, _, err = self.train(
+      "--config.spectra.track_top_k_eigenvalues=3000",
+      "--config.spectra.max_order=6000",
+    )
+    self.assertEqual((status, err.count("\n")), (2, 1))
+    self.assertIn("at most the number of parameters", err)
+    self.assertFalse(self.workdir.exists())
+
+  def test_single_dash_is_checked_as_well(self):
+    status, _, err = self.train("-config.optim.momentum=0.5")
+    self.assertEqual((status, err.count("\n")), (2, 1))
+    self.assertIn("a setting of sgd", err)
 
   def test_visualize_needs_a_run(self):
     for arguments in ([], [self.root], [self.root / "none"]):

@@ -105,6 +105,9 @@ class FindTest(parameterized.TestCase):
     top, bottom = spectrum["top"], spectrum["bottom"]
     self.assertAlmostEqual(top.before, 3.0)
     self.assertEqual((top.peak, top.peak_step), (40.0, 420))
+    transition = found_in_induction().transition
+    self.assertLessEqual(top.before_step, transition.onset.estimate)
+    self.assertGreater(top.after_step, transition.completion.estimate)
     self.assertBetween(top.after, 9, 30)  # and not the 60 at the end
     self.assertEqual((bottom.peak, bottom.peak_step), (-40.0, 420))
     self.assertEqual((top.run_peak, top.run_peak_step), (top.final, 990))
@@ -115,7 +118,7 @@ class FindTest(parameterized.TestCase):
     found = findings.find(flat)
     self.assertEqual(found.transition.status, "none")
     top, bottom = found.spectrum["top"], found.spectrum["bottom"]
-    self.assertEqual(top[:4], (None, None, None, None))
+    self.assertEqual(top[:6], (None,) * 6)
     self.assertEqual((top.run_peak_step, top.final), (990, top.run_peak))
     self.assertLess(bottom.run_peak, -50)
 

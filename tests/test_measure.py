@@ -9,7 +9,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from jax.flatten_util import ravel_pytree
 
-from induction_jax import loop, measure, spectra
+from induction_jax import loop, measure, spectra, visualize
 from induction_jax.config import make_config
 from induction_jax.probes import all_variables
 from induction_jax.probes.curvature import make_curvature
@@ -149,6 +149,22 @@ class MeasureTest(parameterized.TestCase):
       want = self.results[name].sel(step=4)
       np.testing.assert_array_equal(np.float64(value), want, name)
 
+  def test_without_a_history_results_stay_as_they_are(self):
+    history = self.directory.history.read_text()
+    before = self.directory.results.read_bytes()
+    try:
+      self.directory.history.unlink()
+      status, _, err = call(visualize.main, self.directory.root)
+      self.assertEqual((status, err.count("\n")), (2, 1))
+      self.assertIn("holds no measurement", err)
+      self.directory.history.write_text(history + "garbage\n")
+      status, _, err = call(visualize.main, self.directory.root)
+      self.assertEqual((status, err.count("\n")), (2, 1))
+      self.assertRegex(err, "line [0-9]+, is not JSON")
+    finally:
+      self.directory.history.write_text(history)
+    self.assertEqual(self.directory.results.read_bytes(), before)
+
   def test_other_settings_join_the_results(self):
     status, _, err = call(
       measure.main,
@@ -161,6 +177,11 @@ class MeasureTest(parameterized.TestCase):
     self.assertEqual(joined.sizes["eig"], 4)
     self.assertTrue(joined.top_eigenvalues.sel(step=4).notnull().all())
     self.assertTrue(np.isnan(joined.top_eigenvalues.sel(step=8)[2:]).all())
+    # Measured alone it has no overlap with the measurement before.
+    self.assertEqual(
+      float(joined.top_overlap.sel(step=4)),
+      float(self.results.top_overlap.sel(step=4)),
+    )
     np.testing.assert_allclose(
       joined.top_eigenvalues.sel(step=4)[:2],
       self.results.top_eigenvalues.sel(step=4),
@@ -174,6 +195,7 @@ class MeasureTest(parameterized.TestCase):
     (("--step=3", "--probes=density"), "there are 0, 1, 2, 4, 8"),
     (("--probes=spectre",), "must be some of"),
     (("--config.model.n_layers=3",), "another model"),
+    (("--config.spectra.topk=3",), "unknown config key spectra.topk"),
     (("--config.density.order=1",), "density.order must be at least 2"),
   )
   def test_mistakes(self, arguments, message):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from induction_jax import losses, spectra
-from induction_jax.config import Config
+from induction_jax.config import Config, ConfigError, SpectraConfig
 from induction_jax.model import Model
 from induction_jax.probes.held_out import HeldOut, make_draw
 from induction_jax.probes.partition import partition_by_circuit
@@ -51,6 +51,8 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   shapes = jax.eval_shape(model.init, key)
   batch = jax.eval_shape(make_draw(config), key).curvature
   plan = _plan(config, loss, shapes, batch)
+  partition = partition_by_circuit(shapes)
+  _check_eigenvalues(config.spectra, partition.ids.size)
 
   def predict(params: Params, batch: Batch) -> Array:
     return model.apply(params, batch.tokens)[0]
@@ -77,7 +79,7 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   return Curvature(
     loss=loss,
     plan=plan,
-    partition=partition_by_circuit(shapes),
+    partition=partition,
     split=split,
     hessian_at=hessian_at,
     gauss_newton_at=lambda params, held_out: spectra.gauss_newton(
@@ -86,6 +88,19 @@ def make_curvature(config: Config, model: Model) -> Curvature:
     ready=ready,
     prepare=prepare,
   )
+
+
+def _check_eigenvalues(c: SpectraConfig, n_params: int) -> None:
+  for name in (
+    "track_top_k_eigenvalues",
+    "preconditioned_top_k",
+    "gauss_newton_top_k",
+  ):
+    if getattr(c, name) > n_params:
+      raise ConfigError(
+        f"spectra.{name} must be at most the number of parameters, "
+        f"{n_params}, got {getattr(c, name)}"
+      )
 
 
 def _plan(

@@ -32,7 +32,7 @@ def plot_circuits(results: xr.Dataset, findings: Findings) -> Figure:
     ax = figure.add_subplot(grid[1, 2 * i : 2 * i + 2])
     _plot_complex_plane(ax, results, circuit, head, (before, after))
     title = f"{circuit.upper()}, {name} {head.layer}.{head.head}"
-    ax.set_title(title, fontsize=7)
+    ax.set_title(title, fontsize=7, pad=15)  # above the legend
   return figure
 
 
@@ -50,7 +50,7 @@ def _plot_trajectories(
     for head in range(ov.sizes["head"]):
       line = style.head_line(layer, head)
       x, y = qk[:, layer, head], ov[:, layer, head]
-      ax.plot(x, y, linewidth=0.8, alpha=0.7, **line)
+      ax.plot(x, y, linewidth=0.8, **line)
       ax.plot(x[-1], y[-1], "o", markersize=4, color=line["color"])
       best = findings.induction_head, findings.previous_token_head
       if (layer, head) in {(h.layer, h.head) for h in best}:
@@ -66,8 +66,13 @@ def _plot_trajectories(
     ylim=(-1.05, 1.05),
     xlabel="QK matching score",
     ylabel="OV copying score",
-    title="heads in time (dot: last; grey: null ± 2 sd)",
   )
+  ax.set_title("heads in time (dot: last; grey: null ± 2 sd)", pad=15)
+  handles = [
+    ax.plot([], [], color=style.head_line(i, 0)["color"], label=f"layer {i}")[0]
+    for i in range(ov.sizes["layer"])
+  ]
+  style.legend_above(ax, ncols=len(handles), handles=handles)
 
 
 def _before_after(results: xr.Dataset, findings: Findings) -> tuple[int, int]:
@@ -140,4 +145,4 @@ def _plot_complex_plane(
   ax.axhline(0, color="0.8", linewidth=0.6, zorder=0)
   ax.axvline(0, color="0.8", linewidth=0.6, zorder=0)
   ax.set(xlabel="Re λ", ylabel="Im λ")
-  ax.legend()
+  style.legend_above(ax, ncols=2)

@@ -174,16 +174,18 @@ def _plot_eigenvalues(
       elinewidth=0.8,
       label={0: "first", 1: "the others tracked"}.get(i),
     )
+  hollow: dict[str, Any] = {
+    "marker": "o",
+    "linestyle": "",
+    "markersize": 3.5,
+    "markerfacecolor": "white",
+    "color": color,
+  }
+  for i in range(values.shape[1]):
     missed = ~converged[:, i]
-    ax.plot(
-      values.step[missed],
-      values[missed, i],
-      "o",
-      markersize=3.5,
-      markerfacecolor="white",
-      color=color,
-      label="not converged" if i == 0 and bool(missed.any()) else None,
-    )
+    ax.plot(values.step[missed], values[missed, i], **hollow)
+  if not bool(converged.all()):
+    ax.plot([], [], label="not converged", **hollow)
 
 
 def _finish(axes: np.ndarray, results: xr.Dataset, findings: Findings) -> None:

@@ -53,20 +53,24 @@ class Extremes(NamedTuple):
 
   Attributes:
     before: the last measurement at or before the onset.
+    before_step: its step.
     peak: the extreme from there to `after`.
     peak_step: its step.
     after: the first measurement a transition's length past completion.
+    after_step: its step.
     run_peak: the extreme of the whole run.
     run_peak_step: its step.
     final: the last measurement.
 
-  Where no transition is dated, the first four are None.
+  Where no transition is dated, the first six are None.
   """
 
   before: float | None
+  before_step: int | None
   peak: float | None
   peak_step: int | None
   after: float | None
+  after_step: int | None
   run_peak: float
   run_peak_step: int
   final: float
@@ -224,7 +228,8 @@ def _extremes(series: xr.DataArray, transition: Transition) -> Extremes:
   final = float(values[-1])
   onset, completion = transition.onset, transition.completion
   if onset is None or completion is None:
-    return Extremes(None, None, None, None, run_peak, run_peak_step, final)
+    undated = (None, None, None, None, None, None)
+    return Extremes(*undated, run_peak, run_peak_step, final)
   settled = 2 * completion.estimate - onset.estimate
   first = int(np.searchsorted(steps, onset.estimate, side="right"))
   first = max(first - 1, 0)
@@ -232,9 +237,11 @@ def _extremes(series: xr.DataArray, transition: Transition) -> Extremes:
   highest, step = peak(first, last)
   return Extremes(
     before=float(values[first]),
+    before_step=int(steps[first]),
     peak=highest,
     peak_step=step,
     after=float(values[last]),
+    after_step=int(steps[last]),
     run_peak=run_peak,
     run_peak_step=run_peak_step,
     final=final,

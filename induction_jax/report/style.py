@@ -81,8 +81,9 @@ def legend_above(ax: Axes, **settings: Any) -> None:
 
 
 def head_line(layer: int, head: int) -> dict[str, Any]:
-  """Line style of a head: colour by layer, dashes by head."""
+  """Line style of a head: colour by layer, dashes by head, paler from 4 on."""
   return {
+    "alpha": max(0.25, 1.0 - 0.5 * (head // len(HEAD_STYLES))),
     "color": LAYER_COLORS[layer % len(LAYER_COLORS)],
     "linestyle": HEAD_STYLES[head % len(HEAD_STYLES)],
   }

@@ -170,12 +170,14 @@ def _eigenvalue_lines(end: str, spectrum: dict[str, Any]) -> list[str]:
   lines = [f"{end.replace('_', ' ')} eigenvalue:"]
   if value["peak"] is not None:
     lines.append(
-      f"  transition {value['before']:.3g} before, {value['peak']:.3g} at the "
-      f"peak (step {value['peak_step']}), {value['after']:.3g} after"
+      f"  transition {value['before']:.3g} before (step "
+      f"{value['before_step']}), {value['peak']:.3g} at the peak "
+      f"({value['peak_step']}), {value['after']:.3g} after "
+      f"({value['after_step']})"
     )
   lines.append(
-    f"  whole run  {value['run_peak']:.3g} at the peak "
-    f"(step {value['run_peak_step']}), {value['final']:.3g} at the end"
+    f"  whole run  {value['run_peak']:.3g} at the peak (step "
+    f"{value['run_peak_step']}), {value['final']:.3g} at the end"
   )
   if end.startswith("preconditioned"):
     lines.append(

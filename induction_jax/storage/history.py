@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from induction_jax.config import ConfigError
+
 Record = dict[str, Any]
 
 
@@ -30,12 +32,16 @@ def append(
 
 
 def read(path: Path) -> list[Record]:
-  """All whole records; a line cut off by a crash is left out."""
+  """All whole records; a line cut off by a crash is left out.
+
+  Raises:
+    ConfigError: if a whole line is not JSON.
+  """
   if not path.exists():
     return []
   lines = path.read_text(encoding="utf-8").split("\n")
   # What follows the last newline was never finished.
-  return [json.loads(line) for line in lines[:-1]]
+  return [_decode(path, i, line) for i, line in enumerate(lines[:-1], 1)]
 
 
 def truncate(path: Path, last_step: int) -> None:
@@ -58,6 +64,13 @@ def _join(records: Iterable[Record]) -> str:
   return "".join(
     json.dumps(record, allow_nan=False) + "\n" for record in records
   )
+
+
+def _decode(path: Path, number: int, line: str) -> Record:
+  try:
+    return json.loads(line)
+  except ValueError as error:
+    raise ConfigError(f"{path}, line {number}, is not JSON: {error}") from error
 
 
 def _encode(value: Any) -> Any:
