@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -130,7 +131,8 @@ def run(
     The step reached: `train.num_steps`, or less if it was stopped.
 
   Raises:
-    FloatingPointError: if loss, gradient or parameters stop being finite.
+    FloatingPointError: if loss, gradient, parameters or Hessian products stop
+      being finite.
   """
   config = experiment.config
   snapshot, resumed = load_or_init(experiment, directory)
@@ -152,8 +154,9 @@ def run(
           values, carries[probe.name] = measure(
             probe, state, held_out, carries[probe.name]
           )
+        _check_curvature(step, values)
         record(step, "probe", values, probe=probe.name)
-        keep_vectors(probe, directory, step, carries[probe.name])
+        keep_vectors(probe, directory.eigenvectors, step, carries[probe.name])
         newest |= _scalars(values)
     watch(Progress(step, newest))
     stopping = step >= config.train.num_steps or should_stop()
@@ -205,11 +208,11 @@ def measure_constants(
 
 
 def keep_vectors(
-  probe: Probe, directory: RunDirectory, step: int, carry: PyTree
+  probe: Probe, directory: Path, step: int, carry: PyTree
 ) -> None:
   """Writes what a probe wants kept of a measurement, if anything."""
   if kept := probe.keep(carry):
-    vectors.write(directory.eigenvectors, step, jax.device_get(kept))
+    vectors.write(directory, step, jax.device_get(kept))
 
 
 def measure(
@@ -289,6 +292,16 @@ class _Stopwatch:
 
   def __exit__(self, *_: Any) -> None:
     self._seconds[self._name] += time.perf_counter() - self._start
+
+
+def _check_curvature(step: int, values: dict[str, np.ndarray]) -> None:
+  top = values.get("top_eigenvalues")
+  if top is not None and np.any(np.isnan(top)):
+    raise FloatingPointError(
+      f"non-finite Hessian product at step {step}: the loss is finite, its "
+      "second derivative is not; try a lower optim.learning_rate in a new "
+      "--workdir"
+    )
 
 
 def _due(step: int, interval: int, num_steps: int) -> bool:

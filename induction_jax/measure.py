@@ -93,6 +93,7 @@ def remeasure(
     for leaf, value in leaves.items()
   }
   settings = {leaf: flat[leaf] for leaf in changed}
+  settings["hessian_products"] = measuring.products
   known = _known_variables(directory)
   probes = [probe for probe in measuring.all_probes if probe.name in names]
   for step in steps:
@@ -133,7 +134,9 @@ def _measure_once(
   constants = measure_constants(probe, state, held_out)
   carry = probe.init_carry(state.params)
   values, carry = measure(probe, state, held_out, carry)
-  keep_vectors(probe, directory, int(state.step), carry)
+  # Beside those of the run itself, which are not to be lost.
+  again = directory.eigenvectors / "remeasured"
+  keep_vectors(probe, again, int(state.step), carry)
   return constants | values
 
 

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 from jax.flatten_util import ravel_pytree
@@ -14,10 +15,50 @@ from induction_jax.config import make_config
 from induction_jax.probes import all_variables
 from induction_jax.probes.curvature import make_curvature
 from induction_jax.probes.density import EIGENVALUES, PLACES
+from induction_jax.probes.partition import partition_by_circuit
 from induction_jax.storage import checkpoints, dataset, vectors
 from induction_jax.storage.run_directory import open_run
 from tests.test_entry_points import call
 from tests.tiny import tiny_config
+
+
+class PartitionTest(absltest.TestCase):
+  def test_blocks_are_the_circuits(self):
+    shapes = {
+      "w_q": (2, 2, 4, 2),
+      "w_k": (2, 2, 4, 2),
+      "w_v": (2, 2, 4, 2),
+      "w_o": (2, 2, 2, 4),
+      "w_e": (5, 4),
+      "w_pos": (3, 4),
+      "w_u": (4, 5),
+      "w_in": (2, 4, 3),
+      "w_out": (2, 3, 4),
+      "norm_scale": (2, 4),
+      "final_norm_scale": (4,),
+    }
+    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    partition = partition_by_circuit(params)
+    flat = ravel_pytree(params)[1](jnp.asarray(partition.ids, jnp.float32))
+    found = {k: np.asarray(v).astype(int) for k, v in flat.items()}
+    names = np.array(partition.names)
+    for circuit, weights in ("qk", ("w_q", "w_k")), ("ov", ("w_v", "w_o")):
+      for weight in weights:
+        for layer in range(2):
+          for head in range(2):
+            block = set(names[found[weight][layer, head].ravel()])
+            self.assertEqual(block, {f"{circuit} {layer}.{head}"})
+    for weight, block in (
+      ("w_e", "embedding"),
+      ("w_pos", "embedding"),
+      ("w_u", "unembedding"),
+      ("w_in", "mlp"),
+      ("w_out", "mlp"),
+      ("norm_scale", "norms"),
+      ("final_norm_scale", "norms"),
+    ):
+      self.assertEqual(set(names[found[weight].ravel()]), {block})
+    self.assertLen(names, 8 + 4)
 
 
 class MeasureTest(parameterized.TestCase):
@@ -26,6 +67,7 @@ class MeasureTest(parameterized.TestCase):
     super().setUpClass()
     values = tiny_config(
       train__num_steps=8,
+      train__loss_tokens="predictable",
       checkpoint__interval=4,
       circuits__interval=0,
       spectra__eigen_interval=4,
@@ -43,6 +85,7 @@ class MeasureTest(parameterized.TestCase):
     cls.directory = open_run(root / "run", cls.config, resume=True)
     loop.run(cls.experiment, cls.directory)
     cls.results = loop.write_results(cls.experiment, cls.directory)
+    cls.matrix, cls.partition = cls.dense_hessian(8)
 
   def test_all_that_is_declared_is_there(self):
     declared = {v.name for v in all_variables(self.experiment.probes)}
@@ -50,21 +93,42 @@ class MeasureTest(parameterized.TestCase):
     due = self.results.block_norm.dropna("step", how="all").step
     np.testing.assert_array_equal(due, [0, 4, 8])
 
-  def dense_hessian(self, step):
+  @classmethod
+  def dense_hessian(cls, step):
     """The Hessian of the run's curvature batch as a matrix, and its blocks."""
-    state, held_out = self.state(step)
-    curvature = make_curvature(self.config, self.experiment.model)
+    state, held_out = cls.state(step)
+    curvature = make_curvature(cls.config, cls.experiment.model)
     operator = curvature.hessian_at(state.params, held_out)
     matrix = jax.jit(lambda: spectra.dense(operator, state.params))()
     return np.asarray(matrix, np.float64), curvature.partition
 
-  def state(self, step):
-    like, _ = loop.load_or_init(self.experiment, self.directory)
-    state = checkpoints.restore(self.directory.checkpoints, step, like).state
-    return state, self.experiment.draw(state.key)
+  def dense_gauss_newton(self, step):
+    """J^T C J over the predictable tokens, in numpy from the Jacobian."""
+    state, held_out = self.state(step)
+    batch = held_out.curvature
+    flat, unravel = ravel_pytree(state.params)
+
+    def logits(flat):
+      return self.experiment.model.apply(unravel(flat), batch.tokens)[0]
+
+    jacobian = np.float64(jax.jit(jax.jacfwd(logits))(flat))  # [B, T, V, P]
+    p = np.float64(jax.nn.softmax(logits(flat)))
+    weights = np.float64(batch.predictable)
+    weights /= weights.sum()
+    mean = np.einsum("btv,btvp->btp", p, jacobian)
+    centred = jacobian - mean[:, :, None]
+    return np.einsum(
+      "bt,btv,btvp,btvq->pq", weights, p, centred, centred, optimize=True
+    )
+
+  @classmethod
+  def state(cls, step):
+    like, _ = loop.load_or_init(cls.experiment, cls.directory)
+    state = checkpoints.restore(cls.directory.checkpoints, step, like).state
+    return state, cls.experiment.draw(state.key)
 
   def test_equals_the_dense_hessian(self):
-    matrix, partition = self.dense_hessian(8)
+    matrix, partition = self.matrix, self.partition
     exact = np.linalg.eigvalsh(matrix)
     at = self.results.sel(step=8)
     scale = np.abs(exact).max()
@@ -96,6 +160,59 @@ class MeasureTest(parameterized.TestCase):
     norm = np.linalg.norm(ravel_pytree(grad)[0])
     got = self.results.gradient_norm.sel(step=8)
     np.testing.assert_allclose(got, norm, rtol=1e-5)
+
+  def test_split_equals_the_dense_parts(self):
+    matrix = self.matrix
+    gauss_newton = self.dense_gauss_newton(8)
+    scale = np.abs(np.linalg.eigvalsh(matrix)).max()
+    functional = np.linalg.eigvalsh(matrix - gauss_newton)
+    for name, want in (
+      ("gauss_newton_top", np.linalg.eigvalsh(gauss_newton)[-1]),
+      ("functional_top", functional[-1]),
+      ("functional_bottom", functional[0]),
+    ):
+      got = float(self.results[f"{name}_eigenvalues"].sel(step=8)[0])
+      self.assertAlmostEqual(got, want, delta=2e-3 * scale)
+
+  def test_preconditioned_equals_dense(self):
+    matrix = self.matrix
+    state, _ = self.state(8)
+    c = self.config.optim
+    preconditioner = spectra.adam_preconditioner(
+      state.opt_state, c.learning_rate, c.b1, c.b2, c.eps
+    )
+    d = np.float64(ravel_pytree(preconditioner.inverse_sqrt)[0])
+    exact = np.linalg.eigvalsh(d[:, None] * matrix * d)
+    for end, want in (("top", exact[-1]), ("bottom", exact[0])):
+      name = f"preconditioned_{end}_eigenvalues"
+      got = float(self.results[name].sel(step=8)[0])
+      self.assertAlmostEqual(got, want, delta=2e-3 * np.abs(exact).max())
+
+  def test_sizes_and_blocks_lie_within_their_errors(self):
+    matrix, partition = self.matrix, self.partition
+    at = self.results.sel(step=8)
+    square = (matrix**2).sum()
+    self.assertGreater(float(at.square_frobenius_se), 0)
+    self.assertAlmostEqual(
+      float(at.square_frobenius), square, delta=5 * at.square_frobenius_se
+    )
+    z = []
+    for a in range(len(partition.names)):
+      for b in range(len(partition.names)):
+        block = matrix[np.ix_(partition.ids == a, partition.ids == b)]
+        error = float(at.block_norm[a, b]) - np.linalg.norm(block)
+        z.append(error / float(at.block_norm_se[a, b]))
+    self.assertLess(np.sqrt(np.mean(np.square(z))), 3)
+    self.assertGreater(np.sqrt(np.mean(np.square(z))), 0.2)
+
+  def test_mass_is_that_of_the_dense_eigenvectors(self):
+    matrix, partition = self.matrix, self.partition
+    vectors_of = np.linalg.eigh(matrix)[1]
+    for end, column in (("top", -1), ("bottom", 0)):
+      want = np.bincount(partition.ids, vectors_of[:, column] ** 2)
+      got = self.results[f"{end}_block_mass"].sel(step=8)[0]
+      np.testing.assert_allclose(got, want, atol=2e-2)
+      self.assertEqual(list(got.block.values), list(partition.names))
 
   def test_density_integrates_to_one_on_its_grid(self):
     integral = np.trapezoid(self.results.density.dropna("step"), PLACES)
@@ -131,7 +248,7 @@ class MeasureTest(parameterized.TestCase):
       )
       flat = jax.vmap(lambda v: ravel_pytree(v)[0])(rows)
       np.testing.assert_allclose(flat @ flat.T, np.eye(2), atol=1e-5)
-      matrix, _ = self.dense_hessian(8)
+      matrix = self.matrix
       rayleigh = np.einsum("kp,pq,kq->k", flat, matrix, flat)
       values = self.results[f"{end}_eigenvalues"].sel(step=8)
       np.testing.assert_allclose(rayleigh, values, rtol=1e-3, atol=1e-3)
@@ -188,7 +305,16 @@ class MeasureTest(parameterized.TestCase):
       rtol=1e-3,
     )
     settings = json.loads(joined.attrs["remeasured"])[-1]["settings"]
-    self.assertEqual(settings, {"spectra.track_top_k_eigenvalues": 4})
+    self.assertEqual(
+      settings,
+      {
+        "spectra.track_top_k_eigenvalues": 4,
+        "hessian_products": "streamed, micro-batch of 2",
+      },
+    )
+    again = self.directory.eigenvectors / "remeasured"
+    self.assertLen(vectors.read(again, 4)["top.w_e"], 4)
+    self.assertLen(vectors.read(self.directory.eigenvectors, 4)["top.w_e"], 2)
 
   @parameterized.parameters(
     ((), "nothing to measure"),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from induction_jax import spectra
 from induction_jax.config import Config
-from induction_jax.probes.curvature import Curvature
+from induction_jax.probes.curvature import ROUNDING_PRODUCTS, Curvature
 from induction_jax.probes.held_out import HeldOut
 from induction_jax.probes.probe import Probe
 from induction_jax.probes.spectra_variables import ENDS
@@ -55,7 +55,7 @@ def make_blocks_probe(config: Config, curvature: Curvature) -> Probe:
 
   def measure(
     state: TrainState,
-    _: HeldOut,
+    held_out: HeldOut,
     hessian: spectra.Operator,
     carry: PyTree,
   ) -> tuple[dict[str, Array], PyTree]:
@@ -75,16 +75,22 @@ def make_blocks_probe(config: Config, curvature: Curvature) -> Probe:
       jax.random.fold_in(key, 9),
       n_probes=c.probes,
     )
+    # That of the whole Hessian bounds that of each block.
+    rounding = curvature.rounding(
+      state, held_out, hessian, jax.random.fold_in(key, 10)
+    )
     values = {
       "block_norm": norms.norms,
       "block_norm_se": norms.errors,
-      "blocks_products": jnp.sum(found.products) + n_blocks * c.probes,
+      "blocks_products": jnp.sum(found.products)
+      + n_blocks * c.probes
+      + ROUNDING_PRODUCTS,
     }
     for end in ENDS:
       extremes = getattr(found, end)
       converged = extremes.converged.astype(jnp.float32)
       values[f"block_{end}"] = extremes.values
-      values[f"block_{end}_residual"] = extremes.residuals
+      values[f"block_{end}_residual"] = extremes.residuals + rounding
       values[f"block_{end}_converged"] = converged
     return values, carry
 

@@ -14,9 +14,11 @@ from induction_jax.probes.held_out import HeldOut, make_draw
 from induction_jax.probes.partition import partition_by_circuit
 from induction_jax.state import TrainState
 from induction_jax.step import Loss, make_loss
-from induction_jax.types import Array, Batch, Params
+from induction_jax.types import Array, Batch, Key, Params
 
 GIB = 2**30
+# Of Curvature.rounding: to find a vector, and two to compare on it.
+ROUNDING_PRODUCTS = spectra.POWER_STEPS + 2
 
 
 class Curvature(NamedTuple):
@@ -31,6 +33,8 @@ class Curvature(NamedTuple):
     gauss_newton_at: likewise its Gauss-Newton part, split at the logits.
     ready: a streamed operator made as fast as the plan allows.
     prepare: (state, held_out) -> the Hessian, made so.
+    rounding: (state, held_out, Hessian, key) -> bound on what the rounding of
+      a product adds to a residual.
   """
 
   loss: Loss
@@ -41,6 +45,7 @@ class Curvature(NamedTuple):
   gauss_newton_at: Callable[[Params, HeldOut], spectra.Operator]
   ready: Callable[[spectra.Operator, Params], spectra.Operator]
   prepare: Callable[[TrainState, HeldOut], spectra.Operator]
+  rounding: Callable[[TrainState, HeldOut, spectra.Operator, Key], Array]
 
 
 def make_curvature(config: Config, model: Model) -> Curvature:
@@ -76,6 +81,16 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   def prepare(state: TrainState, held_out: HeldOut) -> spectra.Operator:
     return ready(hessian_at(state.params, held_out), state.params)
 
+  def rounding(
+    state: TrainState, held_out: HeldOut, hessian: spectra.Operator, key: Key
+  ) -> Array:
+    return spectra.rounding_error(
+      spectra.dominant(hessian, state.params, key),
+      lambda params: hessian_at(params, held_out),
+      state.params,
+      jax.random.fold_in(key, 1),
+    )
+
   return Curvature(
     loss=loss,
     plan=plan,
@@ -87,6 +102,7 @@ def make_curvature(config: Config, model: Model) -> Curvature:
     ),
     ready=ready,
     prepare=prepare,
+    rounding=rounding,
   )
 
 
@@ -117,5 +133,6 @@ def _plan(
     partial(spectra.hessian, loss),
     shapes,
     batch,
-    memory=int(c.memory_gib * GIB),
+    # The Gauss-Newton part's map, if any, is kept beside the Hessian's.
+    memory=int(c.memory_gib * GIB) // (2 if c.gauss_newton_top_k else 1),
   )

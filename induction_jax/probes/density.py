@@ -6,7 +6,7 @@ import numpy as np
 
 from induction_jax import spectra
 from induction_jax.config import Config
-from induction_jax.probes.curvature import Curvature
+from induction_jax.probes.curvature import ROUNDING_PRODUCTS, Curvature
 from induction_jax.probes.held_out import HeldOut
 from induction_jax.probes.probe import Probe
 from induction_jax.state import TrainState, stream
@@ -55,8 +55,8 @@ VARIABLES = (
     for name, long in COUNTS.items()
     for suffix, what in (
       ("", ""),
-      ("_low", ", lower bound: probes and truncation"),
-      ("_high", ", upper bound: probes and truncation"),
+      ("_low", ", lower bound: probes, truncation, rounding"),
+      ("_high", ", upper bound: probes, truncation, rounding"),
     )
   ),
   Variable(
@@ -72,14 +72,17 @@ def make_density_probe(config: Config, curvature: Curvature) -> Probe:
 
   def measure(
     state: TrainState,
-    _: HeldOut,
+    held_out: HeldOut,
     hessian: spectra.Operator,
     carry: PyTree,
   ) -> tuple[dict[str, Array], PyTree]:
+    key = jax.random.fold_in(stream(state.key, "spectra"), 7)
+    rounding_key, probes_key = jax.random.split(key)
+    rounding = curvature.rounding(state, held_out, hessian, rounding_key)
     rules = spectra.quadrature(
       hessian,
       state.params,
-      jax.random.fold_in(stream(state.key, "spectra"), 7),
+      probes_key,
       order=c.order,
       probes=c.probes,
     )
@@ -87,14 +90,22 @@ def make_density_probe(config: Config, curvature: Curvature) -> Probe:
     values = {
       "density": density.value,
       "density_se": density.standard_error,
-      "density_products": jnp.array(c.probes * min(c.order, size)),
+      "density_products": jnp.array(
+        c.probes * min(c.order, size) + ROUNDING_PRODUCTS
+      ),
     }
     for power, name in enumerate(SIZES, start=1):
       mean = spectra.moment(rules, power)
       values[name] = size * mean.value
       values[f"{name}_se"] = size * mean.standard_error
-    above = [spectra.count_above(rules, jnp.array(t)) for t in THRESHOLDS]
-    below = [spectra.count_below(rules, jnp.array(-t)) for t in THRESHOLDS]
+    above = [
+      spectra.count_above(rules, jnp.array(t), rounding=rounding)
+      for t in THRESHOLDS
+    ]
+    below = [
+      spectra.count_below(rules, jnp.array(-t), rounding=rounding)
+      for t in THRESHOLDS
+    ]
     for name, counts in zip(COUNTS, (above, below)):
       stacked = jax.tree.map(lambda *x: jnp.stack(x), *counts)
       values[name] = stacked.value

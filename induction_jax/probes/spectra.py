@@ -180,7 +180,8 @@ def make_spectra_probe(config: Config, curvature: Curvature) -> Probe:
       top=none,
       # Two copies, not one twice: a carry may be donated.
       bottom=jax.tree.map(jnp.copy, none),
-      overlap=jnp.array(jnp.nan),
+      # Typed as what a measurement leaves, or the next compiles anew.
+      overlap=jnp.array(jnp.nan, jnp.float32),
       since_cold=jnp.array(0, jnp.int32),
     )
 

@@ -54,7 +54,9 @@ from induction_jax.spectra.preconditioner import (
   sgd_preconditioner,
 )
 from induction_jax.spectra.rounding import (
+  POWER_STEPS,
   add_rounding,
+  dominant,
   extremes,
   nudge,
   rounding_error,
@@ -64,6 +66,7 @@ from induction_jax.spectra.trace import Estimate, Sizes, estimate_sizes
 from induction_jax.spectra.warm import make_start, may_start_warm
 
 __all__ = [
+  "POWER_STEPS",
   "BlockExtremes",
   "BlockNorms",
   "Count",
@@ -89,6 +92,7 @@ __all__ = [
   "count_below",
   "dense",
   "density",
+  "dominant",
   "empirical_fisher",
   "estimate_sizes",
   "exact_fisher",

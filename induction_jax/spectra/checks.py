@@ -118,3 +118,15 @@ def _primitives(jaxpr: PyTree) -> set[str]:
       if hasattr(inner, "eqns"):
         names |= _primitives(inner)
   return names
+
+
+def check_dtype(like: PyTree) -> None:
+  """Raises TypeError unless all leaves have one floating dtype."""
+  dtypes = {jnp.result_type(x) for x in jax.tree.leaves(like)}
+  floating = all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes)
+  if len(dtypes) != 1 or not floating:
+    names = ", ".join(sorted(map(str, dtypes))) or "no leaf"
+    raise TypeError(
+      f"vectors must have one floating dtype, got {names}: convert the "
+      "parameters first"
+    )

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from induction_jax.spectra.checks import check_dtype
 from induction_jax.spectra.krylov import extend, init_krylov
 from induction_jax.spectra.lanczos import ROUNDING_UNITS
 from induction_jax.spectra.operators import Operator
@@ -76,8 +77,10 @@ def quadrature(
     batch_size: probes taken at once, under vmap.
 
   Raises:
+    TypeError: if `like` has more than one dtype, or none that is floating.
     ValueError: if probes is below 2 or order below 1.
   """
+  check_dtype(like)
   check_probes(probes)
   if order < 1:
     raise ValueError(f"order must be at least 1, got order={order}")

@@ -75,7 +75,7 @@ def extend(product: Product, krylov: Krylov, spare: Array) -> Krylov:
   vector, removed = orthogonalise(product(krylov.direction), basis, j + 1)
   removed = removed[: krylov.projected.shape[0]]
   projected = krylov.projected.at[j].set(removed).at[:, j].set(removed)
-  residual = jnp.linalg.norm(vector)
+  residual = norm(vector)
   rounding = jnp.finfo(vector.dtype).eps * jnp.max(jnp.abs(projected))
 
   def leave() -> Array:
@@ -126,9 +126,9 @@ def orthogonalise(
 
   carry = vector, jnp.zeros(basis.shape[0], basis.dtype)
   carry = remove(carry, jnp.maximum(order - 2, 0), 2)
-  before = jnp.linalg.norm(carry[0])
+  before = norm(carry[0])
   carry = remove_all(carry)
-  much = jnp.linalg.norm(carry[0]) < before / 2**0.5
+  much = norm(carry[0]) < before / 2**0.5
   return jax.lax.cond(much, remove_all, lambda carry: carry, carry)
 
 
@@ -145,7 +145,14 @@ def inner(rows: Array, vector: Array) -> Array:
 
 def normalise(vector: Array) -> Array:
   """The unit vector along `vector`; nan where that is zero."""
-  return vector / jnp.linalg.norm(vector)
+  return vector / norm(vector)
+
+
+def norm(vector: Array) -> Array:
+  """Euclidean norm; entries whose squares leave float32's range do not harm."""
+  largest = jnp.max(jnp.abs(vector))
+  scale = jnp.where(largest > 0, largest, 1)
+  return scale * jnp.linalg.norm(vector / scale)
 
 
 def dot(a: Array, b: Array) -> Array:

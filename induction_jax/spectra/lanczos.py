@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from induction_jax.spectra.checks import check_dtype
 from induction_jax.spectra.krylov import Krylov, dot, extend, init_krylov
 from induction_jax.spectra.operators import Operator
 from induction_jax.types import Array, Key, PyTree
@@ -92,8 +93,8 @@ def lanczos(
   Residual bounds are those of the operator as computed; rounding_error and
   add_rounding extend them to the exact one.
 
-  A product that is not finite, or whose squared norm is not, ends it at once:
-  every number is then nan and no pair converged.
+  A product that is not finite ends it at once: every number is then nan and
+  no pair converged.
 
   Memory is the basis, max_basis * P, and half as much again at a restart.
 
@@ -114,9 +115,11 @@ def lanczos(
     A Spectrum. Where P < k_top + k_bottom the two ends share eigenpairs.
 
   Raises:
+    TypeError: if `like` has more than one dtype, or none that is floating.
     ValueError: if both ks are 0, one is negative or above P, max_order is too
       small for both, or max_basis has no room to restart.
   """
+  check_dtype(like)
   flat, unravel = ravel_pytree(like)
   size = flat.size
   _check_sizes(size, k_top, k_bottom, max_order, max_basis)
@@ -226,9 +229,9 @@ def _ritz(krylov: Krylov, k_top: int, k_bottom: int, tolerance: float) -> _Ritz:
   finite = jnp.isfinite(krylov.residual)
   values = jnp.where(finite, values, jnp.nan)
   coordinates = jnp.where(finite, coordinates, jnp.nan)
-  floor = (
-    ROUNDING_UNITS * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
-  )
+  # Of the whole operator, and not of the wanted end alone.
+  norm = jnp.max(jnp.sum(jnp.abs(krylov.projected), axis=1))
+  floor = ROUNDING_UNITS * jnp.finfo(values.dtype).eps * norm
   last = jnp.abs(coordinates[:, krylov.order - 1])
   residuals = krylov.residual * last + floor
   converged = residuals <= jnp.maximum(tolerance * jnp.abs(values), 2 * floor)

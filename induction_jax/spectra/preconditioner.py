@@ -28,8 +28,8 @@ def adam_preconditioner(
 ) -> Preconditioner:
   """P = (1 - b1^t) (sqrt(nu / (1 - b2^t)) + eps), with t the updates done.
 
-  Weight decay and clipping are left out of P. P has no meaning before the
-  first update.
+  Weight decay, clipping and eps_root are left out of P. P has no meaning
+  before the first update.
 
   Args:
     opt_state: an optax state with one Adam or AdamW in it.
@@ -37,8 +37,16 @@ def adam_preconditioner(
     b1: decay of the gradient's average.
     b2: decay of the squared gradient's average.
     eps: the term added to the root.
+
+  Raises:
+    ValueError: if there is no Adam in it.
   """
   nu = optax.tree.get(opt_state, "nu")
+  if nu is None:
+    raise ValueError(
+      "opt_state must hold an Adam or AdamW, got one without second moments: "
+      "for SGD there is sgd_preconditioner"
+    )
   # A schedule keeps a count too; both count the same updates.
   count = optax.tree.get_all_with_path(opt_state, "count")[0][1]
   count = count.astype(jnp.result_type(float))

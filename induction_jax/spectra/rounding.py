@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from induction_jax.spectra.krylov import normalise
 from induction_jax.spectra.lanczos import Eigenpairs, Spectrum
 from induction_jax.spectra.operators import Operator
 from induction_jax.types import Array, Key, PyTree
@@ -22,6 +23,10 @@ from induction_jax.types import Array, Key, PyTree
 # change measured, over trained and untrained networks and weights three times
 # too large; one nudge differs from the next by up to five times.
 SAFETY = 8.0
+
+
+# Products that dominant takes.
+POWER_STEPS = 6
 
 
 def nudge(params: PyTree, key: Key) -> PyTree:
@@ -38,6 +43,22 @@ def extremes(spectrum: Spectrum) -> PyTree:
     spectrum.top.vectors,
     spectrum.bottom.vectors,
   )
+
+
+def dominant(operator: Operator, like: PyTree, key: Key) -> PyTree:
+  """A unit vector in which large eigenvalues dominate, as leaves [1, ...].
+
+  For rounding_error, where no eigenvectors are at hand: a random vector after
+  POWER_STEPS products.
+  """
+  flat, unravel = ravel_pytree(like)
+
+  def step(_: int, vector: Array) -> Array:
+    return normalise(ravel_pytree(operator(unravel(vector)))[0])
+
+  start = normalise(jax.random.normal(key, flat.shape, flat.dtype))
+  vector = jax.lax.fori_loop(0, POWER_STEPS, step, start)
+  return jax.tree.map(lambda x: x[None], unravel(vector))
 
 
 def rounding_error(

@@ -14,7 +14,7 @@ from induction_jax.types import Array
 
 def write(directory: Path, step: int, arrays: dict[str, Array]) -> None:
   """Writes directory/<step>.npz whole, then renames it into place."""
-  directory.mkdir(exist_ok=True)
+  directory.mkdir(parents=True, exist_ok=True)
   path = _path(directory, step)
   partial = path.with_name(path.name + ".partial")
   narrow = {name: np.asarray(x, np.float32) for name, x in arrays.items()}
