@@ -1,5 +1,7 @@
 """Figures: what a reader could miss."""
 
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -65,6 +67,17 @@ class CircuitsFigureTest(absltest.TestCase):
     figure = plot_circuits(results, found)
     self.assertFalse([t for t in titles(figure) if "K-composition" in t])
     plt.close(figure)
+
+  def test_equal_results_give_equal_files(self):
+    results = with_circuits(induction_results())
+    files = []
+    for _ in range(2):
+      with style.paper_style():
+        figure = plot_circuits(results, found_in_induction())
+        files.append(io.BytesIO())
+        figure.savefig(files[-1], format="svg", metadata={"Date": None})
+        plt.close(figure)
+    self.assertEqual(files[0].getvalue(), files[1].getvalue())
 
   def test_a_head_is_called_what_the_verdict_allows(self):
     results = with_circuits(induction_results())

@@ -162,10 +162,10 @@ from induction_jax.config import make_config
 
 values = base.get_config()
 values.train.num_steps = 2
-# Too few products to converge, and one micro-batch of the real shape in place
-# of eight: on two cores the whole takes minutes.
+# Too few products to converge, and two sequences of the real length in place
+# of 64: on two cores the whole takes minutes.
 values.spectra.max_order = 20
-values.spectra.batch_size = 8
+values.spectra.batch_size = 2
 values.spectra.preconditioned_top_k = 0
 experiment = loop.make_experiment(make_config(values.to_dict()))
 state, metrics = experiment.train_chunk(experiment.init(), np.int32(2))

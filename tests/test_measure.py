@@ -288,6 +288,9 @@ class MeasureTest(parameterized.TestCase):
       self.directory.root,
       "--step=4",
       "--config.spectra.track_top_k_eigenvalues=4",
+      # Fewer programs to compile.
+      "--config.spectra.preconditioned_top_k=0",
+      "--config.spectra.gauss_newton_top_k=0",
     )
     self.assertEqual(status, 0, err)
     joined = dataset.read_dataset(self.directory.results)
@@ -309,6 +312,8 @@ class MeasureTest(parameterized.TestCase):
       settings,
       {
         "spectra.track_top_k_eigenvalues": 4,
+        "spectra.preconditioned_top_k": 0,
+        "spectra.gauss_newton_top_k": 0,
         "hessian_products": "streamed, micro-batch of 2",
       },
     )
