@@ -9,7 +9,6 @@ measured at the same step, into results.nc; history.jsonl is left as it is.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import flags
@@ -18,7 +17,6 @@ from ml_collections import ConfigDict, config_flags
 from induction_jax import cli
 from induction_jax.config import Config, ConfigError, make_config, to_dict
 from induction_jax.loop import (
-  Experiment,
   keep_vectors,
   load_or_init,
   make_experiment,
@@ -26,8 +24,6 @@ from induction_jax.loop import (
   measure_constants,
   write_results,
 )
-from induction_jax.probes import Probe
-from induction_jax.state import TrainState
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import RunDirectory, load_run
 
@@ -96,15 +92,24 @@ def remeasure(
   settings["hessian_products"] = measuring.products
   known = _known_variables(directory)
   probes = [probe for probe in measuring.all_probes if probe.name in names]
+  # Both follow from the key and the shapes, which are those of every step.
+  held_out = measuring.draw(like.state.key)
+  constants = {
+    probe.name: measure_constants(probe, like.state, held_out)
+    for probe in probes
+  }
   for step in steps:
     state = checkpoints.restore(directory.checkpoints, step, like).state
     for probe in probes:
-      values = _measure_once(measuring, directory, probe, state)
+      carry = probe.init_carry(state.params)
+      values, carry = measure(probe, state, held_out, carry)
+      # Beside those of the run itself, which are not to be lost.
+      keep_vectors(probe, directory.eigenvectors / "remeasured", step, carry)
       # Constants are the run's own, where it has them; and what is nan here
       # (an overlap with no measurement before it) replaces nothing.
       values = {
         name: value
-        for name, value in values.items()
+        for name, value in (constants[probe.name] | values).items()
         if name not in known and not np.all(np.isnan(value))
       }
       history.append(
@@ -121,23 +126,6 @@ def remeasure(
     f"results: {directory.results}; to draw them:\n"
     f"  python -m induction_jax.visualize {directory.root}"
   )
-
-
-def _measure_once(
-  experiment: Experiment,
-  directory: RunDirectory,
-  probe: Probe,
-  state: TrainState,
-) -> dict[str, Any]:
-  """All that a probe finds at a state without any measurement before it."""
-  held_out = experiment.draw(state.key)
-  constants = measure_constants(probe, state, held_out)
-  carry = probe.init_carry(state.params)
-  values, carry = measure(probe, state, held_out, carry)
-  # Beside those of the run itself, which are not to be lost.
-  again = directory.eigenvectors / "remeasured"
-  keep_vectors(probe, again, int(state.step), carry)
-  return constants | values
 
 
 def _known_variables(directory: RunDirectory) -> set[str]:
