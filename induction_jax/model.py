@@ -35,6 +35,24 @@ class Activations(NamedTuple):
   pattern: Array  # [L, B, H, T, S], rows sum to 1
   value: Array  # [L, B, H, S, K]
   output: Array  # [L, B, H, T, D], what the head adds to the residual
+  residual: Array  # [L + 1, B, T, D], before each layer and the final norm
+
+
+class Edits(NamedTuple):
+  """Changes to what heads do: pure functions, applied in every layer.
+
+  What is downstream of a change sees it. None changes nothing.
+
+  Attributes:
+    pattern: (layer, pattern [B, H, T, S], tokens [B, T]) -> pattern.
+    output: (layer, output [B, H, T, D]) -> output.
+  """
+
+  pattern: Callable[[int, Array, Array], Array] | None = None
+  output: Callable[[int, Array], Array] | None = None
+
+
+NO_EDITS = Edits()
 
 
 class Model(NamedTuple):
@@ -42,11 +60,12 @@ class Model(NamedTuple):
 
   Attributes:
     init: key -> params.
-    apply: (params, tokens [B, T]) -> (logits [B, T, V], Activations).
+    apply: (params, tokens [B, T], edits) -> (logits [B, T, V], Activations);
+      without edits where they are left out.
   """
 
   init: Callable[[Key], Params]
-  apply: Callable[[Params, Array], tuple[Array, Activations]]
+  apply: Callable[..., tuple[Array, Activations]]
 
 
 def make_model(config: ModelConfig, vocab_size: int, seq_length: int) -> Model:
@@ -56,13 +75,15 @@ def make_model(config: ModelConfig, vocab_size: int, seq_length: int) -> Model:
   def init(key: Key) -> Params:
     return module.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
-  def apply(params: Params, tokens: Array) -> tuple[Array, Activations]:
+  def apply(
+    params: Params, tokens: Array, edits: Edits = NO_EDITS
+  ) -> tuple[Array, Activations]:
     if tokens.shape[1] > seq_length:
       raise ValueError(
         f"tokens must have at most seq_length={seq_length} positions, got "
         f"{tokens.shape[1]}"
       )
-    outputs: Any = module.apply({"params": params}, tokens)
+    outputs: Any = module.apply({"params": params}, tokens, edits)
     return outputs
 
   return Model(init, apply)
@@ -76,22 +97,24 @@ class Transformer(nn.Module):
   seq_length: int
 
   @nn.compact
-  def __call__(self, tokens: Array) -> tuple[Array, Activations]:
+  def __call__(
+    self, tokens: Array, edits: Edits = NO_EDITS
+  ) -> tuple[Array, Activations]:
     config = self.config
     weights = self._weights()
     x = weights["w_e"][tokens]  # [B, T, D]
     if config.position == "learned":
       x = x + weights["w_pos"][None, : tokens.shape[1]]
-    layers = []
+    residual, heads = [x], []
     for layer in range(config.n_layers):
-      x, activations = _attend(config, weights, layer, x)
-      layers.append(activations)
+      x, *activations = _attend(config, weights, layer, x, tokens, edits)
+      heads.append(activations)
       if config.d_mlp:
         x = x + _mlp(config, weights, layer, x)
+      residual.append(x)
     x = _normalise(config.norm, x, weights.get("final_norm_scale"))
     logits = x @ weights["w_u"]  # [B, T, V]
-    stacked = Activations(*(jnp.stack(field) for field in zip(*layers)))
-    return logits, stacked
+    return logits, Activations(*map(jnp.stack, (*zip(*heads), residual)))
 
   def _weights(self) -> Params:
     c = self.config
@@ -139,8 +162,14 @@ def _attend(
   weights: Params,
   layer: int,
   residual: Array,  # [B, T, D]
-) -> tuple[Array, Activations]:
-  """Adds one layer of heads; a head is its QK and its OV circuit."""
+  tokens: Array,  # [B, T]
+  edits: Edits,
+) -> tuple[Array, Array, Array, Array]:
+  """Adds one layer of heads; a head is its QK and its OV circuit.
+
+  Returns:
+    The residual with the heads added, their pattern, value and output.
+  """
   x = _normalise(config.norm, residual, _layer(weights, "norm_scale", layer))
   # Shortformer positions reach queries and keys, never the residual stream.
   shortformer = config.position == "shortformer"
@@ -155,13 +184,19 @@ def _attend(
   score = jnp.einsum("bhtk,bhsk->bhts", query, key) / config.d_head**0.5
   causal = jnp.tri(x.shape[1], dtype=bool)[None, None]
   pattern = jax.nn.softmax(jnp.where(causal, score, -jnp.inf), axis=-1)
+  if edits.pattern:
+    pattern = edits.pattern(layer, pattern, tokens)
   mixed = jnp.einsum("bhts,bhsk->bhtk", pattern, value)
   w_o = weights["w_o"][layer]
-  # The sum over heads is a product of its own: summing `output` instead costs
-  # B H T D memory and, on CPU, twice the whole forward pass.
-  residual = residual + _join(mixed) @ w_o.reshape(-1, w_o.shape[-1])
   output = jnp.einsum("bhtk,hkd->bhtd", mixed, w_o)
-  return residual, Activations(pattern, value, output)
+  if edits.output:
+    output = edits.output(layer, output)
+    added = jnp.sum(output, axis=1)
+  else:
+    # A product of its own: summing `output` instead costs B H T D memory and,
+    # on CPU, twice the whole forward pass.
+    added = _join(mixed) @ w_o.reshape(-1, w_o.shape[-1])
+  return residual + added, pattern, value, output
 
 
 def _project(x: Array, w: Array) -> Array:  # [B, T, D], [H, D, K]

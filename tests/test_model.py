@@ -1,6 +1,7 @@
 """The transformer, against loops over heads and positions in numpy."""
 
 import math
+from functools import partial
 
 import chex
 import jax
@@ -10,7 +11,7 @@ from absl.testing import absltest, parameterized
 
 from induction_jax import model as model_lib
 from induction_jax.config import ModelConfig
-from induction_jax.model import make_model
+from induction_jax.model import NO_EDITS, Edits, make_model
 
 V, T, B = 5, 6, 2
 
@@ -48,19 +49,21 @@ def _tokens() -> jax.Array:
 # The oracle: one sequence, one head, one position at a time, in float64.
 
 
-def _forward(config: ModelConfig, params: dict, tokens: np.ndarray) -> tuple:
-  """Logits [T, V], patterns [L, H, T, S], outputs [L, H, T, D]."""
+def _forward(
+  config: ModelConfig, params: dict, tokens: np.ndarray, edits: Edits = NO_EDITS
+) -> tuple:
+  """Logits [T, V], pattern, output and residual as in Activations."""
   p = {name: np.asarray(w, np.float64) for name, w in params.items()}
   length = len(tokens)
   x = [p["w_e"][token] for token in tokens]
   if config.position == "learned":
     x = [x[t] + p["w_pos"][t] for t in range(length)]
+  residuals = [np.stack(x)]
   shape = (config.n_layers, config.n_heads, length)
   patterns = np.zeros((*shape, length))
   outputs = np.zeros((*shape, config.d_model))
   for layer in range(config.n_layers):
     y = [_norm(config, p, "norm_scale", layer, v) for v in x]
-    added = [np.zeros(config.d_model) for _ in x]
     for h in range(config.n_heads):
       query, key = [], []
       for t in range(length):
@@ -82,16 +85,23 @@ def _forward(config: ModelConfig, params: dict, tokens: np.ndarray) -> tuple:
         weight = [math.exp(x - max(score)) for x in score]
         for s in range(t + 1):
           patterns[layer, h, t, s] = weight[s] / sum(weight)
-          value = y[s] @ p["w_v"][layer, h] @ p["w_o"][layer, h]
-          outputs[layer, h, t] += patterns[layer, h, t, s] * value
-        added[t] = added[t] + outputs[layer, h, t]
+    if edits.pattern:
+      patterns[layer] = edits.pattern(layer, patterns[layer], tokens)
+    for h, t, s in np.ndindex(config.n_heads, length, length):
+      value = y[s] @ p["w_v"][layer, h] @ p["w_o"][layer, h]
+      outputs[layer, h, t] += patterns[layer, h, t, s] * value
+    if edits.output:
+      outputs[layer] = edits.output(layer, outputs[layer])
+    added = outputs[layer].sum(axis=0)
     x = [x[t] + added[t] for t in range(length)]
     if config.d_mlp:
       y = [_norm(config, p, "mlp_norm_scale", layer, v) for v in x]
       hidden = [_gelu(v @ p["w_in"][layer]) for v in y]
       x = [x[t] + hidden[t] @ p["w_out"][layer] for t in range(length)]
+    residuals.append(np.stack(x))
   x = [_norm(config, p, "final_norm_scale", None, v) for v in x]
-  return np.stack([v @ p["w_u"] for v in x]), patterns, outputs
+  logits = np.stack([v @ p["w_u"] for v in x])
+  return logits, patterns, outputs, np.stack(residuals)
 
 
 def _norm(config, p, name, layer, x):
@@ -118,6 +128,15 @@ def _gelu(x):
   return 0.5 * x * (1 + np.tanh(inner))
 
 
+def _assert_equal(logits, activations, b, expected):
+  """One sequence of a batch against what _forward returned for it."""
+  a = activations
+  got = (logits[b], a.pattern[:, b], a.output[:, b], a.residual[:, b])
+  names = ("logits", "pattern", "output", "residual")
+  for name, x, y in zip(names, got, expected):
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
 class ForwardTest(chex.TestCase):
   @parameterized.parameters(
     dict(),
@@ -137,9 +156,39 @@ class ForwardTest(chex.TestCase):
     )
     for b in range(B):
       expected = _forward(config, params, np.asarray(tokens[b]))
-      got = (logits[b], activations.pattern[:, b], activations.output[:, b])
-      for name, x, y in zip(("logits", "pattern", "output"), got, expected):
-        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4, err_msg=name)
+      _assert_equal(logits, activations, b, expected)
+
+  @parameterized.parameters(
+    dict(),
+    dict(n_layers=3, d_mlp=3, position="learned"),
+  )
+  def test_edits_equal_loops(self, **changes):
+    # Layer, head, tokens and both places of a pattern matter to these.
+    config = _config(**changes)
+
+    def edit_pattern(layer, pattern, tokens):  # [..., H, T, S], [..., T]
+      copies = tokens[..., :, None] == tokens[..., None, :]
+      other = (layer + 1) * copies[..., None, :, :] / 2
+      first = np.array([1.0, 0.0])[:, None, None]
+      return first * other + (1 - first) * pattern
+
+    def edit_output(layer, output):  # [..., H, T, D]
+      return output * (1 + layer) * np.array([0.5, -1.0])[:, None, None]
+
+    params, tokens = _params(config), _tokens()
+    apply = make_model(config, V, T).apply
+    for edits in (
+      Edits(pattern=edit_pattern),
+      Edits(output=edit_output),
+      Edits(edit_pattern, edit_output),
+    ):
+      with jax.numpy_rank_promotion("allow"):
+        logits, activations = jax.jit(partial(apply, edits=edits))(
+          params, tokens
+        )
+      for b in range(B):
+        expected = _forward(config, params, np.asarray(tokens[b]), edits)
+        _assert_equal(logits, activations, b, expected)
 
   @chex.variants(with_jit=True, without_jit=True)
   def test_value(self):

@@ -183,4 +183,4 @@ def _config(overrides: tuple[str, ...]) -> Config:
   values = flags.FlagValues()
   cli.add_config_flag(values, argv)
   cli.parse(values, argv, "")
-  return cli.config_from(values)
+  return cli.config_from(values, argv)

@@ -42,14 +42,11 @@ class Result(NamedTuple):
 def line_up(
   problem: Problem, peers: dict[str, Peer], reference: Reference
 ) -> dict[Name, Runner]:
-  """Ours and each peer at each task it can do; one that fails is left out.
-
-  Ours at the ten largest finds one smallest as well.
-  """
+  """Ours and each peer at each task it can do; one that fails is left out."""
   top, bottom = reference.top, reference.bottom
   ends = np.concatenate([top, bottom])
   runners = {
-    ("ours", "top"): Runner(make_ours(problem, 1), np.append(top, bottom[0])),
+    ("ours", "top"): Runner(make_ours(problem, 0), top),
     ("ours", "both"): Runner(make_ours(problem, K), ends),
   }
   for name, peer in peers.items():

@@ -218,4 +218,5 @@ class Counted:
 
 def _flat(vectors: PyTree) -> np.ndarray:  # leaves [k, ...] -> [k, P]
   leaves = jax.tree.leaves(vectors)
-  return np.concatenate([x.reshape(len(x), -1) for x in leaves], axis=1)
+  shape = len(leaves[0]), -1 if len(leaves[0]) else 0  # one end may be empty
+  return np.concatenate([x.reshape(shape) for x in leaves], axis=1)
