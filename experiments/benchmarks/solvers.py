@@ -6,6 +6,7 @@ over three starts), found beforehand at no cost to it.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -218,5 +219,6 @@ class Counted:
 
 def _flat(vectors: PyTree) -> np.ndarray:  # leaves [k, ...] -> [k, P]
   leaves = jax.tree.leaves(vectors)
-  shape = len(leaves[0]), -1 if len(leaves[0]) else 0  # one end may be empty
-  return np.concatenate([x.reshape(shape) for x in leaves], axis=1)
+  # Not reshape(k, -1): k is 0 at an end that nobody asked for.
+  flat = [x.reshape(len(x), math.prod(x.shape[1:])) for x in leaves]
+  return np.concatenate(flat, axis=1)
