@@ -174,8 +174,10 @@ class SpectraConfig:
 
   Without the preconditioned Hessian if `preconditioned_top_k` is 0, without
   the Gauss-Newton split if `gauss_newton_top_k` is. `memory_gib` is what the
-  Hessian's linear map, or one micro-batch, may take; `micro_batch_size` 0
-  chooses the largest that fits. `max_basis` 0 never restarts Lanczos.
+  Hessian's linear map, or one micro-batch, may take, and the same again for
+  Lanczos' basis; `micro_batch_size` 0 chooses the largest that fits, and
+  `max_basis` 0 all of max_order if it fits, else a restart. `exact` is the
+  dense matrix in place of Lanczos and of random probes, for small networks.
   """
 
   eigen_interval: int = _at_least(0)
@@ -185,6 +187,7 @@ class SpectraConfig:
   memory_gib: float = _positive()
   max_order: int = _at_least(2)
   max_basis: int = _at_least(0)
+  exact: bool = _boolean()
   tolerance: float = _positive()
   warm_start: bool = _boolean()
   preconditioned_top_k: int = _at_least(0)
@@ -208,6 +211,10 @@ class SpectraConfig:
         "spectra.max_basis must hold both ends' eigenvalues and two more rows, "
         f"got max_basis={self.max_basis}, eigenvalues={k}"
       )
+    if self.exact and self.warm_start:
+      raise ConfigError(
+        "spectra.warm_start is of Lanczos, which spectra.exact replaces"
+      )
     if self.micro_batch_size and self.batch_size % self.micro_batch_size:
       raise ConfigError(
         "spectra.micro_batch_size must divide spectra.batch_size, got "
@@ -218,11 +225,17 @@ class SpectraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DensityConfig:
-  """The whole spectrum, by quadrature; an interval of 0 is never."""
+  """The whole spectrum; an interval of 0 is never.
+
+  By quadrature, `order` products for each of the `probes`; trace and norm by
+  `trace_probes` of one product each, beside the tracked eigenvalues. From all
+  eigenvalues if `spectra.exact`.
+  """
 
   interval: int = _at_least(0)
   probes: int = _at_least(2)
   order: int = _at_least(2)
+  trace_probes: int = _at_least(2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Experiment(NamedTuple):
   """What a config stands for: a network, its training, its probes.
 
   `probes` are those the run measures with, `all_probes` every one there is;
-  `products` says how the Hessian's products are made.
+  `products` says how the Hessian's products are made and its eigenpairs found.
   """
 
   config: Config
@@ -102,7 +102,7 @@ def make_experiment(config: Config) -> Experiment:
     train_chunk=jax.jit(make_train_chunk(train_step), donate_argnums=0),
     probes=tuple(probe for probe in all_probes if probe.interval),
     all_probes=all_probes,
-    products=str(curvature.plan),
+    products=curvature.told,
   )
 
 
@@ -154,7 +154,8 @@ def run(
           values, carries[probe.name] = measure(
             probe, state, held_out, carries[probe.name]
           )
-        _check_curvature(step, values)
+        if complaint := probe.complain(values):
+          raise FloatingPointError(f"step {step}: {complaint}")
         record(step, "probe", values, probe=probe.name)
         keep_vectors(probe, directory.eigenvectors, step, carries[probe.name])
         newest |= _scalars(values)
@@ -294,16 +295,6 @@ class _Stopwatch:
     self._seconds[self._name] += time.perf_counter() - self._start
 
 
-def _check_curvature(step: int, values: dict[str, np.ndarray]) -> None:
-  top = values.get("top_eigenvalues")
-  if top is not None and np.any(np.isnan(top)):
-    raise FloatingPointError(
-      f"non-finite Hessian product at step {step}: the loss is finite, its "
-      "second derivative is not; try a lower optim.learning_rate in a new "
-      "--workdir"
-    )
-
-
 def _due(step: int, interval: int, num_steps: int) -> bool:
   return step % interval == 0 or step == num_steps
 
@@ -328,6 +319,4 @@ def _next_stop(step: int, probes: Iterable[Probe], config: Config) -> int:
 
 
 def _scalars(values: dict[str, Any]) -> dict[str, float]:
-  return {k: float(v) for k, v in values.items() if np.ndim(v) == 0} | {
-    k: float(v[0]) for k, v in values.items() if k == "top_eigenvalues"
-  }
+  return {k: float(v) for k, v in values.items() if np.ndim(v) == 0}

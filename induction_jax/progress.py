@@ -11,7 +11,7 @@ LINES = 20  # plain lines in a whole run
 SHOWN = {
   "train_loss": "loss",
   "pattern_accuracy": "pattern accuracy",
-  "top_eigenvalues": "top eigenvalue",
+  "spectral_norm": "spectral norm",
 }
 
 

@@ -267,6 +267,10 @@ class CrossChecksTest(parameterized.TestCase):
       "got max_basis=20, eigenvalues=10",
     ),
     (
+      dict(spectra__exact=True, spectra__warm_start=True),
+      "spectra.warm_start is of Lanczos, which spectra.exact replaces",
+    ),
+    (
       dict(spectra__batch_size=64, spectra__micro_batch_size=7),
       "spectra.micro_batch_size must divide spectra.batch_size, got "
       "micro_batch_size=7, batch_size=64",

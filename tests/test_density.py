@@ -196,6 +196,30 @@ class CountTest(parameterized.TestCase):
         np.testing.assert_array_less(count.low, true + 1e-6)
         np.testing.assert_array_less(true - 1e-6, count.high)
 
+  def test_bar_is_so_many_standard_errors(self):
+    rules = spectra.Quadrature(
+      nodes=np.float32([[-1, 1], [-1, 1]]),
+      weights=np.float32([[0.2, 0.8], [0.4, 0.6]]),
+      size=np.int32(10),
+      slack=np.int32(0),
+    )
+    # Shares below 0 are 0.2 and 0.4: their mean is known to 0.1.
+    count = spectra.count_below(rules, 0.0, sigmas=2.0)
+    np.testing.assert_allclose(count, (3, 1, 5), rtol=1e-5)
+    mean = spectra.moment(rules, 1)
+    np.testing.assert_allclose(mean, (0.4, 0.2), rtol=1e-5)
+
+  def test_rounding_of_lanczos_is_in_the_bar(self):
+    rules = spectra.Quadrature(
+      nodes=np.float32([[1 - 1e-6, 100], [1 - 1e-6, 100]]),
+      weights=np.full((2, 2), 0.5, np.float32),
+      size=np.int32(2),
+      slack=np.int32(0),
+    )
+    for count in (spectra.count_below, spectra.count_above):
+      got = count(rules, 1.0)
+      self.assertAlmostEqual(float(got.high - got.low), 1, places=5)
+
   def test_rounding_widens(self):
     rules = _network_like()
     plain = spectra.count_above(rules, 4.0)

@@ -108,10 +108,38 @@ class SpectrumTest(parameterized.TestCase):
     spectrum, _ = _exact(matrix)
     self.assertFalse(np.any(spectrum.top.converged))
 
-  @parameterized.parameters((0, 1), (1, 0), (13, 1), (1, 13))
+  def test_the_whole_spectrum_in_other_forms(self):
+    values = jnp.array([-3.0, -1.0, 0.0, 2.0, 2.0, 5.0])
+    rules = spectra.exact_quadrature(values)
+    mean = spectra.moment(rules, 1)
+    np.testing.assert_allclose(mean, (5 / 6, 0), rtol=1e-6)
+    for count, threshold, expected in (
+      (spectra.count_below, -0.5, 2),
+      (spectra.count_above, 1.9, 3),
+      (spectra.count_above, 9.0, 0),
+    ):
+      got = count(rules, jnp.array(threshold))
+      np.testing.assert_allclose(got, [expected] * 3, rtol=1e-6)
+    # Which side of its own value an eigenvalue is on rounding decides.
+    at_two = spectra.count_above(rules, jnp.array(2.0))
+    np.testing.assert_allclose((at_two.low, at_two.high), (1, 3), rtol=1e-6)
+    density = spectra.density(rules, jnp.linspace(-5, 7, 200), 0.1)
+    np.testing.assert_array_equal(density.standard_error, 0)
+    sizes = spectra.exact_sizes(values)
+    for estimate, expected in zip(sizes, (5, 43, 43**0.5)):
+      np.testing.assert_allclose(estimate, (expected, 0), rtol=1e-6)
+
+  def test_one_end(self):
+    spectrum, _ = spectra.exact_spectrum(
+      lambda v: jax.tree.map(lambda x: 2 * x, v), LIKE, k_top=1, k_bottom=0
+    )
+    np.testing.assert_allclose(spectrum.top.values, [2], rtol=1e-6)
+    self.assertEqual(spectrum.bottom.values.shape, (0,))
+
+  @parameterized.parameters((0, 0), (-1, 1), (13, 1), (0, 13))
   def test_errors(self, k_top, k_bottom):
     with self.assertRaisesRegex(
-      ValueError, f"P=12, got k_top={k_top}, k_bottom={k_bottom}"
+      ValueError, f"P=12, .* got k_top={k_top}, k_bottom={k_bottom}"
     ):
       spectra.exact_spectrum(lambda v: v, LIKE, k_top=k_top, k_bottom=k_bottom)
 

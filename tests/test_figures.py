@@ -11,7 +11,11 @@ from matplotlib.figure import Figure
 from induction_jax.probes.density import EIGENVALUES
 from induction_jax.report import findings, style
 from induction_jax.report.circuit_figure import plot_circuits
-from induction_jax.report.curvature_figures import plot_blocks, plot_density
+from induction_jax.report.curvature_figures import (
+  LEAST_DENSITY,
+  plot_blocks,
+  plot_density,
+)
 from tests.test_findings import STEPS, found_in_induction, induction_results
 
 
@@ -121,8 +125,22 @@ class CurvatureFigureTest(parameterized.TestCase):
       self.assertAlmostEqual(
         numbers[1], transition.midpoint.estimate, delta=25.1
       )
-      self.assertEqual(numbers[2], 950)
+      after = transition.completion.estimate
+      self.assertBetween(numbers[2], max(after, numbers[1]), after + 250)
+      self._assert_draws(figure, results.block_norm, numbers)
     plt.close(figure)
+
+  def _assert_draws(self, figure, norms, steps):
+    for ax, step in zip(figure.axes, steps):
+      (image,) = ax.get_images()
+      drawn = np.float64(image.get_array())
+      np.testing.assert_allclose(drawn, norms.sel(step=step), rtol=1e-6)
+      self.assertEqual(image.norm.vmax, norms.sel(step=steps).max())
+
+  def test_no_curvature_at_all(self):
+    results = with_curvature(induction_results(), slice(None, None, 5))
+    results["block_norm"] = 0 * results["block_norm"]
+    plt.close(plot_blocks(results, found_in_induction()))
 
   @parameterized.parameters(slice(None, None, 5), slice(7, 8))
   def test_density_has_the_eigenvalues_on_its_axes(self, steps):
@@ -132,6 +150,13 @@ class CurvatureFigureTest(parameterized.TestCase):
     shown = [label.get_text() for label in heat.get_yticklabels()]
     self.assertEqual(shown, [x.get_text() for x in ridges.get_xticklabels()])
     self.assertContainsSubset(["-1", "0", "1", "10"], shown)
+    density = results.density.dropna("step")
+    drawn = np.float64(heat.collections[0].get_array())
+    want = np.maximum(density.values.T, LEAST_DENSITY)
+    np.testing.assert_allclose(drawn.reshape(want.shape), want)
+    line = ridges.lines[0]
+    step = int(line.get_label().split()[1])
+    np.testing.assert_allclose(line.get_ydata(), density.sel(step=step))
     place = heat.get_yticks()[shown.index("10")]
     self.assertAlmostEqual(
       np.interp(place, range(len(EIGENVALUES)), EIGENVALUES), 10, places=3

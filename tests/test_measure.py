@@ -61,6 +61,9 @@ class PartitionTest(absltest.TestCase):
     self.assertLen(names, 8 + 4)
 
 
+PRODUCTS = "streamed, micro-batch of 2"
+
+
 class MeasureTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):
@@ -143,8 +146,6 @@ class MeasureTest(parameterized.TestCase):
         self.assertAlmostEqual(
           float(at[f"block_{end}"][b]), want, delta=0.02 * scale
         )
-    error = 4 * float(at.trace_se)
-    self.assertAlmostEqual(float(at.trace), exact.sum(), delta=error)
     for i, threshold in enumerate(at.threshold.values):
       for name, true in (
         ("count_above", (exact > threshold).sum()),
@@ -192,10 +193,18 @@ class MeasureTest(parameterized.TestCase):
     matrix, partition = self.matrix, self.partition
     at = self.results.sel(step=8)
     square = (matrix**2).sum()
-    self.assertGreater(float(at.square_frobenius_se), 0)
-    self.assertAlmostEqual(
-      float(at.square_frobenius), square, delta=5 * at.square_frobenius_se
-    )
+    for name, true in (
+      ("trace", np.trace(matrix)),
+      ("square_frobenius", square),
+      ("frobenius", square**0.5),
+    ):
+      error = float(at[f"{name}_se"])
+      self.assertAlmostEqual(float(at[name]), true, delta=4 * error)
+      self.assertGreater(error, 0)
+    # The tracked pairs are counted, the rest left to 32 probes of variance at
+    # most 2 ||A||_F^2 each.
+    rest = np.linalg.eigvalsh(matrix)[2:-2]
+    self.assertLess(float(at.trace_se), 1.3 * (2 * (rest**2).sum() / 32) ** 0.5)
     z = []
     for a in range(len(partition.names)):
       for b in range(len(partition.names)):
@@ -227,8 +236,10 @@ class MeasureTest(parameterized.TestCase):
     )
     measured = top.notnull() & parts.notnull()
     self.assertEqual(int(measured.sum()), 3)
+    size = 60 * len(self.matrix) / 2**18
     self.assertEqual(
-      self.results.attrs["hessian_products"], "streamed, micro-batch of 2"
+      self.results.attrs["hessian_products"],
+      f"{PRODUCTS}; Lanczos basis of 60 vectors, {size:.3g} MiB",
     )
     # Weyl: the largest of a sum is at most the sum of the largest.
     self.assertTrue((top <= parts * 1.01)[measured].all())
@@ -286,8 +297,10 @@ class MeasureTest(parameterized.TestCase):
     status, _, err = call(
       measure.main,
       self.directory.root,
-      "--step=4",
+      "--step=8",
+      "--config.spectra.exact=true",
       "--config.spectra.track_top_k_eigenvalues=4",
+      "--probes=spectra,density",
       # Fewer programs to compile.
       "--config.spectra.preconditioned_top_k=0",
       "--config.spectra.gauss_newton_top_k=0",
@@ -295,31 +308,46 @@ class MeasureTest(parameterized.TestCase):
     self.assertEqual(status, 0, err)
     joined = dataset.read_dataset(self.directory.results)
     self.assertEqual(joined.sizes["eig"], 4)
-    self.assertTrue(joined.top_eigenvalues.sel(step=4).notnull().all())
-    self.assertTrue(np.isnan(joined.top_eigenvalues.sel(step=8)[2:]).all())
+    self.assertTrue(np.isnan(joined.top_eigenvalues.sel(step=4)[2:]).all())
+    self._assert_exact(joined.sel(step=8))
     # Measured alone it has no overlap with the measurement before.
     self.assertEqual(
-      float(joined.top_overlap.sel(step=4)),
-      float(self.results.top_overlap.sel(step=4)),
-    )
-    np.testing.assert_allclose(
-      joined.top_eigenvalues.sel(step=4)[:2],
-      self.results.top_eigenvalues.sel(step=4),
-      rtol=1e-3,
+      float(joined.top_overlap.sel(step=8)),
+      float(self.results.top_overlap.sel(step=8)),
     )
     settings = json.loads(joined.attrs["remeasured"])[-1]["settings"]
     self.assertEqual(
       settings,
       {
+        "spectra.exact": True,
         "spectra.track_top_k_eigenvalues": 4,
         "spectra.preconditioned_top_k": 0,
         "spectra.gauss_newton_top_k": 0,
-        "hessian_products": "streamed, micro-batch of 2",
+        "hessian_products": f"{PRODUCTS}; dense matrix of {len(self.matrix)} "
+        f"parameters, {self.matrix.size / 2**18:.3g} MiB",
       },
     )
     again = self.directory.eigenvectors / "remeasured"
-    self.assertLen(vectors.read(again, 4)["top.w_e"], 4)
-    self.assertLen(vectors.read(self.directory.eigenvectors, 4)["top.w_e"], 2)
+    self.assertLen(vectors.read(again, 8)["top.w_e"], 4)
+    self.assertLen(vectors.read(self.directory.eigenvectors, 8)["top.w_e"], 2)
+
+  def _assert_exact(self, at):
+    """A measurement from the dense matrix: no error but rounding's."""
+    exact = np.linalg.eigvalsh(self.matrix)
+    scale = np.abs(exact).max()
+    np.testing.assert_allclose(
+      at.top_eigenvalues, exact[::-1][:4], atol=1e-5 * scale
+    )
+    np.testing.assert_allclose(at.trace, exact.sum(), rtol=1e-4)
+    np.testing.assert_allclose(at.square_frobenius, (exact**2).sum(), rtol=1e-4)
+    for name in ("trace_se", "frobenius_se"):
+      self.assertEqual(float(at[name]), 0)
+    np.testing.assert_array_equal(at.density_se, 0)
+    for i, threshold in enumerate(at.threshold.values):
+      above = (exact > threshold).sum()
+      low, high = at.count_above_low[i], at.count_above_high[i]
+      self.assertBetween(above, float(low) - 1e-3, float(high) + 1e-3)
+    self.assertAlmostEqual(float(at.count_above[-2]), (exact > 1).sum(), 2)
 
   @parameterized.parameters(
     ((), "nothing to measure"),
@@ -328,6 +356,7 @@ class MeasureTest(parameterized.TestCase):
     (("--config.model.n_layers=3",), "another model"),
     (("--config.spectra.topk=3",), "unknown config key spectra.topk"),
     (("--config.density.order=1",), "density.order must be at least 2"),
+    (("--config.spectra.max_basis=5",), "must hold both ends"),
   )
   def test_mistakes(self, arguments, message):
     status, _, err = call(measure.main, self.directory.root, *arguments)

@@ -189,6 +189,11 @@ class DenseTest(parameterized.TestCase):
       atol=1e-12,
     )
 
+  def test_restrict_needs_masks_that_fit(self):
+    restricted = spectra.restrict(lambda v: v, {"a": np.ones((2, 3), bool)})
+    with self.assertRaisesRegex(ValueError, r"bool\[2,3\].*bool\[1,3\]"):
+      restricted({"a": jnp.ones((1, 3))})
+
   def test_restrict_leaves_out_what_is_not_finite(self):
     def operator(v):
       return {"a": 2 * v["a"], "b": jnp.full(2, jnp.nan)}
@@ -212,14 +217,13 @@ class DenseTest(parameterized.TestCase):
 
 
 class MemoryTest(parameterized.TestCase):
-  def _plan(self, memory):
+  def _plan(self, memory, examples=8):
     make = functools.partial(spectra.hessian, _loss)
     shapes = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _params(np.float32)
     )
-    return spectra.plan_products(
-      make, shapes, _batch(np.float32), memory=memory
-    )
+    batch = jax.tree.map(lambda x: x[:examples], _batch(np.float32))
+    return spectra.plan_products(make, shapes, batch, memory=memory)
 
   @parameterized.parameters(1, 2, 8)
   def test_bytes_are_those_of_the_linear_map(self, size):
@@ -246,6 +250,31 @@ class MemoryTest(parameterized.TestCase):
     self.assertEqual(str(plan), "streamed, micro-batch of 1")
     # Less than one example needs: said, not hidden.
     self.assertEqual(self._plan(1), plan)
+    self.assertFalse(self._plan(plan.bytes - 1, examples=1).linear_map)
+    self.assertTrue(self._plan(plan.bytes, examples=1).linear_map)
+
+  @parameterized.parameters(
+    (10**6, 50), (400 * 50, 50), (400 * 49, 49), (400 * 17, 17), (1, 17)
+  )
+  def test_basis_follows_memory(self, memory, rows):
+    like = {"a": jnp.zeros(60), "b": jnp.zeros((4, 10))}
+    got = spectra.plan_basis(like, wanted=2, max_order=50, memory=memory)
+    self.assertEqual(got, rows)
+    # What it plans Lanczos takes, the least one too.
+    shape = jax.eval_shape(
+      functools.partial(
+        spectra.lanczos,
+        lambda v: v,
+        like,
+        k_top=1,
+        k_bottom=1,
+        max_order=50,
+        tolerance=0.1,
+        max_basis=got,
+      ),
+      jax.random.key(0),
+    )
+    self.assertEqual(shape.top.values.shape, (1,))
 
   def test_plan_needs_memory(self):
     with self.assertRaisesRegex(ValueError, "must be positive, got 0"):

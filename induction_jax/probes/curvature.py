@@ -12,6 +12,7 @@ from induction_jax.config import Config, ConfigError, SpectraConfig
 from induction_jax.model import Model
 from induction_jax.probes.held_out import HeldOut, make_draw
 from induction_jax.probes.partition import partition_by_circuit
+from induction_jax.probes.solve import Solve, make_solve
 from induction_jax.state import TrainState
 from induction_jax.step import Loss, make_loss
 from induction_jax.types import Array, Batch, Key, Params
@@ -27,6 +28,8 @@ class Curvature(NamedTuple):
   Attributes:
     loss: (params, batch) -> scalar.
     plan: how products are made: as a linear map or streamed.
+    told: that and how eigenpairs are found, for people.
+    solve: finds an operator's eigenpairs.
     partition: of the parameters into circuits.
     split: the held-out curvature batch, cut into micro-batches.
     hessian_at: (params, held_out) -> the streamed Hessian.
@@ -39,6 +42,8 @@ class Curvature(NamedTuple):
 
   loss: Loss
   plan: spectra.Plan
+  told: str
+  solve: Solve
   partition: spectra.Partition
   split: Callable[[HeldOut], spectra.MicroBatches]
   hessian_at: Callable[[Params, HeldOut], spectra.Operator]
@@ -57,7 +62,8 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   batch = jax.eval_shape(make_draw(config), key).curvature
   plan = _plan(config, loss, shapes, batch)
   partition = partition_by_circuit(shapes)
-  _check_eigenvalues(config.spectra, partition.ids.size)
+  _check_sizes(config.spectra, partition.ids.size)
+  basis = _basis(config.spectra, shapes)
 
   def predict(params: Params, batch: Batch) -> Array:
     return model.apply(params, batch.tokens)[0]
@@ -94,6 +100,8 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   return Curvature(
     loss=loss,
     plan=plan,
+    told=f"{plan}; {_told(config.spectra, basis, partition.ids.size)}",
+    solve=make_solve(config.spectra, basis),
     partition=partition,
     split=split,
     hessian_at=hessian_at,
@@ -106,7 +114,14 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   )
 
 
-def _check_eigenvalues(c: SpectraConfig, n_params: int) -> None:
+def _most_pairs(c: SpectraConfig) -> int:
+  """The most eigenpairs that any one Lanczos of a measurement looks for."""
+  return 2 * max(
+    c.track_top_k_eigenvalues, c.preconditioned_top_k, c.gauss_newton_top_k
+  )
+
+
+def _check_sizes(c: SpectraConfig, n_params: int) -> None:
   for name in (
     "track_top_k_eigenvalues",
     "preconditioned_top_k",
@@ -117,6 +132,30 @@ def _check_eigenvalues(c: SpectraConfig, n_params: int) -> None:
         f"spectra.{name} must be at most the number of parameters, "
         f"{n_params}, got {getattr(c, name)}"
       )
+  if c.exact and n_params > spectra.MAX_PARAMETERS:
+    raise ConfigError(
+      "spectra.exact is for networks of at most "
+      f"{spectra.MAX_PARAMETERS} parameters, this one has {n_params}"
+    )
+
+
+def _basis(c: SpectraConfig, shapes: Params) -> int:
+  """Rows of Lanczos' basis."""
+  return c.max_basis or spectra.plan_basis(
+    shapes,
+    wanted=_most_pairs(c),
+    max_order=c.max_order,
+    memory=int(c.memory_gib * GIB),
+  )
+
+
+def _told(c: SpectraConfig, basis: int, n_params: int) -> str:
+  if c.exact:
+    size = 4 * n_params**2 / 2**20
+    return f"dense matrix of {n_params} parameters, {size:.3g} MiB"
+  size = 4 * basis * n_params / 2**20
+  restarts = ", restarted" if basis < c.max_order else ""
+  return f"Lanczos basis of {basis} vectors, {size:.3g} MiB{restarts}"
 
 
 def _plan(

@@ -1,5 +1,7 @@
 """The whole Hessian spectrum: density, trace, Frobenius norm, counts."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,9 @@ from induction_jax.config import Config
 from induction_jax.probes.curvature import ROUNDING_PRODUCTS, Curvature
 from induction_jax.probes.held_out import HeldOut
 from induction_jax.probes.probe import Probe
+from induction_jax.probes.solve import Wanted
 from induction_jax.state import TrainState, stream
-from induction_jax.types import Array, PyTree, Variable
+from induction_jax.types import Array, Key, Params, PyTree, Variable
 
 # One grid for every step and every run, so that densities can be compared: a
 # symmetric logarithmic axis, linear below KNEE nats and ending at 10^5 KNEE.
@@ -30,6 +33,7 @@ COUNTS = {
 SIZES = {
   "trace": ("trace of the Hessian", "nats"),
   "square_frobenius": ("Hessian, squared Frobenius norm", "nats^2"),
+  "frobenius": ("Hessian, Frobenius norm", "nats"),
 }
 VARIABLES = (
   Variable(
@@ -65,10 +69,17 @@ VARIABLES = (
 )
 
 
+class Whole(NamedTuple):
+  """What is known of a whole spectrum."""
+
+  rules: spectra.Quadrature
+  sizes: spectra.Sizes
+  products: Array  # that it took
+
+
 def make_density_probe(config: Config, curvature: Curvature) -> Probe:
-  """Stochastic Lanczos quadrature on the Hessian of the spectra probe."""
-  c = config.density
-  size = int(curvature.partition.sizes.sum())
+  """The whole spectrum of the Hessian of the spectra probe."""
+  find_whole = _exactly if config.spectra.exact else _by_probes
 
   def measure(
     state: TrainState,
@@ -77,47 +88,83 @@ def make_density_probe(config: Config, curvature: Curvature) -> Probe:
     carry: PyTree,
   ) -> tuple[dict[str, Array], PyTree]:
     key = jax.random.fold_in(stream(state.key, "spectra"), 7)
-    rounding_key, probes_key = jax.random.split(key)
+    rounding_key, key = jax.random.split(key)
     rounding = curvature.rounding(state, held_out, hessian, rounding_key)
-    rules = spectra.quadrature(
-      hessian,
-      state.params,
-      probes_key,
-      order=c.order,
-      probes=c.probes,
-    )
-    density = spectra.density(rules, jnp.asarray(PLACES), WIDTH, AXIS)
+    whole = find_whole(config, curvature, hessian, state.params, key)
+    density = spectra.density(whole.rules, jnp.asarray(PLACES), WIDTH, AXIS)
     values = {
       "density": density.value,
       "density_se": density.standard_error,
-      "density_products": jnp.array(
-        c.probes * min(c.order, size) + ROUNDING_PRODUCTS
-      ),
+      "density_products": whole.products + ROUNDING_PRODUCTS,
     }
-    for power, name in enumerate(SIZES, start=1):
-      mean = spectra.moment(rules, power)
-      values[name] = size * mean.value
-      values[f"{name}_se"] = size * mean.standard_error
-    above = [
-      spectra.count_above(rules, jnp.array(t), rounding=rounding)
-      for t in THRESHOLDS
-    ]
-    below = [
-      spectra.count_below(rules, jnp.array(-t), rounding=rounding)
-      for t in THRESHOLDS
-    ]
-    for name, counts in zip(COUNTS, (above, below)):
-      stacked = jax.tree.map(lambda *x: jnp.stack(x), *counts)
-      values[name] = stacked.value
-      values[f"{name}_low"] = stacked.low
-      values[f"{name}_high"] = stacked.high
-    return values, carry
+    for name, estimate in whole.sizes._asdict().items():
+      values[name], values[f"{name}_se"] = estimate
+    return values | _counts(whole.rules, rounding), carry
 
   return Probe(
     name="density",
-    interval=c.interval,
+    interval=config.density.interval,
     variables=VARIABLES,
     coordinates={"eigenvalue": EIGENVALUES, "threshold": THRESHOLDS},
     prepare=curvature.prepare,
     measure=measure,
   )
+
+
+def _by_probes(
+  config: Config,
+  curvature: Curvature,
+  hessian: spectra.Operator,
+  params: Params,
+  key: Key,
+) -> Whole:
+  """Quadrature, and random probes beside the outliers, which Lanczos finds.
+
+  The quadrature knows trace and norm too, but from its few probes alone, to
+  which single outliers are noise, and so is their standard error.
+  """
+  c, size = config.density, curvature.partition.ids.size
+  k = min(config.spectra.track_top_k_eigenvalues, size // 2)
+  rules_key, outliers_key, sizes_key = jax.random.split(key, 3)
+  rules = spectra.quadrature(
+    hessian, params, rules_key, order=c.order, probes=c.probes
+  )
+  ones = jax.tree.map(jnp.ones_like, params)
+  wanted = Wanted("", ones, k, k, outliers_key)
+  outliers = curvature.solve(hessian, params, wanted)
+  sizes = spectra.estimate_sizes(
+    hessian, params, sizes_key, probes=c.trace_probes, deflate=outliers
+  )
+  products = rules.nodes.size + outliers.products + c.trace_probes
+  return Whole(rules, sizes, products)
+
+
+def _exactly(
+  config: Config,
+  curvature: Curvature,
+  hessian: spectra.Operator,
+  params: Params,
+  key: Key,
+) -> Whole:
+  """From every eigenvalue of the dense matrix."""
+  del config, curvature, key
+  found, values = spectra.exact_spectrum(hessian, params, k_top=1, k_bottom=0)
+  rules = spectra.exact_quadrature(values)
+  return Whole(rules, spectra.exact_sizes(values), found.products)
+
+
+def _counts(rules: spectra.Quadrature, rounding: Array) -> dict[str, Array]:
+  """Eigenvalues beyond each of THRESHOLDS, on either side."""
+  values = {}
+  for name, count, sign in (
+    ("count_above", spectra.count_above, 1),
+    ("count_below", spectra.count_below, -1),
+  ):
+    counts = [
+      count(rules, jnp.array(sign * t), rounding=rounding) for t in THRESHOLDS
+    ]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *counts)
+    values[name] = stacked.value
+    values[f"{name}_low"] = stacked.low
+    values[f"{name}_high"] = stacked.high
+  return values

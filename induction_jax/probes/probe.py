@@ -23,6 +23,10 @@ def no_arrays(*_: Any) -> dict[str, Array]:
   return {}
 
 
+def content(_: Any) -> None:
+  """No complaint."""
+
+
 def as_they_are(arrays: dict[str, Any]) -> Values:
   """Named arrays that need no finishing."""
   return {name: np.asarray(array) for name, array in arrays.items()}
@@ -48,6 +52,8 @@ class Probe(NamedTuple):
     measure: (state, held_out, prepared, carry) -> (arrays, new carry).
     finish: arrays on the host -> named values.
     finish_constants: the same for the constants.
+    complain: named values -> what is so wrong with them that the run cannot
+      go on, and what to do about it; None if nothing is.
     keep: carry -> named arrays to be kept in a file for each measurement.
   """
 
@@ -63,4 +69,5 @@ class Probe(NamedTuple):
   prepare: Callable[[TrainState, HeldOut], PyTree] = nothing
   finish: Callable[[Any], Values] = as_they_are
   finish_constants: Callable[[Any], Values] = as_they_are
+  complain: Callable[[Values], str | None] = content
   keep: Callable[[PyTree], dict[str, Array]] = no_arrays

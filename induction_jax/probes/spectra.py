@@ -1,17 +1,18 @@
 """Spectra: the loss Hessian's two ends, plain, preconditioned, and split."""
 
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from induction_jax import optim, spectra
 from induction_jax.config import Config
 from induction_jax.probes.curvature import Curvature
 from induction_jax.probes.held_out import HeldOut
-from induction_jax.probes.probe import Probe, no_arrays
+from induction_jax.probes.probe import Probe, Values, no_arrays
+from induction_jax.probes.solve import Wanted, find_spectra
 from induction_jax.probes.spectra_variables import ENDS, VARIABLES
 from induction_jax.state import TrainState, stream
 from induction_jax.types import Array, Key, Params, PyTree
@@ -34,17 +35,6 @@ class Carry(NamedTuple):
   since_cold: Array  # measurements since Lanczos began at random, int32
 
 
-class Wanted(NamedTuple):
-  """One spectrum of a measurement: that of D A D for a diagonal D."""
-
-  prefix: str  # of its variables
-  scale: PyTree  # D
-  k_top: int
-  k_bottom: int
-  key: Key
-  start: PyTree | None = None  # of Lanczos; None for a random one
-
-
 def make_spectra_probe(config: Config, curvature: Curvature) -> Probe:
   """Lanczos on the training loss of one fixed held-out batch."""
   c = config.spectra
@@ -62,105 +52,32 @@ def make_spectra_probe(config: Config, curvature: Curvature) -> Probe:
       grad=spectra.gradient(curvature.loss, params, data),
     )
 
-  def find_spectra(
-    operator: spectra.Operator,
-    operator_at: Callable[[Params], spectra.Operator],
-    state: TrainState,
-    wanted: Sequence[Wanted],
-  ) -> dict[str, spectra.Spectrum]:
-    """Spectra by prefix, their residual bounds widened by measured rounding."""
-    found = [
-      spectra.lanczos(
-        spectra.rescale(operator, each.scale),
-        state.params,
-        each.key,
-        k_top=each.k_top,
-        k_bottom=each.k_bottom,
-        max_order=c.max_order,
-        max_basis=c.max_basis or None,
-        tolerance=c.tolerance,
-        start=each.start,
-      )
-      for each in wanted
-    ]
-
-    def rounding(scale_and_vectors: tuple[PyTree, PyTree]) -> Array:
-      scale, vectors = scale_and_vectors
-      return spectra.rounding_error(
-        vectors,
-        lambda params: spectra.rescale(operator_at(params), scale),
-        state.params,
-        _key(state, 3),
-      )
-
-    # Mapped, not repeated: the product is compiled once for all of them.
-    stacked = jax.tree.map(
-      lambda *x: jnp.stack(x),
-      *(
-        (want.scale, spectra.extremes(spectrum))
-        for want, spectrum in zip(wanted, found)
-      ),
-    )
-    added = jax.lax.map(rounding, stacked)
-    return {
-      want.prefix: spectra.add_rounding(spectrum, added[i], c.tolerance)
-      for i, (want, spectrum) in enumerate(zip(wanted, found))
-    }
-
   def measure(
     state: TrainState, held_out: HeldOut, prepared: Prepared, carry: Carry
   ) -> tuple[dict[str, Array], Carry]:
-    hessian, gauss_newton, grad = prepared
-    ones = jax.tree.map(jnp.ones_like, state.params)
     warm = spectra.may_start_warm(carry.overlap, carry.since_cold)
     warm = warm & c.warm_start
-    start = spectra.make_start(carry.top, carry.bottom, _key(state, 1), warm)
-    wanted = [Wanted("", ones, k, k, _key(state, 4), start)]
-    if c.preconditioned_top_k:
-      preconditioner = _preconditioner(config, state)
-      scale, n = preconditioner.inverse_sqrt, c.preconditioned_top_k
-      wanted.append(Wanted("preconditioned_", scale, n, n, _key(state, 2)))
-
-    def hessian_at(params: Params) -> spectra.Operator:
-      return curvature.hessian_at(params, held_out)
-
-    found = find_spectra(hessian, hessian_at, state, wanted)
-
-    def gauss_newton_at(params: Params) -> spectra.Operator:
-      return curvature.gauss_newton_at(params, held_out)
-
-    def functional_at(params: Params) -> spectra.Operator:
-      return spectra.subtract(hessian_at(params), gauss_newton_at(params))
-
-    if gauss_newton is not None:
-      n = c.gauss_newton_top_k
-      # G has no negative eigenvalue, and as many zeros as keep Lanczos busy.
-      top = Wanted("gauss_newton_", ones, n, 0, _key(state, 5))
-      both = Wanted("functional_", ones, n, n, _key(state, 6))
-      rest = spectra.subtract(hessian, gauss_newton)
-      found |= find_spectra(gauss_newton, gauss_newton_at, state, [top])
-      found |= find_spectra(rest, functional_at, state, [both])
-
     values = {"warm_start": warm.astype(jnp.float32)}
+    found = _whole(config, curvature, state, held_out, prepared, carry, warm)
+    if prepared.gauss_newton is not None:
+      pair = prepared.hessian, prepared.gauss_newton
+      found |= _split(config, curvature, state, held_out, *pair)
     for prefix, spectrum in found.items():
       values |= _pair_values(prefix, spectrum)
     if c.preconditioned_top_k:
       # Before the first update Adam has no preconditioner.
-      values["preconditioned_edge"] = preconditioner.edge
+      values["preconditioned_edge"] = _preconditioner(config, state).edge
       values |= {
         name: jnp.where(state.step > 0, value, jnp.nan)
         for name, value in values.items()
         if name.startswith("preconditioned_") and "products" not in name
       }
-    values |= _geometry(found[""], grad, carry, curvature.partition)
-    for end in ENDS:
-      share = jnp.float32(k / curvature.partition.ids.size)
-      values[f"{end}_alignment_total_null"] = share
-      values[f"{end}_overlap_null"] = share
+    plain = found[""]
+    values |= _geometry(plain, prepared.grad, carry, curvature.partition)
     overlap = jnp.fmin(values["top_overlap"], values["bottom_overlap"])
     return values, Carry(
-      top=found[""].top.vectors,
-      bottom=found[""].bottom.vectors,
+      top=plain.top.vectors,
+      bottom=plain.bottom.vectors,
       overlap=overlap,
       since_cold=jnp.where(warm, carry.since_cold + 1, 0),
     )
@@ -173,6 +90,14 @@ def make_spectra_probe(config: Config, curvature: Curvature) -> Probe:
       values[f"{end}_alignment_null"] = 1 / n_params
       values[f"{end}_block_mass_null"] = sizes / n_params
     return values
+
+  def complain(values: Values) -> str | None:
+    if not np.any(np.isnan(values["top_eigenvalues"])):
+      return None
+    return (
+      "non-finite Hessian product: the loss is finite, its second derivative "
+      "is not; try a lower optim.learning_rate in a new --workdir"
+    )
 
   def init_carry(params: Params) -> Carry:
     none = jax.tree.map(lambda x: jnp.zeros((k, *x.shape), x.dtype), params)
@@ -194,8 +119,78 @@ def make_spectra_probe(config: Config, curvature: Curvature) -> Probe:
     init_carry=init_carry,
     prepare=prepare,
     measure=measure,
+    complain=complain,
     keep=_eigenvectors if c.keep_eigenvectors else no_arrays,
   )
+
+
+def _whole(
+  config: Config,
+  curvature: Curvature,
+  state: TrainState,
+  held_out: HeldOut,
+  prepared: Prepared,
+  carry: Carry,
+  warm: Array,
+) -> dict[str, spectra.Spectrum]:
+  """The Hessian's spectrum, and that of the preconditioned one if wanted."""
+  c = config.spectra
+  k, n = c.track_top_k_eigenvalues, c.preconditioned_top_k
+  ones = jax.tree.map(jnp.ones_like, state.params)
+  start = spectra.make_start(carry.top, carry.bottom, _key(state, 1), warm)
+  wanted = [Wanted("", ones, k, k, _key(state, 4), start)]
+  if n:
+    scale = _preconditioner(config, state).inverse_sqrt
+    wanted.append(Wanted("preconditioned_", scale, n, n, _key(state, 2)))
+  return find_spectra(
+    curvature.solve,
+    c.tolerance,
+    prepared.hessian,
+    lambda params: curvature.hessian_at(params, held_out),
+    state.params,
+    _key(state, 3),
+    wanted,
+  )
+
+
+def _split(
+  config: Config,
+  curvature: Curvature,
+  state: TrainState,
+  held_out: HeldOut,
+  hessian: spectra.Operator,
+  gauss_newton: spectra.Operator,
+) -> dict[str, spectra.Spectrum]:
+  """The spectra of the Gauss-Newton part G and of what is left, H - G."""
+  c, n = config.spectra, config.spectra.gauss_newton_top_k
+  ones = jax.tree.map(jnp.ones_like, state.params)
+
+  def gauss_newton_at(params: Params) -> spectra.Operator:
+    return curvature.gauss_newton_at(params, held_out)
+
+  def rest_at(params: Params) -> spectra.Operator:
+    whole = curvature.hessian_at(params, held_out)
+    return spectra.subtract(whole, gauss_newton_at(params))
+
+  # G has no negative eigenvalue, and as many zeros as keep Lanczos busy.
+  top = Wanted("gauss_newton_", ones, n, 0, _key(state, 5))
+  both = Wanted("functional_", ones, n, n, _key(state, 6))
+  rest = spectra.subtract(hessian, gauss_newton)
+  found: dict[str, spectra.Spectrum] = {}
+  for operator, operator_at, wanted in (
+    (gauss_newton, gauss_newton_at, top),
+    (rest, rest_at, both),
+  ):
+    found |= find_spectra(
+      curvature.solve,
+      c.tolerance,
+      operator,
+      operator_at,
+      state.params,
+      _key(state, 3),
+      [wanted],
+    )
+  return found
 
 
 def _key(state: TrainState, number: int) -> Key:
@@ -230,6 +225,10 @@ def _geometry(
     # At the first measurement the carry is all zeros.
     values[f"{end}_overlap"] = jnp.where(share > 0, share, jnp.nan)
     values[f"{end}_block_mass"] = spectra.mass(vectors, partition)
+    # By step, for k may be another when a checkpoint is measured again.
+    null = jnp.float32(aligned.size / partition.ids.size)
+    values[f"{end}_alignment_total_null"] = null
+    values[f"{end}_overlap_null"] = null
   return values
 
 

@@ -32,6 +32,7 @@ def plot_blocks(results: xr.Dataset, findings: Findings) -> Figure:
   )
   shown = norms.sel(step=steps)
   most = float(shown.max())
+  most = most if most > 0 else 1.0  # a flat loss: nothing to show, and shown
   least = most / 1e3
   names = [str(name) for name in norms.block.values]
   for ax, step in zip(axes[0], steps):
@@ -130,14 +131,22 @@ def _extent(density: xr.DataArray) -> tuple[float, float]:
 
 
 def _three_steps(steps: np.ndarray, findings: Findings) -> list[int]:
-  """Measured steps before the onset, nearest the midpoint, and the last."""
+  """Measured steps before the onset, nearest the midpoint, past completion.
+
+  Without a transition the first, the middle and the last.
+  """
+  last = len(steps) - 1
   transition = findings.transition
   if transition.onset is None or transition.midpoint is None:
-    return sorted({int(steps[0]), int(steps[len(steps) // 2]), int(steps[-1])})
+    return sorted({int(steps[i]) for i in (0, len(steps) // 2, last)})
   onset, midpoint = transition.onset.estimate, transition.midpoint.estimate
   before = max(int(np.searchsorted(steps, onset, side="right")) - 1, 0)
   middle = int(np.argmin(np.abs(steps - midpoint)))
-  return sorted({int(steps[i]) for i in (before, middle, -1)})
+  after = last
+  if transition.completion is not None:
+    past = int(np.searchsorted(steps, transition.completion.estimate))
+    after = min(max(past, middle + 1), last)
+  return sorted({int(steps[i]) for i in (before, middle, after)})
 
 
 def _edges(steps: np.ndarray) -> np.ndarray:

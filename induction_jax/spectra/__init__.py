@@ -24,7 +24,13 @@ from induction_jax.spectra.density import (
   quadrature,
   symlog,
 )
-from induction_jax.spectra.exact import dense, exact_spectrum
+from induction_jax.spectra.exact import (
+  MAX_PARAMETERS,
+  dense,
+  exact_quadrature,
+  exact_sizes,
+  exact_spectrum,
+)
 from induction_jax.spectra.gauss_newton import (
   empirical_fisher,
   exact_fisher,
@@ -34,6 +40,7 @@ from induction_jax.spectra.lanczos import Eigenpairs, Spectrum, lanczos
 from induction_jax.spectra.memory import (
   Plan,
   linear_map_bytes,
+  plan_basis,
   plan_products,
 )
 from induction_jax.spectra.operators import (
@@ -66,6 +73,7 @@ from induction_jax.spectra.trace import Estimate, Sizes, estimate_sizes
 from induction_jax.spectra.warm import make_start, may_start_warm
 
 __all__ = [
+  "MAX_PARAMETERS",
   "POWER_STEPS",
   "BlockExtremes",
   "BlockNorms",
@@ -96,6 +104,8 @@ __all__ = [
   "empirical_fisher",
   "estimate_sizes",
   "exact_fisher",
+  "exact_quadrature",
+  "exact_sizes",
   "exact_spectrum",
   "extremes",
   "gauss_newton",
@@ -114,6 +124,7 @@ __all__ = [
   "moment",
   "nudge",
   "overlap",
+  "plan_basis",
   "plan_products",
   "quadrature",
   "rescale",

@@ -30,11 +30,20 @@ Axis = Callable[[Array], Array]  # eigenvalues to places along an axis
 
 
 class Quadrature(NamedTuple):
-  """The spectrum as N probes see it: a Gauss rule of M nodes each."""
+  """The spectrum as N probes see it: a rule of M nodes each.
 
-  nodes: Array  # [N, M], ascending
-  weights: Array  # [N, M], summing to 1 over nodes
-  size: Array  # P
+  Attributes:
+    nodes: [N, M], ascending.
+    weights: [N, M], summing to 1 over nodes.
+    size: P.
+    slack: nodes by which a share may be off: 1 for a Gauss rule, 0 where the
+      nodes are the eigenvalues themselves.
+  """
+
+  nodes: Array
+  weights: Array
+  size: Array
+  slack: Array
 
 
 class Density(NamedTuple):
@@ -112,7 +121,7 @@ def quadrature(
     jnp.arange(probes),
     batch_size=batch_size,
   )
-  return Quadrature(nodes, weights, jnp.asarray(flat.size))
+  return Quadrature(nodes, weights, jnp.asarray(flat.size), jnp.asarray(1))
 
 
 def moment(rules: Quadrature, power: int) -> Estimate:
@@ -184,7 +193,8 @@ def count_below(
   theorem of Chebyshev, Markov and Stieltjes; Szego 1939, section 3.41). The
   bar is from the mean of one bound to the mean of the other, and `sigmas`
   standard errors over probes further on each side. A bar as wide as the count
-  says that these nodes cannot tell.
+  says that these nodes cannot tell. Of an exact spectrum only the rounding is
+  in the bar.
 
   Args:
     rules: from quadrature.
@@ -196,15 +206,15 @@ def count_below(
   units = ROUNDING_UNITS * jnp.finfo(rules.nodes.dtype).eps
   moved = rounding + units * jnp.max(jnp.abs(rules.nodes))
 
-  def share(below: Array, more: int) -> Array:  # [N]
+  def share(below: Array, more: Array | int) -> Array:  # [N]
     nodes_below = jnp.sum(rules.nodes < below, axis=1, keepdims=True)
     counted = jnp.arange(rules.nodes.shape[1])[None] < nodes_below + more
     share = jnp.sum(jnp.where(counted, rules.weights, 0), axis=1)
     known = jnp.all(jnp.isfinite(rules.weights), axis=1)
     return jnp.where(known, share, jnp.nan)
 
-  low = mean_of(share(threshold - moved, -1))
-  high = mean_of(share(threshold + moved, 1))
+  low = mean_of(share(threshold - moved, -rules.slack))
+  high = mean_of(share(threshold + moved, rules.slack))
   bounds = jnp.stack(
     [
       jnp.mean(share(threshold, 0)),
@@ -223,7 +233,7 @@ def count_above(
   rounding: Array | float = 0.0,
 ) -> Count:
   """How many eigenvalues are above a threshold; see count_below."""
-  mirrored = Quadrature(
-    -rules.nodes[:, ::-1], rules.weights[:, ::-1], rules.size
+  mirrored = rules._replace(
+    nodes=-rules.nodes[:, ::-1], weights=rules.weights[:, ::-1]
   )
   return count_below(mirrored, -threshold, sigmas=sigmas, rounding=rounding)

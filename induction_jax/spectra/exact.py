@@ -1,12 +1,23 @@
-"""Exact mode: the dense matrix and all of its eigenvalues, for small nets."""
+"""Exact mode: the dense matrix and all of its eigenvalues, for small nets.
+
+The same outputs as Lanczos, quadrature and random probes have, without their
+errors.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from induction_jax.spectra.lanczos import ROUNDING_UNITS, Eigenpairs, Spectrum
+from induction_jax.spectra.density import Quadrature
+from induction_jax.spectra.lanczos import (
+  ROUNDING_UNITS,
+  Eigenpairs,
+  Spectrum,
+  check_ks,
+)
 from induction_jax.spectra.operators import Operator
+from induction_jax.spectra.trace import Estimate, Sizes
 from induction_jax.types import Array, PyTree
 
 # The matrix, its eigenvectors and the solver's work are some four times
@@ -68,15 +79,12 @@ def exact_spectrum(
     A Spectrum, with P products, and all eigenvalues, [P] ascending.
 
   Raises:
-    ValueError: if a k is below 1 or above P, or P above MAX_PARAMETERS.
+    ValueError: if both ks are 0, one is negative or above P, or P is above
+      MAX_PARAMETERS.
   """
   flat, unravel = ravel_pytree(like)
   size = flat.size
-  if not 1 <= min(k_top, k_bottom) <= max(k_top, k_bottom) <= size:
-    raise ValueError(
-      f"k_top and k_bottom must be from 1 to P={size}, got "
-      f"k_top={k_top}, k_bottom={k_bottom}"
-    )
+  check_ks(size, k_top, k_bottom)
   matrix = dense(operator, like, batch_size=batch_size)
   values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
   epsilon = jnp.finfo(values.dtype).eps
@@ -99,3 +107,22 @@ def exact_spectrum(
     products=jnp.asarray(size, jnp.int32),
   )
   return spectrum, values
+
+
+def exact_quadrature(values: Array) -> Quadrature:
+  """All eigenvalues [P], ascending, in the form of a quadrature.
+
+  Density, moments and counts follow as from probes. The one rule is there
+  twice, so that standard errors over probes are zero and not undefined.
+  """
+  size = values.shape[0]
+  weights = jnp.full_like(values, 1 / size)
+  twice = jnp.stack([values, values]), jnp.stack([weights, weights])
+  return Quadrature(*twice, jnp.asarray(size), jnp.asarray(0))
+
+
+def exact_sizes(values: Array) -> Sizes:
+  """Trace and Frobenius norm of a spectrum [P], with no error."""
+  square = jnp.sum(values**2)
+  exact = (jnp.sum(values), square, jnp.sqrt(square))
+  return Sizes(*(Estimate(x, jnp.zeros_like(x)) for x in exact))

@@ -183,17 +183,21 @@ def lanczos(
   )
 
 
-def _check_sizes(
-  size: int, k_top: int, k_bottom: int, max_order: int, max_basis: int | None
-) -> None:
-  wanted = min(k_top + k_bottom, size)
-  if not 0 <= min(k_top, k_bottom) <= max(1, k_top, k_bottom) <= size or (
-    k_top == k_bottom == 0
-  ):
+def check_ks(size: int, k_top: int, k_bottom: int) -> None:
+  """Raises ValueError unless each is from 0 to P, and not both are 0."""
+  either_end = max(k_top, k_bottom)
+  if min(k_top, k_bottom) < 0 or not 1 <= either_end <= size:
     raise ValueError(
       f"k_top and k_bottom must be from 0 to P={size}, and not both 0, got "
       f"k_top={k_top}, k_bottom={k_bottom}"
     )
+
+
+def _check_sizes(
+  size: int, k_top: int, k_bottom: int, max_order: int, max_basis: int | None
+) -> None:
+  check_ks(size, k_top, k_bottom)
+  wanted = min(k_top + k_bottom, size)
   if max_order < wanted:
     raise ValueError(
       f"max_order must be at least min(k_top + k_bottom, P)={wanted}, got "

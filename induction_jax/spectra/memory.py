@@ -1,4 +1,4 @@
-"""Linear map or streamed: which of the two fits in memory.
+"""What fits in memory: a linear map or not, and how large a Lanczos basis.
 
 Decided from shapes alone, before anything is computed, so that the answer is
 the same on every machine and can be written down.
@@ -80,6 +80,28 @@ def plan_products(
     if needed <= memory:
       break
   return Plan(size == examples and needed <= memory, size, needed)
+
+
+def plan_basis(
+  like: PyTree, *, wanted: int, max_order: int, memory: int
+) -> int:
+  """Rows of Lanczos' basis: all of max_order where they fit, else fewer.
+
+  With fewer Lanczos restarts, which costs products: about half as many again
+  at the least basis of max(2 k, k + 15) rows, k pairs being wanted (Wu and
+  Simon 2000 restart from such a one). No fewer than that are planned, whether
+  they fit or not.
+
+  Args:
+    like: a pytree with the shapes and dtypes of v.
+    wanted: k, pairs at both ends together.
+    max_order: the most products.
+    memory: bytes that the basis may take.
+  """
+  leaves = jax.tree.leaves(like)
+  row = sum(x.size * x.dtype.itemsize for x in leaves)
+  least = max(2 * wanted, wanted + 15)
+  return min(max_order, max(memory // row, least))
 
 
 def _micro_batch_bytes(

@@ -138,6 +138,9 @@ def restrict(operator: Operator, mask: PyTree) -> Operator:
     operator: A.
     mask: a pytree of booleans like v; each leaf a scalar, or an array of the
       same number of axes as v's leaf, broadcast to it.
+
+  Raises:
+    ValueError: at a product, if a mask is not of its leaf's shape.
   """
   return Partial(_restricted_product, operator, mask)
 
@@ -196,8 +199,11 @@ def _restricted_product(
   operator: Operator, mask: PyTree, vector: PyTree
 ) -> PyTree:
   # Chosen and not multiplied: what is left out may not even be finite.
+  def choose(keep: Array, x: Array) -> Array:
+    return jnp.where(jnp.broadcast_to(keep, x.shape), x, 0)
+
   def project(x: PyTree) -> PyTree:
-    return jax.tree.map(lambda keep, x: jnp.where(keep, x, 0), mask, x)
+    return jax.tree.map(choose, mask, x)
 
   return project(operator(project(vector)))
 

@@ -68,8 +68,7 @@ def estimate_sizes(
 
   def sample(key: Key) -> tuple[Array, Array]:
     z = jax.random.rademacher(key, flat.shape, flat.dtype)
-    for _ in range(2):  # once leaves what rounding left of large outliers
-      z = z - dot(inner(vectors, z), vectors)
+    z = z - dot(inner(vectors, z), vectors)
     product = ravel_pytree(operator(unravel(z)))[0]
     return jnp.sum(z * product), jnp.sum(product**2)
 
