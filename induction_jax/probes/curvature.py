@@ -26,6 +26,7 @@ class Curvature(NamedTuple):
 
   Attributes:
     loss: (params, batch) -> scalar.
+    shapes: of the parameters.
     plan: how products are made: as a linear map or streamed.
     partition: of the parameters into circuits.
     split: the held-out curvature batch, cut into micro-batches.
@@ -38,6 +39,7 @@ class Curvature(NamedTuple):
   """
 
   loss: Loss
+  shapes: Params
   plan: spectra.Plan
   partition: spectra.Partition
   split: Callable[[HeldOut], spectra.MicroBatches]
@@ -93,6 +95,7 @@ def make_curvature(config: Config, model: Model) -> Curvature:
 
   return Curvature(
     loss=loss,
+    shapes=shapes,
     plan=plan,
     partition=partition,
     split=split,

@@ -1,0 +1,392 @@
+"""Interventions: clamped, frozen and projected as the config says, exactly."""
+
+import functools
+import importlib
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import absltest, parameterized
+from jax.flatten_util import ravel_pytree
+
+from induction_jax import loop, spectra
+from induction_jax.config import Config, ConfigError, make_config
+from induction_jax.interventions import (
+  clamp_heads,
+  freeze,
+  frozen_mask,
+  inside,
+  project,
+)
+from induction_jax.interventions.clamp import LEAST_MASS, no_previous_token
+from induction_jax.loop import Experiment
+from induction_jax.model import Edits, make_model
+from induction_jax.probes.partition import partition_by_circuit
+from induction_jax.state import TrainState
+from induction_jax.storage import checkpoints
+from tests.tiny import tiny_config
+
+CONFIGS = (
+  "smeared_keys",
+  "clamp_previous_token",
+  "forbid_previous_token",
+  "freeze_first_qk",
+  "project_off",
+  "project_onto",
+)
+# Heads of the tiny network, [L, H] = [2, 2].
+TOKENS = np.array([[1, 2, 3, 1, 2, 5, 1], [4, 4, 0, 5, 0, 3, 2]], np.int32)
+
+
+def _config(**overrides: object) -> Config:
+  """The tiny run, with `intervention__leaf` and other leaves set."""
+  return make_config(tiny_config(**overrides).to_dict())
+
+
+@functools.cache
+def _parts() -> tuple:
+  """The tiny config, its model, and parameters with some contrast."""
+  config = _config()
+  model = make_model(config.model, config.task.vocab_size, 16)
+  params = jax.jit(model.init)(jax.random.key(0))
+  return config, model, jax.tree.map(lambda x: 2 * x, params)
+
+
+def _activations(clamps: str, edits: Edits | None = None):
+  config, model, params = _parts()
+  clamped = clamp_heads(model, clamps, config.model)
+  extra = () if edits is None else (edits,)
+  return clamped.apply(params, jnp.asarray(TOKENS), *extra)
+
+
+def _previous_token(tokens: np.ndarray) -> np.ndarray:
+  pattern = np.zeros((len(tokens), len(tokens)))
+  for t in range(len(tokens)):
+    pattern[t, max(t - 1, 0)] = 1
+  return pattern
+
+
+def _induction(tokens: np.ndarray) -> np.ndarray:
+  pattern = np.zeros((len(tokens), len(tokens)))
+  for t in range(len(tokens)):
+    found = [s for s in range(1, t + 1) if tokens[s - 1] == tokens[t]]
+    for s in found or [t]:
+      pattern[t, s] = 1 / len(found or [t])
+  return pattern
+
+
+def _without_previous(pattern: np.ndarray) -> np.ndarray:
+  rest = pattern.copy()
+  for t in range(1, len(rest)):
+    rest[t, t - 1] = 0
+    rest[t] /= rest[t].sum()
+  return rest
+
+
+class ClampTest(parameterized.TestCase):
+  def test_patterns_equal_loops(self):
+    free = _activations("")[1].pattern  # [L, B, H, T, S]
+    clamped = _activations(
+      "previous_token 0.0, no_previous_token 0.1, induction 1.0, "
+      "no_other_token 1.1"
+    )[1].pattern
+    for b, tokens in enumerate(TOKENS):
+      np.testing.assert_array_equal(clamped[0, b, 0], _previous_token(tokens))
+      np.testing.assert_allclose(
+        clamped[0, b, 1],
+        _without_previous(np.asarray(free[0, b, 1])),
+        atol=1e-6,
+      )
+      np.testing.assert_allclose(clamped[1, b, 0], _induction(tokens))
+      np.testing.assert_array_equal(clamped[1, b, 1], np.eye(7))
+    self.assertGreater(float(jnp.ptp(free[0, :, 0])), 0.1)
+
+  def test_outputs(self):
+    free = _activations("")[1].output  # [L, B, H, T, D]
+    clamped = _activations("zero 0.1, mean 0.0")[1].output
+    np.testing.assert_array_equal(clamped[0, :, 1], 0)
+    mean = np.mean(np.asarray(free[0, :, 0]), axis=0)
+    for b in range(len(TOKENS)):
+      np.testing.assert_allclose(clamped[0, b, 0], mean, atol=1e-6)
+    # And what is downstream has seen it.
+    self.assertGreater(np.abs(clamped[1] - free[1]).max(), 1e-3)
+
+  def test_stars_and_order(self):
+    free = _activations("")[1].pattern
+    layer = _activations("no_other_token 1.*")[1].pattern
+    np.testing.assert_array_equal(layer[0], free[0])
+    np.testing.assert_array_equal(layer[1] - np.eye(7)[None, None], 0)
+    last = _activations("no_other_token *, previous_token *.0")[1].pattern
+    np.testing.assert_array_equal(last[:, :, 1] - np.eye(7)[None, None], 0)
+    np.testing.assert_array_equal(last[1, 0, 0], _previous_token(TOKENS[0]))
+
+  def test_edits_of_a_caller_come_after(self):
+    edits = Edits(pattern=lambda layer, pattern, tokens: pattern / 2)
+    both = _activations("previous_token 0.0", edits)[1].pattern
+    np.testing.assert_array_equal(both[0, 0, 0], _previous_token(TOKENS[0]) / 2)
+    alone = _activations("zero 0.0", edits)[1]
+    np.testing.assert_allclose(alone.pattern.sum(-1), 0.5, atol=1e-6)
+    np.testing.assert_array_equal(alone.output[0, :, 0], 0)
+
+  def test_no_clamp_is_the_model_itself(self):
+    config, model, _ = _parts()
+    self.assertIs(clamp_heads(model, " ", config.model), model)
+
+  def test_rows_with_nothing_left(self):
+    pattern = jnp.array([[1.0, 0, 0], [1.0, 0, 0], [0.5, 0.5, 0]])
+    kept = no_previous_token(pattern[None, None], None)[0, 0]
+    np.testing.assert_array_equal(kept, [[1, 0, 0], [0, 1, 0], [1, 0, 0]])
+    # Next to nothing: derivatives stay finite on both sides of the threshold.
+    for factor in (0.5, 2.0):
+      scores = jnp.log(jnp.array([1.0, factor * LEAST_MASS]))
+
+      def entry(scores):
+        pattern = jnp.stack([jnp.array([1.0, 0.0]), jax.nn.softmax(scores)])
+        return no_previous_token(pattern[None, None], None)[0, 0, 1, 1]
+
+      self.assertEqual(float(entry(scores)), 1.0)
+      self.assertTrue(bool(jnp.isfinite(jax.hessian(entry)(scores)).all()))
+
+  def test_gradients_of_what_is_clamped_are_zero(self):
+    config, model, params = _parts()
+
+    @partial(jax.jit, static_argnums=0)
+    def gradient(clamps):
+      clamped = clamp_heads(model, clamps, config.model)
+      return jax.grad(lambda p: jnp.sum(jnp.sin(clamped.apply(p, TOKENS)[0])))(
+        params
+      )
+
+    grad = gradient("previous_token 0.0, induction 1.1, zero 1.0, mean 0.1")
+    for name in ("w_q", "w_k"):
+      sizes = np.abs(np.asarray(grad[name])).max((2, 3))  # [L, H]
+      np.testing.assert_array_equal(sizes, 0)
+    for name in ("w_v", "w_o"):
+      sizes = np.abs(np.asarray(grad[name])).max((2, 3))
+      np.testing.assert_array_equal(
+        sizes > 1e-4, [[True, False], [False, True]]
+      )
+
+  @parameterized.parameters(
+    ("previous_tokens 0.0", "got 'previous_tokens'; did you mean previous_tok"),
+    ("previous_token 0.7", "0.0, 0.1, 1.0, 1.1, got '0.7'"),
+    ("previous_token", "`kind layer.head`, such as previous_token 0.0, got 'p"),
+    ("zero 0.0,", "got ''"),
+    ("no_* 0.0", "got 'no_*'"),
+  )
+  def test_refuses(self, clamps, message):
+    config, model, _ = _parts()
+    with self.assertRaises(ConfigError) as caught:
+      clamp_heads(model, clamps, config.model)
+    self.assertStartsWith(str(caught.exception), "intervention.clamp must ")
+    self.assertIn(message, str(caught.exception))
+
+
+class FreezeTest(parameterized.TestCase):
+  def test_mask(self):
+    params = _parts()[2]
+    partition = partition_by_circuit(params)
+    mask = frozen_mask("w_e, qk 0.1, ov 1.*", params, partition)
+    expected = jax.tree.map(lambda x: np.zeros(x.shape, bool), params)
+    expected["w_e"][:] = True
+    for name in ("w_q", "w_k"):
+      expected[name][0, 1] = True
+    for name in ("w_v", "w_o"):
+      expected[name][1] = True
+    chex.assert_trees_all_equal(mask, expected)
+    nothing = frozen_mask("", params, partition)
+    self.assertFalse(any(x.any() for x in nothing.values()))
+
+  @parameterized.parameters(
+    ("w_qq", "did you mean w_q?"),
+    ("qk 0.2", "did you mean qk 0."),
+    ("embeding", "did you mean embedding?"),
+    ("mlp", "got 'mlp'"),
+  )
+  def test_refuses(self, names, message):
+    params = _parts()[2]
+    with self.assertRaises(ConfigError) as caught:
+      frozen_mask(names, params, partition_by_circuit(params))
+    self.assertStartsWith(str(caught.exception), "intervention.freeze must ")
+    self.assertIn(message, str(caught.exception))
+
+  def test_what_is_not_finite_is_frozen_too(self):
+    mask = {"x": np.array([True, False])}
+    updates = {"x": jnp.array([jnp.nan, 2.0])}
+    frozen, _ = freeze(mask).update(updates, optax.EmptyState())
+    np.testing.assert_array_equal(frozen["x"], [0, 2])
+
+
+# Freezing and projecting at once, so that both are compiled once.
+FROZEN = dict(
+  intervention__freeze="w_e, qk 1.0, norms",
+  optim__weight_decay=0.5,
+  optim__clip_norm=0.1,
+)
+PROJECTED = dict(
+  intervention__project_top_k=3,
+  intervention__project_interval=3,
+  spectra__max_order=40,
+  spectra__tolerance=1e-4,
+)
+
+
+@functools.cache
+def _experiment(project: str, frozen: bool) -> Experiment:
+  changes = PROJECTED | (FROZEN if frozen else {})
+  return loop.make_experiment(_config(intervention__project=project, **changes))
+
+
+def _bits(state: TrainState) -> list[bytes]:
+  plain = state._replace(key=jax.random.key_data(state.key))
+  return [np.asarray(x).tobytes() for x in jax.tree.leaves(plain)]
+
+
+def _steps(experiment: Experiment, *counts: int) -> list[TrainState]:
+  """The states before, between and after chunks of so many steps."""
+  states = [experiment.init()]
+  for count in counts:
+    # A chunk's argument is donated.
+    last = jax.tree.map(jnp.copy, states[-1])
+    states.append(experiment.train_chunk(last, jnp.int32(count))[0])
+  return states
+
+
+class RunTest(parameterized.TestCase):
+  def test_frozen_parameters_keep_their_bits(self):
+    experiment = _experiment("off", True)
+    first, last = _steps(experiment, 5)
+    for name, start in first.params.items():
+      same = np.asarray(start) == np.asarray(last.params[name])
+      expected = np.zeros(same.shape, bool)
+      if name in ("w_e", "norm_scale", "final_norm_scale"):
+        expected[:] = True
+      if name in ("w_q", "w_k"):
+        expected[1, 0] = True
+      np.testing.assert_array_equal(same, expected, name)
+
+  @parameterized.parameters("off", "onto")
+  def test_updates_against_the_dense_hessian(self, way):
+    experiment = _experiment(way, False)
+    states = _steps(experiment, 3, 1, 1)  # refreshed before updates 0 and 3
+    flat = [np.asarray(ravel_pytree(s.params)[0]) for s in states]
+    vectors = _vectors(states[2])  # [k, P]
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(3), atol=1e-5)
+    np.testing.assert_array_equal(_vectors(states[3]), vectors)
+    # They are those of the Hessian where they were computed.
+    exact = _dense_eigenvectors(experiment, states[1])
+    overlaps = np.linalg.svd(vectors @ exact.T, compute_uv=False)
+    np.testing.assert_allclose(overlaps, 1, atol=1e-4)
+    for before, after in ((1, 2), (2, 3)):
+      update = flat[after] - flat[before]
+      within = vectors.T @ (vectors @ update)
+      left = within if way == "off" else update - within
+      self.assertLess(np.linalg.norm(left), 1e-4 * np.linalg.norm(update))
+
+  def test_bits_depend_neither_on_the_cut_nor_on_a_restart(self):
+    experiment = _experiment("off", True)
+    *_, whole = _steps(experiment, 7)
+    *_, part, cut = _steps(experiment, 3, 4)
+    self.assertEqual(_bits(cut), _bits(whole))
+    *_, single = _steps(experiment, 1, 1, 5)
+    self.assertEqual(_bits(single), _bits(whole))
+    directory = self.create_tempdir().full_path
+    like = jax.tree.map(jnp.zeros_like, part._replace(key=())), part.key
+    checkpoints.save(_path(directory), 3, (part._replace(key=()), part.key))
+    state, key = checkpoints.restore(_path(directory), 3, like)
+    resumed, _ = experiment.train_chunk(state._replace(key=key), jnp.int32(4))
+    self.assertEqual(_bits(resumed), _bits(whole))
+
+  def test_nothing_asked_for_changes_no_bit_of_the_state(self):
+    experiment = loop.make_experiment(_config())
+    plain = optax.adamw(optax.constant_schedule(1e-3))
+    state = jax.eval_shape(experiment.init)
+    chex.assert_trees_all_equal_structs(
+      state.opt_state, jax.eval_shape(plain.init, state.params)
+    )
+
+  def test_more_eigenvectors_than_free_parameters(self):
+    with self.assertRaisesRegex(ConfigError, "that are not frozen, 0, got 10"):
+      loop.make_experiment(
+        _config(
+          intervention__project="off",
+          intervention__freeze="*",
+          spectra__max_order=20,
+        )
+      )
+
+
+def _path(directory: str):
+  from pathlib import Path
+
+  return Path(directory)
+
+
+def _vectors(state: TrainState) -> np.ndarray:  # [k, P]
+  vectors = optax.tree.get(state.opt_state, "vectors")
+  return np.asarray(jax.vmap(lambda v: ravel_pytree(v)[0])(vectors))
+
+
+def _dense_eigenvectors(
+  experiment: Experiment, state: TrainState
+) -> np.ndarray:
+  """The three largest, [3, P], of the whole Hessian on the held-out batch."""
+  from induction_jax.probes import make_curvature
+
+  curvature = make_curvature(experiment.config, experiment.model)
+
+  @jax.jit
+  def matrix(params, held_out):
+    operator = curvature.hessian_at(params, held_out)
+    return spectra.dense(operator, params)
+
+  dense = np.asarray(matrix(state.params, experiment.draw(state.key)))
+  return np.linalg.eigh((dense + dense.T) / 2)[1].T[::-1][:3]
+
+
+class ProjectTest(absltest.TestCase):
+  def test_share(self):
+    # Of a diagonal Hessian: the first two of four directions.
+    vectors = {"x": jnp.eye(4)[:2]}
+    pairs = spectra.Eigenpairs(
+      values=jnp.array([2.0, 1.0]),
+      vectors=vectors,
+      residuals=jnp.zeros(2),
+      converged=jnp.array([True, False]),
+    )
+    tx = project(lambda params, key: pairs, 2, 1, onto=True)
+    params = {"x": jnp.zeros(4)}
+    update = {"x": jnp.array([3.0, 4.0, 5.0, -5.0])}
+    kept, state = tx.update(
+      update, tx.init(params), params, key=jax.random.key(0)
+    )
+    np.testing.assert_allclose(kept["x"], [3, 4, 0, 0])
+    self.assertAlmostEqual(float(state.share), 1 / 3, places=6)
+    self.assertEqual(float(state.converged), 0.5)
+    np.testing.assert_allclose(inside(vectors, update)["x"], kept["x"])
+
+
+class ConfigsTest(parameterized.TestCase):
+  @parameterized.parameters(*CONFIGS)
+  def test_takes_two_steps(self, name):
+    """At the tiny size, with the config's own network and interventions."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    changes = {
+      f"{section}__{leaf}": config[section][leaf]
+      for section, leaf in (
+        ("model", "n_layers"),
+        ("model", "smeared_keys"),
+        *(("intervention", leaf) for leaf in config.intervention),
+      )
+    }
+    experiment = loop.make_experiment(_config(**changes))
+    state, metrics = experiment.train_chunk(experiment.init(), jnp.int32(2))
+    self.assertEqual(int(state.step), 2)
+    self.assertEqual(int(metrics.first_bad_step), -1)
+
+
+if __name__ == "__main__":
+  absltest.main()
