@@ -2,7 +2,9 @@
 
 import functools
 import importlib
+import tempfile
 from functools import partial
+from pathlib import Path
 
 import chex
 import jax
@@ -23,7 +25,8 @@ from induction_jax.interventions import (
 )
 from induction_jax.interventions.clamp import LEAST_MASS, no_previous_token
 from induction_jax.loop import Experiment
-from induction_jax.model import Edits, make_model
+from induction_jax.model import NO_EDITS, Edits, make_model
+from induction_jax.probes import make_curvature, make_draw
 from induction_jax.probes.partition import partition_by_circuit
 from induction_jax.state import TrainState
 from induction_jax.storage import checkpoints
@@ -48,18 +51,23 @@ def _config(**overrides: object) -> Config:
 
 @functools.cache
 def _parts() -> tuple:
-  """The tiny config, its model, and parameters with some contrast."""
+  """The tiny config, its model, and parameters."""
   config = _config()
   model = make_model(config.model, config.task.vocab_size, 16)
-  params = jax.jit(model.init)(jax.random.key(0))
-  return config, model, jax.tree.map(lambda x: 2 * x, params)
+  return config, model, jax.jit(model.init)(jax.random.key(0))
 
 
-def _activations(clamps: str, edits: Edits | None = None):
-  config, model, params = _parts()
-  clamped = clamp_heads(model, clamps, config.model)
-  extra = () if edits is None else (edits,)
-  return clamped.apply(params, jnp.asarray(TOKENS), *extra)
+def _edits(clamps: str, more: Edits = NO_EDITS) -> Edits:
+  """The edits that a clamped model makes of its pattern and output."""
+  config, model, _ = _parts()
+  seen = model._replace(apply=lambda params, tokens, edits=NO_EDITS: edits)
+  return clamp_heads(seen, clamps, config.model).apply({}, TOKENS, more)
+
+
+def _random_pattern() -> np.ndarray:  # [B, H, T, T]
+  mass = np.random.default_rng(0).uniform(0.1, 1, (2, 2, 7, 7)).astype("f")
+  mass = np.tril(mass)
+  return mass / mass.sum(-1, keepdims=True)
 
 
 def _previous_token(tokens: np.ndarray) -> np.ndarray:
@@ -88,48 +96,52 @@ def _without_previous(pattern: np.ndarray) -> np.ndarray:
 
 class ClampTest(parameterized.TestCase):
   def test_patterns_equal_loops(self):
-    free = _activations("")[1].pattern  # [L, B, H, T, S]
-    clamped = _activations(
+    free = _random_pattern()
+    edits = _edits(
       "previous_token 0.0, no_previous_token 0.1, induction 1.0, "
       "no_other_token 1.1"
-    )[1].pattern
+    )
+    self.assertIsNone(edits.output)
+    clamped = [np.asarray(edits.pattern(i, free, TOKENS)) for i in (0, 1)]
     for b, tokens in enumerate(TOKENS):
-      np.testing.assert_array_equal(clamped[0, b, 0], _previous_token(tokens))
+      np.testing.assert_array_equal(clamped[0][b, 0], _previous_token(tokens))
       np.testing.assert_allclose(
-        clamped[0, b, 1],
-        _without_previous(np.asarray(free[0, b, 1])),
-        atol=1e-6,
+        clamped[0][b, 1], _without_previous(free[b, 1]), atol=1e-6
       )
-      np.testing.assert_allclose(clamped[1, b, 0], _induction(tokens))
-      np.testing.assert_array_equal(clamped[1, b, 1], np.eye(7))
-    self.assertGreater(float(jnp.ptp(free[0, :, 0])), 0.1)
+      np.testing.assert_allclose(clamped[1][b, 0], _induction(tokens))
+      np.testing.assert_array_equal(clamped[1][b, 1], np.eye(7))
 
   def test_outputs(self):
-    free = _activations("")[1].output  # [L, B, H, T, D]
-    clamped = _activations("zero 0.1, mean 0.0")[1].output
-    np.testing.assert_array_equal(clamped[0, :, 1], 0)
-    mean = np.mean(np.asarray(free[0, :, 0]), axis=0)
-    for b in range(len(TOKENS)):
-      np.testing.assert_allclose(clamped[0, b, 0], mean, atol=1e-6)
-    # And what is downstream has seen it.
-    self.assertGreater(np.abs(clamped[1] - free[1]).max(), 1e-3)
+    edits = _edits("zero 0.1, mean 0.0")
+    self.assertIsNone(edits.pattern)
+    free = np.random.default_rng(0).normal(size=(3, 2, 7, 8)).astype("f")
+    clamped = edits.output(0, free)
+    np.testing.assert_array_equal(clamped[:, 1], 0)
+    mean = np.mean(free[:, 0], axis=0)
+    for b in range(3):
+      np.testing.assert_allclose(clamped[b, 0], mean, atol=1e-6)
+    np.testing.assert_array_equal(edits.output(1, free), free)
 
   def test_stars_and_order(self):
-    free = _activations("")[1].pattern
-    layer = _activations("no_other_token 1.*")[1].pattern
-    np.testing.assert_array_equal(layer[0], free[0])
-    np.testing.assert_array_equal(layer[1] - np.eye(7)[None, None], 0)
-    last = _activations("no_other_token *, previous_token *.0")[1].pattern
-    np.testing.assert_array_equal(last[:, :, 1] - np.eye(7)[None, None], 0)
-    np.testing.assert_array_equal(last[1, 0, 0], _previous_token(TOKENS[0]))
+    free, itself = _random_pattern(), np.eye(7)
+    layer = _edits("no_other_token 1.*").pattern
+    np.testing.assert_array_equal(layer(0, free, TOKENS), free)
+    np.testing.assert_array_equal(layer(1, free, TOKENS)[1, 1], itself)
+    last = _edits("no_other_token *, previous_token *.0").pattern
+    for i in (0, 1):
+      clamped = last(i, free, TOKENS)
+      np.testing.assert_array_equal(clamped[0, 1], itself)
+      np.testing.assert_array_equal(clamped[0, 0], _previous_token(TOKENS[0]))
 
   def test_edits_of_a_caller_come_after(self):
-    edits = Edits(pattern=lambda layer, pattern, tokens: pattern / 2)
-    both = _activations("previous_token 0.0", edits)[1].pattern
-    np.testing.assert_array_equal(both[0, 0, 0], _previous_token(TOKENS[0]) / 2)
-    alone = _activations("zero 0.0", edits)[1]
-    np.testing.assert_allclose(alone.pattern.sum(-1), 0.5, atol=1e-6)
-    np.testing.assert_array_equal(alone.output[0, :, 0], 0)
+    more = Edits(lambda layer, pattern, tokens: pattern / 2, None)
+    both = _edits("previous_token 0.0, zero 0.0", more)
+    clamped = both.pattern(0, _random_pattern(), TOKENS)
+    np.testing.assert_array_equal(clamped[0, 0], _previous_token(TOKENS[0]) / 2)
+    np.testing.assert_array_equal(
+      both.output(0, jnp.ones((2, 2, 7, 8)))[:, 0], 0
+    )
+    self.assertIs(_edits("zero 0.0", more).pattern, more.pattern)
 
   def test_no_clamp_is_the_model_itself(self):
     config, model, _ = _parts()
@@ -140,15 +152,17 @@ class ClampTest(parameterized.TestCase):
     kept = no_previous_token(pattern[None, None], None)[0, 0]
     np.testing.assert_array_equal(kept, [[1, 0, 0], [0, 1, 0], [1, 0, 0]])
     # Next to nothing: derivatives stay finite on both sides of the threshold.
+    start = jnp.array([[1.0, 0.0]])
+
+    def entry(scores):
+      pattern = jnp.concatenate([start, jax.nn.softmax(scores)[None]])
+      return no_previous_token(pattern[None, None], None)[0, 0, 1, 1]
+
+    second = jax.jit(lambda x: (entry(x), jax.jacfwd(jax.grad(entry))(x)))
     for factor in (0.5, 2.0):
-      scores = jnp.log(jnp.array([1.0, factor * LEAST_MASS]))
-
-      def entry(scores):
-        pattern = jnp.stack([jnp.array([1.0, 0.0]), jax.nn.softmax(scores)])
-        return no_previous_token(pattern[None, None], None)[0, 0, 1, 1]
-
-      self.assertEqual(float(entry(scores)), 1.0)
-      self.assertTrue(bool(jnp.isfinite(jax.hessian(entry)(scores)).all()))
+      value, derivative = second(jnp.log(jnp.array([1, factor * LEAST_MASS])))
+      self.assertAlmostEqual(float(value), 1, places=6)
+      self.assertTrue(bool(jnp.isfinite(derivative).all()))
 
   def test_gradients_of_what_is_clamped_are_zero(self):
     config, model, params = _parts()
@@ -220,24 +234,23 @@ class FreezeTest(parameterized.TestCase):
     np.testing.assert_array_equal(frozen["x"], [0, 2])
 
 
-# Freezing and projecting at once, so that both are compiled once.
-FROZEN = dict(
+# Freezing and projecting at once: they meet, and it is one program to compile.
+CHANGES = dict(
   intervention__freeze="w_e, qk 1.0, norms",
-  optim__weight_decay=0.5,
-  optim__clip_norm=0.1,
-)
-PROJECTED = dict(
+  intervention__project="off",
   intervention__project_top_k=3,
   intervention__project_interval=3,
-  spectra__max_order=40,
+  optim__weight_decay=0.5,
+  optim__clip_norm=0.1,
+  spectra__max_order=32,
   spectra__tolerance=1e-4,
+  spectra__micro_batch_size=4,
 )
 
 
 @functools.cache
-def _experiment(project: str, frozen: bool) -> Experiment:
-  changes = PROJECTED | (FROZEN if frozen else {})
-  return loop.make_experiment(_config(intervention__project=project, **changes))
+def _experiment() -> Experiment:
+  return loop.make_experiment(_config(**CHANGES))
 
 
 def _bits(state: TrainState) -> list[bytes]:
@@ -245,8 +258,9 @@ def _bits(state: TrainState) -> list[bytes]:
   return [np.asarray(x).tobytes() for x in jax.tree.leaves(plain)]
 
 
-def _steps(experiment: Experiment, *counts: int) -> list[TrainState]:
+def _steps(*counts: int) -> list[TrainState]:
   """The states before, between and after chunks of so many steps."""
+  experiment = _experiment()
   states = [experiment.init()]
   for count in counts:
     # A chunk's argument is donated.
@@ -255,49 +269,48 @@ def _steps(experiment: Experiment, *counts: int) -> list[TrainState]:
   return states
 
 
-class RunTest(parameterized.TestCase):
+class RunTest(absltest.TestCase):
   def test_frozen_parameters_keep_their_bits(self):
-    experiment = _experiment("off", True)
-    first, last = _steps(experiment, 5)
-    for name, start in first.params.items():
-      same = np.asarray(start) == np.asarray(last.params[name])
-      expected = np.zeros(same.shape, bool)
-      if name in ("w_e", "norm_scale", "final_norm_scale"):
-        expected[:] = True
-      if name in ("w_q", "w_k"):
-        expected[1, 0] = True
-      np.testing.assert_array_equal(same, expected, name)
+    first, last = _steps(5)
+    mask = _mask(first)
+    self.assertEqual(
+      {k: int(v.sum()) for k, v in mask.items() if v.any()},
+      {
+        "w_e": 88,
+        "w_q": 32,
+        "w_k": 32,
+        "norm_scale": 16,
+        "final_norm_scale": 8,
+      },
+    )
+    for name, frozen in mask.items():
+      before, after = (np.asarray(s.params[name]) for s in (first, last))
+      np.testing.assert_array_equal(before == after, frozen, name)
 
-  @parameterized.parameters("off", "onto")
-  def test_updates_against_the_dense_hessian(self, way):
-    experiment = _experiment(way, False)
-    states = _steps(experiment, 3, 1, 1)  # refreshed before updates 0 and 3
-    flat = [np.asarray(ravel_pytree(s.params)[0]) for s in states]
+  def test_updates_are_off_the_top_of_the_dense_hessian(self):
+    states = _steps(3, 1, 1)  # refreshed before updates 0 and 3
     vectors = _vectors(states[2])  # [k, P]
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(3), atol=1e-5)
     np.testing.assert_array_equal(_vectors(states[3]), vectors)
-    # They are those of the Hessian where they were computed.
-    exact = _dense_eigenvectors(experiment, states[1])
-    overlaps = np.linalg.svd(vectors @ exact.T, compute_uv=False)
-    np.testing.assert_allclose(overlaps, 1, atol=1e-4)
+    exact = _dense_eigenvectors(states[1])
+    cosines = np.linalg.svd(vectors @ exact.T, compute_uv=False)
+    np.testing.assert_allclose(cosines, 1, atol=1e-4)
+    flat = [np.asarray(ravel_pytree(s.params)[0]) for s in states]
     for before, after in ((1, 2), (2, 3)):
       update = flat[after] - flat[before]
-      within = vectors.T @ (vectors @ update)
-      left = within if way == "off" else update - within
-      self.assertLess(np.linalg.norm(left), 1e-4 * np.linalg.norm(update))
+      within = np.linalg.norm(vectors @ update)
+      self.assertLess(within, 1e-4 * np.linalg.norm(update))
 
   def test_bits_depend_neither_on_the_cut_nor_on_a_restart(self):
-    experiment = _experiment("off", True)
-    *_, whole = _steps(experiment, 7)
-    *_, part, cut = _steps(experiment, 3, 4)
+    *_, whole = _steps(7)
+    *_, part, cut = _steps(3, 4)
     self.assertEqual(_bits(cut), _bits(whole))
-    *_, single = _steps(experiment, 1, 1, 5)
+    *_, single = _steps(1, 1, 5)
     self.assertEqual(_bits(single), _bits(whole))
-    directory = self.create_tempdir().full_path
-    like = jax.tree.map(jnp.zeros_like, part._replace(key=())), part.key
-    checkpoints.save(_path(directory), 3, (part._replace(key=()), part.key))
-    state, key = checkpoints.restore(_path(directory), 3, like)
-    resumed, _ = experiment.train_chunk(state._replace(key=key), jnp.int32(4))
+    with tempfile.TemporaryDirectory() as directory:
+      checkpoints.save(Path(directory), 3, part)
+      resumed = checkpoints.restore(Path(directory), 3, part)
+    resumed, _ = _experiment().train_chunk(resumed, jnp.int32(4))
     self.assertEqual(_bits(resumed), _bits(whole))
 
   def test_nothing_asked_for_changes_no_bit_of_the_state(self):
@@ -319,10 +332,9 @@ class RunTest(parameterized.TestCase):
       )
 
 
-def _path(directory: str):
-  from pathlib import Path
-
-  return Path(directory)
+def _mask(state: TrainState) -> dict[str, np.ndarray]:
+  partition = partition_by_circuit(state.params)
+  return frozen_mask(CHANGES["intervention__freeze"], state.params, partition)
 
 
 def _vectors(state: TrainState) -> np.ndarray:  # [k, P]
@@ -330,20 +342,21 @@ def _vectors(state: TrainState) -> np.ndarray:  # [k, P]
   return np.asarray(jax.vmap(lambda v: ravel_pytree(v)[0])(vectors))
 
 
-def _dense_eigenvectors(
-  experiment: Experiment, state: TrainState
-) -> np.ndarray:
-  """The three largest, [3, P], of the whole Hessian on the held-out batch."""
-  from induction_jax.probes import make_curvature
-
+def _dense_eigenvectors(state: TrainState) -> np.ndarray:
+  """The three largest, [3, P], of the Hessian of what is not frozen."""
+  experiment = _experiment()
   curvature = make_curvature(experiment.config, experiment.model)
 
   @jax.jit
-  def matrix(params, held_out):
-    operator = curvature.hessian_at(params, held_out)
-    return spectra.dense(operator, params)
+  def matrix(params, key):
+    # Within, so that the batches not used here are not compiled.
+    held_out = make_draw(experiment.config)(key)
+    return spectra.dense(curvature.hessian_at(params, held_out), params)
 
-  dense = np.asarray(matrix(state.params, experiment.draw(state.key)))
+  dense = np.array(matrix(state.params, state.key))
+  frozen = np.asarray(ravel_pytree(_mask(state))[0])
+  dense[frozen] = 0
+  dense[:, frozen] = 0
   return np.linalg.eigh((dense + dense.T) / 2)[1].T[::-1][:3]
 
 
@@ -357,21 +370,22 @@ class ProjectTest(absltest.TestCase):
       residuals=jnp.zeros(2),
       converged=jnp.array([True, False]),
     )
-    tx = project(lambda params, key: pairs, 2, 1, onto=True)
     params = {"x": jnp.zeros(4)}
     update = {"x": jnp.array([3.0, 4.0, 5.0, -5.0])}
-    kept, state = tx.update(
-      update, tx.init(params), params, key=jax.random.key(0)
-    )
-    np.testing.assert_allclose(kept["x"], [3, 4, 0, 0])
-    self.assertAlmostEqual(float(state.share), 1 / 3, places=6)
-    self.assertEqual(float(state.converged), 0.5)
-    np.testing.assert_allclose(inside(vectors, update)["x"], kept["x"])
+    for onto, expected in ((True, [3, 4, 0, 0]), (False, [0, 0, 5, -5])):
+      tx = project(lambda params, key: pairs, 2, 1, onto=onto)
+      kept, state = tx.update(
+        update, tx.init(params), params, key=jax.random.key(0)
+      )
+      np.testing.assert_allclose(kept["x"], expected)
+      self.assertAlmostEqual(float(state.share), 1 / 3, places=6)
+      self.assertEqual(float(state.converged), 0.5)
+    np.testing.assert_allclose(inside(vectors, update)["x"], [3, 4, 0, 0])
 
 
 class ConfigsTest(parameterized.TestCase):
   @parameterized.parameters(*CONFIGS)
-  def test_takes_two_steps(self, name):
+  def test_steps_are_traced(self, name):
     """At the tiny size, with the config's own network and interventions."""
     config = importlib.import_module(f"configs.{name}").get_config()
     changes = {
@@ -383,9 +397,9 @@ class ConfigsTest(parameterized.TestCase):
       )
     }
     experiment = loop.make_experiment(_config(**changes))
-    state, metrics = experiment.train_chunk(experiment.init(), jnp.int32(2))
-    self.assertEqual(int(state.step), 2)
-    self.assertEqual(int(metrics.first_bad_step), -1)
+    state = jax.eval_shape(experiment.init)
+    after, _ = jax.eval_shape(experiment.train_chunk, state, jnp.int32(2))
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
 if __name__ == "__main__":
