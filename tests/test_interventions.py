@@ -3,7 +3,6 @@
 import functools
 import importlib
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import chex
@@ -159,22 +158,24 @@ class ClampTest(parameterized.TestCase):
       return no_previous_token(pattern[None, None], None)[0, 0, 1, 1]
 
     second = jax.jit(lambda x: (entry(x), jax.jacfwd(jax.grad(entry))(x)))
-    for factor in (0.5, 2.0):
-      value, derivative = second(jnp.log(jnp.array([1, factor * LEAST_MASS])))
+    # And at nothing at all, which -200 underflows to.
+    for score in (*np.log([2 * LEAST_MASS, 0.5 * LEAST_MASS]), -200.0):
+      value, derivative = second(jnp.array([0.0, score]))
       self.assertAlmostEqual(float(value), 1, places=6)
       self.assertTrue(bool(jnp.isfinite(derivative).all()))
 
   def test_gradients_of_what_is_clamped_are_zero(self):
-    config, model, params = _parts()
+    """In the model of a whole run, as its config has it."""
+    clamps = "previous_token 0.0, induction 1.1, zero 1.0, mean 0.1"
+    model = loop.make_experiment(_config(intervention__clamp=clamps)).model
 
-    @partial(jax.jit, static_argnums=0)
-    def gradient(clamps):
-      clamped = clamp_heads(model, clamps, config.model)
-      return jax.grad(lambda p: jnp.sum(jnp.sin(clamped.apply(p, TOKENS)[0])))(
+    @jax.jit
+    def gradient(params):
+      return jax.grad(lambda p: jnp.sum(jnp.sin(model.apply(p, TOKENS)[0])))(
         params
       )
 
-    grad = gradient("previous_token 0.0, induction 1.1, zero 1.0, mean 0.1")
+    grad = gradient(_parts()[2])
     for name in ("w_q", "w_k"):
       sizes = np.abs(np.asarray(grad[name])).max((2, 3))  # [L, H]
       np.testing.assert_array_equal(sizes, 0)
