@@ -52,6 +52,13 @@ def get_config() -> ConfigDict:
         "batch_size": 64,
         "loss_tokens": "all",
       },
+      "intervention": {
+        "clamp": "",
+        "freeze": "",
+        "project": "none",
+        "project_top_k": 10,
+        "project_interval": 10,
+      },
       "behaviour": {"interval": 20, "batch_size": 64},
       "circuits": {"interval": 100},
       "spectra": {

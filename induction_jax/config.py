@@ -53,6 +53,10 @@ def _boolean() -> Any:
   return _leaf("true or false", lambda x: True)
 
 
+def _text() -> Any:
+  return _leaf("text", lambda x: True)
+
+
 def _check_range(section: str, name: str, low: int, high: int) -> None:
   if low > high:
     raise ConfigError(
@@ -151,6 +155,23 @@ class TrainConfig:
   num_steps: int = _at_least(1)
   batch_size: int = _at_least(1)
   loss_tokens: str = _one_of("all", "predictable")
+
+
+@dataclasses.dataclass(frozen=True)
+class InterventionConfig:
+  """What training is kept from, or made to do (induction_jax.interventions).
+
+  `clamp` and `freeze` are lists separated by commas: of `kind layer.head`, and
+  of parameters or blocks; a * stands for anything. Their names are checked
+  against the network as it is built. Updates are projected with the products
+  and the batch of section spectra, whatever `spectra.eigen_interval`.
+  """
+
+  clamp: str = _text()
+  freeze: str = _text()
+  project: str = _one_of("none", "off", "onto")
+  project_top_k: int = _at_least(1)
+  project_interval: int = _at_least(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,6 +291,7 @@ class Config:
   model: ModelConfig
   optim: OptimConfig
   train: TrainConfig
+  intervention: InterventionConfig
   behaviour: BehaviourConfig
   circuits: CircuitsConfig
   spectra: SpectraConfig
@@ -285,6 +307,15 @@ class Config:
         "optim.warmup_steps must be below train.num_steps, got "
         f"warmup_steps={self.optim.warmup_steps}, "
         f"num_steps={self.train.num_steps}"
+      )
+    change = self.intervention
+    if change.project != "none" and (
+      change.project_top_k > self.spectra.max_order
+    ):
+      raise ConfigError(
+        "intervention.project_top_k must be at most spectra.max_order, got "
+        f"project_top_k={change.project_top_k}, "
+        f"max_order={self.spectra.max_order}"
       )
 
 
@@ -363,10 +394,14 @@ def _check_leaf(
   return value
 
 
-def _unknown_key(name: str, known: Sequence[str]) -> str:
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+  """`; did you mean …?` with the known name closest to this, or nothing."""
   close = difflib.get_close_matches(name, known, n=1)
-  hint = f"; did you mean {close[0]}?" if close else ""
-  return f"unknown config key {name}{hint}"
+  return f"; did you mean {close[0]}?" if close else ""
+
+
+def _unknown_key(name: str, known: Sequence[str]) -> str:
+  return f"unknown config key {name}{did_you_mean(name, known)}"
 
 
 def _leaf_names(section: Any, prefix: str = "") -> list[str]:

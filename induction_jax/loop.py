@@ -18,6 +18,7 @@ import xarray as xr
 
 from induction_jax import losses, optim, tasks
 from induction_jax.config import Config, ConfigError, to_dict
+from induction_jax.interventions import clamp_heads, intervene
 from induction_jax.model import Model, make_model
 from induction_jax.probes import (
   HeldOut,
@@ -81,11 +82,20 @@ def make_experiment(config: Config) -> Experiment:
   """Builds everything a run needs from its config, compiled where it runs."""
   task = config.task
   model = make_model(config.model, task.vocab_size, task.seq_length)
-  tx = optim.make_optimizer(config.optim, config.train.num_steps)
+  # Here and nowhere else, so that all that is trained or measured is clamped.
+  model = clamp_heads(model, config.intervention.clamp, config.model)
+  draw = make_draw(config)
+  curvature = make_curvature(config, model)
+  tx = intervene(
+    optim.make_optimizer(config.optim, config.train.num_steps),
+    config,
+    curvature.shapes,
+    curvature.partition,
+    lambda params, key: curvature.hessian_at(params, draw(key)),
+  )
   loss = make_loss(model, losses.make_weights(config.train.loss_tokens))
   sample = tasks.make_sampler(task, config.train.batch_size)
   train_step = make_train_step(loss, sample, tx)
-  curvature = make_curvature(config, model)
   all_probes = tuple(
     probe._replace(
       constants=jax.jit(probe.constants),
@@ -98,7 +108,7 @@ def make_experiment(config: Config) -> Experiment:
     config=config,
     model=model,
     init=jax.jit(lambda: init_state(model, tx, jax.random.key(config.seed))),
-    draw=jax.jit(make_draw(config)),
+    draw=jax.jit(draw),
     train_chunk=jax.jit(make_train_chunk(train_step), donate_argnums=0),
     probes=tuple(probe for probe in all_probes if probe.interval),
     all_probes=all_probes,

@@ -51,13 +51,19 @@ def make_loss(model: Model, weights: Callable[[Batch], Array]) -> Loss:
 def make_train_step(
   loss: Loss, sample: Sampler, tx: optax.GradientTransformation
 ) -> TrainStep:
-  """One update, pure: the batch is a function of (state.key, state.step)."""
+  """One update, pure: the batch is a function of (state.key, state.step).
+
+  A `tx` that takes extra arguments gets the run's key, as `key`.
+  """
+  tx = optax.with_extra_args_support(tx)
 
   def train_step(state: TrainState) -> tuple[TrainState, StepMetrics]:
     key = jax.random.fold_in(stream(state.key, "train"), state.step)
     batch = sample(key)
     value, grad = jax.value_and_grad(loss)(state.params, batch)
-    updates, opt_state = tx.update(grad, state.opt_state, state.params)
+    updates, opt_state = tx.update(
+      grad, state.opt_state, state.params, key=state.key
+    )
     new_state = state._replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),

@@ -69,6 +69,9 @@ class RangesTest(parameterized.TestCase):
     ("train.num_steps", 0, "at least 1"),
     ("train.batch_size", 0, "at least 1"),
     ("train.loss_tokens", "some", "one of all, predictable"),
+    ("intervention.project", "away", "one of none, off, onto"),
+    ("intervention.project_top_k", 0, "at least 1"),
+    ("intervention.project_interval", 0, "at least 1"),
     ("behaviour.interval", 0, "at least 1"),
     ("behaviour.batch_size", 1, "at least 2"),
     ("circuits.interval", -1, "at least 0"),
@@ -276,6 +279,11 @@ class CrossChecksTest(parameterized.TestCase):
       "micro_batch_size=7, batch_size=64",
     ),
     (
+      dict(intervention__project="off", intervention__project_top_k=101),
+      "intervention.project_top_k must be at most spectra.max_order, got "
+      "project_top_k=101, max_order=100",
+    ),
+    (
       dict(optim__warmup_steps=5, train__num_steps=5),
       "optim.warmup_steps must be below train.num_steps, got "
       "warmup_steps=5, num_steps=5",
@@ -292,6 +300,8 @@ class CrossChecksTest(parameterized.TestCase):
     dict(task__seq_length=255),
     dict(model__n_heads=2, model__d_model=6, model__position="learned"),
     dict(spectra__max_order=20, spectra__track_top_k_eigenvalues=10),
+    dict(intervention__project_top_k=101),
+    dict(intervention__project="onto", intervention__project_top_k=100),
     dict(optim__warmup_steps=4, train__num_steps=5),
   )
   def test_takes_what_just_fits(self, **leaves):

@@ -21,6 +21,7 @@ FLOORS = {
   "loop": 4,
   "report": 4,
   "probes": 3,
+  "interventions": 3,
   "state": 2,
   "step": 2,
   "tasks": 1,

@@ -13,6 +13,7 @@ from induction_jax.probes.curvature import Curvature, make_curvature
 from induction_jax.probes.density import make_density_probe
 from induction_jax.probes.held_out import HeldOut, make_draw
 from induction_jax.probes.probe import Probe
+from induction_jax.probes.projection import make_projection_probe
 from induction_jax.probes.spectra import make_spectra_probe
 from induction_jax.types import Variable
 
@@ -40,6 +41,7 @@ def make_probes(
   return (
     make_behaviour_probe(config, model),
     make_circuits_probe(config, model),
+    make_projection_probe(config, curvature.partition.ids.size),
     make_spectra_probe(config, curvature),
     make_density_probe(config, curvature),
     make_blocks_probe(config, curvature),

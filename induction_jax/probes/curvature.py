@@ -27,6 +27,7 @@ class Curvature(NamedTuple):
 
   Attributes:
     loss: (params, batch) -> scalar.
+    shapes: of the parameters.
     plan: how products are made: as a linear map or streamed.
     told: that and how eigenpairs are found, for people.
     solve: finds an operator's eigenpairs.
@@ -41,6 +42,7 @@ class Curvature(NamedTuple):
   """
 
   loss: Loss
+  shapes: Params
   plan: spectra.Plan
   told: str
   solve: Solve
@@ -99,6 +101,7 @@ def make_curvature(config: Config, model: Model) -> Curvature:
 
   return Curvature(
     loss=loss,
+    shapes=shapes,
     plan=plan,
     told=f"{plan}; {_told(config.spectra, basis, partition.ids.size)}",
     solve=make_solve(config.spectra, basis),
