@@ -72,6 +72,10 @@ def export(
   out = out or root / "weights" / f"{step}.safetensors"
   if out.suffix != ".safetensors":
     raise ConfigError(f"--out must end in .safetensors, got {out}")
+  if out.with_suffix(".json").exists() and not out.exists():
+    raise ConfigError(
+      f"--out {out}: its config would replace {out.with_suffix('.json')}"
+    )
   like, _ = load_or_init(make_experiment(config), directory)
   params = checkpoints.restore(directory.checkpoints, step, like).state.params
   task = config.task

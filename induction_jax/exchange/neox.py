@@ -63,8 +63,8 @@ def _rotary(settings: Settings) -> tuple[float, float]:
   """Fraction and base, which newer files keep in a section of their own."""
   section = settings.get("rope_parameters") or {}
   require(section, rope_type="default")
-  fraction = settings.get("rotary_pct", 0.25)
-  base = settings.get("rotary_emb_base", 10_000)
+  fraction: float = settings.get("rotary_pct", 0.25)
+  base: float = settings.get("rotary_emb_base", 10_000)
   return (
     float(section.get("partial_rotary_factor", fraction)),
     float(section.get("rope_theta", base)),
