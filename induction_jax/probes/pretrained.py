@@ -6,6 +6,7 @@ The measures are those of a run and have their names, without the dimension
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -67,14 +68,15 @@ def sample_batch(
       f"gap, got gaps of {gap_low} to {gap_high}, patterns of {low} at least "
       f"and seq_length {sizes.seq_length}"
     )
-  return tasks.sample_repeats(
-    key,
-    sizes.batch_size,
-    architecture.vocab_size,
-    sizes.seq_length,
+  sample = partial(
+    tasks.sample_repeats,
+    batch_size=sizes.batch_size,
+    vocab_size=architecture.vocab_size,
+    seq_length=sizes.seq_length,
     pattern=sizes.pattern,
     gap=sizes.gap,
   )
+  return jax.jit(sample)(key)
 
 
 @jax.default_matmul_precision("highest")
@@ -90,18 +92,16 @@ def measure_behaviour(
   @jax.jit
   def measure(params: Params) -> dict[str, Array]:
     logits, activations = apply(params, batch.tokens)
-    scores = circuits.score_heads(activations.pattern, batch)
-    return losses.evaluate(logits, batch) | scores._asdict()
+    scores = circuits.score_heads(activations.pattern, batch)._asdict()
+    nulls = circuits.null_scores(batch)._asdict()
+    values = losses.evaluate(logits, batch) | scores
+    return values | {f"{name}_null": x for name, x in nulls.items()}
 
-  vocab_size = architecture.vocab_size
-  nulls = {
-    f"{name}_null": x
-    for name, x in circuits.null_scores(batch)._asdict().items()
-  }
+  values: Values = jax.device_get(measure(params))
   for tokens in ("pattern", "random"):
-    nulls[f"{tokens}_accuracy_null"] = 1 / vocab_size
-    nulls[f"{tokens}_loss_null"] = np.log(vocab_size)
-  return jax.device_get(measure(params)) | jax.device_get(nulls)
+    values[f"{tokens}_accuracy_null"] = np.array(1 / architecture.vocab_size)
+    values[f"{tokens}_loss_null"] = np.log(np.array(architecture.vocab_size))
+  return values
 
 
 @jax.default_matmul_precision("highest")
@@ -205,8 +205,9 @@ def _nulls(weights: circuits.CircuitWeights, key: Key) -> Values:
   two = _layers(weights, 0, -1)
   draws = -(-NULL_SAMPLES // (2 * two.w_q.shape[1]))
   samples: dict[str, list[np.ndarray]] = {name: [] for name in SCORES}
+  draw = jax.jit(circuits.random_weights)
   for each in jax.random.split(key, draws):
-    heads = circuits.random_weights(each, two)
+    heads = draw(each, two)
     heads = heads._replace(w_e=weights.w_e, w_u=weights.w_u)
     matrices = _singles(heads) | _pairs(heads)
     for name, scores in samples.items():
