@@ -10,7 +10,7 @@ import math
 import numpy as np
 from safetensors.numpy import save_file
 
-L, H, D, F, V, T = 2, 2, 8, 12, 11, 16
+L, H, D, F, V, T = 2, 2, 16, 12, 19, 16
 K = D // H
 GPT2_SETTINGS = {
   "model_type": "gpt2",
@@ -171,9 +171,12 @@ def _attend(query, key, value):  # [H, T, K] each -> [T, H K]
   return mixed.reshape(length, heads * K)
 
 
-def _turn(x):  # the first half of K = 4: one pair, of frequency 1
+def _turn(x):  # [H, T, K = 8]: of the first half, two pairs
   turned = x.copy()
   for t in range(x.shape[1]):
-    turned[:, t, 0] = x[:, t, 0] * math.cos(t) - x[:, t, 1] * math.sin(t)
-    turned[:, t, 1] = x[:, t, 0] * math.sin(t) + x[:, t, 1] * math.cos(t)
+    for i, frequency in enumerate((1, 100**-0.5)):
+      a, b = x[:, t, i], x[:, t, i + 2]
+      cos, sin = math.cos(t * frequency), math.sin(t * frequency)
+      turned[:, t, i] = a * cos - b * sin
+      turned[:, t, i + 2] = a * sin + b * cos
   return turned

@@ -99,13 +99,13 @@ class ImportTest(ExchangeTest):
     } | {"rope_parameters": section}
     path = published.write(self.root, published.neox_tensors(), settings)
     convention = read(path)[0].convention
-    self.assertEqual(convention, Convention(1e-2, True, True, 2, 100.0))
+    self.assertEqual(convention, Convention(1e-2, True, True, 4, 100.0))
 
   def test_files_that_do_not_fit(self):
     tensors = published.gpt2_tensors()
     name = "h.1.attn.c_attn.weight"
     for changed, message in (
-      (tensors | {name: np.zeros((D, D))}, rf"{name} must be \[8, 24\], got "),
+      (tensors | {name: np.zeros((D, D))}, rf"{name} must be \[16, 48\], got "),
       ({k: v for k, v in tensors.items() if k != name}, f"missing.*: {name}"),
       (tensors | {"h.2.x": np.zeros(1)}, r"unexpected tensors: h\.2\.x"),
     ):
@@ -133,7 +133,7 @@ class ImportTest(ExchangeTest):
       {"scale_attn_by_inverse_layer_idx": True},
       "scale_attn_by_inverse_layer_idx must be False",
     ),
-    (NEOX_SETTINGS, {"rotary_pct": 0.75}, "rotary_pct must turn an even"),
+    (NEOX_SETTINGS, {"rotary_pct": 0.4}, "rotary_pct must turn an even"),
     (NEOX_SETTINGS, {"rope_scaling": {"factor": 2}}, "rope_scaling must be"),
     (
       {"model_type": "llama", "num_attention_heads": 8},
@@ -234,7 +234,7 @@ class ExportTest(ExchangeTest):
     settings = json.loads(settings_path.read_text())
     for changes, message in (
       ({"use_local_attn": True}, "no meaning here: .*use_local_attn"),
-      ({"d_head": 3}, "d_head must be 4"),
+      ({"d_head": 3}, "d_head must be 8"),
       ({"act_fn": "relu"}, "activation must be one of"),
       (
         {"positional_embedding_type": "alibi"},
@@ -353,7 +353,7 @@ class MeasureTest(ExchangeTest):
 
   @parameterized.parameters(
     (("--pattern=5",), "--pattern must be two numbers"),
-    (("--pattern=4,11",), "less than the vocabulary of 11, got 4 to 11"),
+    (("--pattern=4,19",), "less than the vocabulary of 19, got 4 to 19"),
     (("--seq_length=17",), "from 2 to the network's own 16, got 17"),
     (("--pattern=8,9", "--gap=3,4"), "seq_length hold two patterns and a gap"),
     (("more",), "unexpected argument 'more'"),
