@@ -329,6 +329,12 @@ def make_config(values: Mapping[str, Any]) -> Config:
   return _make_section(Config, values, prefix="")
 
 
+def make_model_config(**values: Any) -> ModelConfig:
+  """A checked section `model`, of a network that no run has trained."""
+  section: ModelConfig = _make_section(ModelConfig, values, prefix="model.")
+  return section
+
+
 def to_dict(config: Config) -> dict[str, Any]:
   """The config as nested plain dicts, ready for JSON."""
   return dataclasses.asdict(config)

@@ -3,9 +3,14 @@
   python -m induction_jax.measure runs/a --probes=density,blocks
   python -m induction_jax.measure runs/a --step=400 \
     --config.spectra.track_top_k_eigenvalues=20
+  python -m induction_jax.measure --weights=model.safetensors
 
-What is measured goes to remeasured.jsonl and, in place of what the run itself
-measured at the same step, into results.nc; history.jsonl is left as it is.
+The last measures a file of weights, which no run has made (see
+induction_jax.measure_weights, and --weights with --help).
+
+What is measured of a run goes to remeasured.jsonl and, in place of what the
+run itself measured at the same step, into results.nc; history.jsonl is left as
+it is.
 """
 
 from pathlib import Path
@@ -14,7 +19,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from induction_jax import cli
+from induction_jax import cli, measure_weights
 from induction_jax.config import Config, ConfigError, make_config, to_dict
 from induction_jax.loop import (
   keep_vectors,
@@ -33,6 +38,10 @@ PROBES = ("behaviour", "circuits", "spectra", "density", "blocks")
 
 def main(argv: list[str]) -> int:
   """Runs the command line; returns the exit status."""
+  if any(
+    x.lstrip("-").split("=")[0] == "weights" for x in argv if x[:1] == "-"
+  ):
+    return measure_weights.main(argv)
   if {"--help", "-h"} & set(argv):
     print(__doc__)
     return 0

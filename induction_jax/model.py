@@ -11,6 +11,10 @@ an index (layer, head) into them:
   smear [L, H]            smeared keys
   w_in [L, D, F], w_out [L, F, D], mlp_norm_scale [L, D]      if d_mlp > 0
 
+A published model may have BIASES and compute a few things by a Convention of
+its own; where its biases are given they are added, and a network that is
+trained here has none.
+
 Row vectors: a token's residual x [D] is mapped by x @ W, as in TransformerLens.
 The only module that imports flax.linen.
 """
@@ -27,6 +31,35 @@ from induction_jax.config import ModelConfig
 from induction_jax.types import Array, Key, Params
 
 ROTARY_BASE = 10_000.0
+# Of queries, keys and values [L, H, K]; of what all heads of a layer add
+# [L, D]; of the MLP [L, F] and [L, D]; of the norms [L, D] and [D].
+BIASES = (
+  *("b_q", "b_k", "b_v", "b_o", "b_in", "b_out"),
+  *("norm_bias", "mlp_norm_bias", "final_norm_bias"),
+)
+
+
+class Convention(NamedTuple):
+  """What published models of one shape differ in; the defaults are our own.
+
+  Attributes:
+    epsilon: added to the mean square before a norm divides by its root.
+    exact_gelu: x Phi(x) itself, and not its approximation by tanh (Hendrycks
+      and Gimpel 2016, arXiv 1606.08415, give both).
+    parallel: the MLP reads what the heads read, and not what they wrote.
+    rotary_width: components of each query and key that are rotated, the first
+      ones; None is all.
+    rotary_base: of the rotations' frequencies.
+  """
+
+  epsilon: float = 1e-6
+  exact_gelu: bool = False
+  parallel: bool = False
+  rotary_width: int | None = None
+  rotary_base: float = ROTARY_BASE
+
+
+OWN_CONVENTION = Convention()
 
 
 class Activations(NamedTuple):
@@ -68,9 +101,14 @@ class Model(NamedTuple):
   apply: Callable[..., tuple[Array, Activations]]
 
 
-def make_model(config: ModelConfig, vocab_size: int, seq_length: int) -> Model:
+def make_model(
+  config: ModelConfig,
+  vocab_size: int,
+  seq_length: int,
+  convention: Convention = OWN_CONVENTION,
+) -> Model:
   """Builds the transformer for sequences of up to `seq_length` tokens."""
-  module = Transformer(config, vocab_size, seq_length)
+  module = Transformer(config, vocab_size, seq_length, convention)
 
   def init(key: Key) -> Params:
     return module.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
@@ -95,24 +133,29 @@ class Transformer(nn.Module):
   config: ModelConfig
   vocab_size: int
   seq_length: int
+  convention: Convention = OWN_CONVENTION
 
   @nn.compact
   def __call__(
     self, tokens: Array, edits: Edits = NO_EDITS
   ) -> tuple[Array, Activations]:
-    config = self.config
+    config, convention = self.config, self.convention
     weights = self._weights()
     x = weights["w_e"][tokens]  # [B, T, D]
     if config.position == "learned":
       x = x + weights["w_pos"][None, : tokens.shape[1]]
     residual, heads = [x], []
     for layer in range(config.n_layers):
-      x, *activations = _attend(config, weights, layer, x, tokens, edits)
+      y, *activations = _attend(
+        config, convention, weights, layer, x, tokens, edits
+      )
       heads.append(activations)
       if config.d_mlp:
-        x = x + _mlp(config, weights, layer, x)
+        read = x if convention.parallel else y
+        y = y + _mlp(config, convention, weights, layer, read)
+      x = y
       residual.append(x)
-    x = _normalise(config.norm, x, weights.get("final_norm_scale"))
+    x = _normalise(config, convention, weights, "final_norm", None, x)
     logits = x @ weights["w_u"]  # [B, T, V]
     return logits, Activations(*map(jnp.stack, (*zip(*heads), residual)))
 
@@ -142,9 +185,14 @@ class Transformer(nn.Module):
       table["final_norm_scale"] = (ones, (c.d_model,))
       if c.d_mlp:
         table["mlp_norm_scale"] = (ones, (c.n_layers, c.d_model))
-    return {
+    weights = {
       name: self.param(name, init, shape)
       for name, (init, shape) in table.items()
+    }
+    return weights | {
+      name: self.get_variable("params", name)
+      for name in BIASES
+      if self.has_variable("params", name)
     }
 
 
@@ -159,6 +207,7 @@ def _normal(sd: float) -> Callable[[Key, tuple[int, ...]], Array]:
 
 def _attend(
   config: ModelConfig,
+  convention: Convention,
   weights: Params,
   layer: int,
   residual: Array,  # [B, T, D]
@@ -170,17 +219,20 @@ def _attend(
   Returns:
     The residual with the heads added, their pattern, value and output.
   """
-  x = _normalise(config.norm, residual, _layer(weights, "norm_scale", layer))
+  x = _normalise(config, convention, weights, "norm", layer, residual)
   # Shortformer positions reach queries and keys, never the residual stream.
   shortformer = config.position == "shortformer"
   x_qk = x + weights["w_pos"][None, : x.shape[1]] if shortformer else x
-  query = _project(x_qk, weights["w_q"][layer])  # [B, H, T, K]
-  key = _project(x_qk, weights["w_k"][layer])
-  value = _project(x, weights["w_v"][layer])
+  query = _project(x_qk, weights["w_q"][layer], _layer(weights, "b_q", layer))
+  key = _project(x_qk, weights["w_k"][layer], _layer(weights, "b_k", layer))
+  value = _project(
+    x, weights["w_v"][layer], _layer(weights, "b_v", layer)
+  )  # [B, H, T, K]
   if config.smeared_keys:
     key = _smear(key, weights["smear"][layer])
   if config.position == "rotary":
-    query, key = rotate(query), rotate(key)
+    width, base = convention.rotary_width, convention.rotary_base
+    query, key = (rotate(x, width=width, base=base) for x in (query, key))
   score = jnp.einsum("bhtk,bhsk->bhts", query, key) / config.d_head**0.5
   causal = jnp.tri(x.shape[1], dtype=bool)[None, None]
   pattern = jax.nn.softmax(jnp.where(causal, score, -jnp.inf), axis=-1)
@@ -196,10 +248,15 @@ def _attend(
     # A product of its own: summing `output` instead costs B H T D memory and,
     # on CPU, twice the whole forward pass.
     added = _join(mixed) @ w_o.reshape(-1, w_o.shape[-1])
+  added = _shift(added, _layer(weights, "b_o", layer))
   return residual + added, pattern, value, output
 
 
-def _project(x: Array, w: Array) -> Array:  # [B, T, D], [H, D, K]
+def _project(
+  x: Array,  # [B, T, D]
+  w: Array,  # [H, D, K]
+  bias: Array | None,  # [H, K]
+) -> Array:
   """Every head's x @ w as one matrix product, [B, H, T, K].
 
   The same as einsum("btd,hdk->bhtk", x, w), whose derivatives XLA runs as
@@ -208,6 +265,8 @@ def _project(x: Array, w: Array) -> Array:  # [B, T, D], [H, D, K]
   n_heads, d_model, d_head = w.shape
   joined = x @ w.transpose(1, 0, 2).reshape(d_model, n_heads * d_head)
   split = joined.reshape(*x.shape[:2], n_heads, d_head)
+  if bias is not None:
+    split = split + bias[None, None]
   return split.transpose(0, 2, 1, 3)
 
 
@@ -216,23 +275,47 @@ def _join(mixed: Array) -> Array:  # [B, H, T, K] -> [B, T, H K]
   return mixed.transpose(0, 2, 1, 3).reshape(batch, length, n_heads * d_head)
 
 
-def _mlp(config: ModelConfig, weights: Params, layer: int, x: Array) -> Array:
-  x = _normalise(config.norm, x, _layer(weights, "mlp_norm_scale", layer))
-  hidden = jax.nn.gelu(x @ weights["w_in"][layer])  # [B, T, F]
-  return hidden @ weights["w_out"][layer]
+def _mlp(
+  config: ModelConfig,
+  convention: Convention,
+  weights: Params,
+  layer: int,
+  x: Array,  # [B, T, D]
+) -> Array:
+  x = _normalise(config, convention, weights, "mlp_norm", layer, x)
+  b_in, b_out = (_layer(weights, name, layer) for name in ("b_in", "b_out"))
+  hidden = _shift(x @ weights["w_in"][layer], b_in)  # [B, T, F]
+  hidden = jax.nn.gelu(hidden, approximate=not convention.exact_gelu)
+  return _shift(hidden @ weights["w_out"][layer], b_out)
 
 
-def _layer(weights: Params, name: str, layer: int) -> Array | None:
-  return weights[name][layer] if name in weights else None
+def _layer(weights: Params, name: str, layer: int | None) -> Any:
+  """One layer's part of a parameter, the whole of it, or nothing."""
+  if layer is None or name not in weights:
+    return weights.get(name)
+  return weights[name][layer]
 
 
-def _normalise(norm: str, x: Array, scale: Array | None) -> Array:
-  if scale is None:  # norm "none"
+def _shift(x: Array, bias: Array | None) -> Array:  # [B, T, X], [X]
+  return x if bias is None else x + bias[None, None]
+
+
+def _normalise(
+  config: ModelConfig,
+  convention: Convention,
+  weights: Params,
+  name: str,
+  layer: int | None,
+  x: Array,  # [B, T, D]
+) -> Array:
+  if config.norm == "none":
     return x
-  if norm == "layernorm":
+  if config.norm == "layernorm":
     x = x - x.mean(axis=-1, keepdims=True)
+  scale = _layer(weights, f"{name}_scale", layer)
   mean_square = jnp.mean(x**2, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(mean_square + 1e-6) * scale[None, None]
+  x = x * jax.lax.rsqrt(mean_square + convention.epsilon) * scale[None, None]
+  return _shift(x, _layer(weights, f"{name}_bias", layer))
 
 
 def _smear(key: Array, smear: Array) -> Array:  # [B, H, S, K], [H]
@@ -244,18 +327,28 @@ def _smear(key: Array, smear: Array) -> Array:  # [B, H, S, K], [H]
   return gate * key + (1 - gate) * previous
 
 
-def rotate(x: Array, offset: Array | int = 0) -> Array:  # [..., T, K]
+def rotate(
+  x: Array,  # [..., T, K]
+  offset: Array | int = 0,
+  width: int | None = None,
+  base: float = ROTARY_BASE,
+) -> Array:
   """Rotary position embedding (Su et al. 2021, arXiv 2104.09864).
 
-  Component i is paired with component i + K / 2 (the GPT-NeoX layout) and
-  turned by (t + offset) / 10000^(2 i / K), so that products of rotated
-  queries and keys depend on t - s alone.
+  Of the first W components (`width`, None is all K), component i is paired
+  with component i + W / 2 (the GPT-NeoX layout) and turned by
+  (t + offset) / base^(2 i / W), so that products of rotated queries and keys
+  depend on t - s alone. The other components stay as they are.
   """
-  half = x.shape[-1] // 2
-  frequency = ROTARY_BASE ** (-jnp.arange(half) / half)  # [K / 2]
+  width = x.shape[-1] if width is None else width
+  half = width // 2
+  frequency = base ** (-jnp.arange(half) / half)  # [W / 2]
   place = jnp.arange(x.shape[-2]) + offset  # [T]
-  angle = place[:, None] * frequency[None, :]  # [T, K / 2]
+  angle = place[:, None] * frequency[None, :]  # [T, W / 2]
   angle = jnp.expand_dims(angle, tuple(range(x.ndim - 2)))
   cos, sin = jnp.cos(angle), jnp.sin(angle)
-  a, b = x[..., :half], x[..., half:]
-  return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+  a, b, rest = x[..., :half], x[..., half:width], x[..., width:]
+  turned = [a * cos - b * sin, a * sin + b * cos]
+  # Not an empty piece besides, so that a run's program stays what it was.
+  turned += [rest] if rest.shape[-1] else []
+  return jnp.concatenate(turned, axis=-1)

@@ -15,6 +15,8 @@ FLOORS = {
   "sweep": 5,
   "zoom": 5,
   "measure": 5,
+  "measure_weights": 5,
+  "export": 5,
   "cli": 5,
   "progress": 5,
   "interrupt": 5,
@@ -24,6 +26,7 @@ FLOORS = {
   "interventions": 3,
   "state": 2,
   "step": 2,
+  "exchange": 2,
   "tasks": 1,
   "model": 1,
   "losses": 1,
@@ -47,11 +50,16 @@ SAME_FLOOR = {
   ("train", "interrupt"),
   ("visualize", "cli"),
   ("measure", "cli"),
+  ("export", "cli"),
+  ("measure_weights", "cli"),
+  # The same measurements, of a file of weights in place of a run.
+  ("measure", "measure_weights"),
 }
 # Libraries that only one module may import.
 SOLE_IMPORTERS = {
   "flax.linen": "model.py",
   "orbax": "storage/checkpoints.py",
+  "safetensors": "storage/tensors.py",
 }
 # Libraries that a room must not import, nor anything inside them. What stands
 # on jax counts as jax.

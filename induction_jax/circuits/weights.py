@@ -3,7 +3,10 @@
 A circuit is a product of weights, read without data. The norm before a layer
 is folded into the matrices that read it: its scale multiplies their rows and,
 for layernorm, centring projects their columns; the data-dependent 1 / sigma is
-dropped (Elhage et al. 2021). Row-vector convention: x @ W.
+dropped (Elhage et al. 2021). So are biases, of norms and of heads, where a
+model has any: what they add to a circuit depends on one of its two tokens, or
+on none, and so belongs to no map of tokens to tokens. Row-vector convention:
+x @ W.
 """
 
 from typing import NamedTuple

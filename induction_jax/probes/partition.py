@@ -6,21 +6,26 @@ import numpy as np
 from induction_jax import spectra
 from induction_jax.types import Params
 
-WEIGHTS = {"qk": ("w_q", "w_k"), "ov": ("w_v", "w_o")}
+WEIGHTS = {"qk": ("w_q", "w_k", "b_q", "b_k"), "ov": ("w_v", "w_o", "b_v")}
 # Blocks that span the layers, where the model has their parameters.
 OTHERS = {
   "embedding": ("w_e", "w_pos"),
-  "mlp": ("w_in", "w_out"),
-  "norms": ("norm_scale", "mlp_norm_scale", "final_norm_scale"),
+  "mlp": ("w_in", "w_out", "b_in", "b_out"),
+  "norms": (
+    *("norm_scale", "mlp_norm_scale", "final_norm_scale"),
+    *("norm_bias", "mlp_norm_bias", "final_norm_bias"),
+  ),
   "smear": ("smear",),
   "unembedding": ("w_u",),
+  "attention_bias": ("b_o",),
 }
 
 
 def partition_by_circuit(shapes: Params) -> spectra.Partition:
   """One block per head and circuit, and one each for all else.
 
-  QK of head (l, h) is w_q[l, h] and w_k[l, h]; OV is w_v[l, h] and w_o[l, h].
+  QK of head (l, h) is w_q[l, h] and w_k[l, h]; OV is w_v[l, h] and w_o[l, h];
+  each with its biases, where there are any.
 
   Args:
     shapes: the parameters, or their shapes.
@@ -33,8 +38,10 @@ def partition_by_circuit(shapes: Params) -> spectra.Partition:
   names = [f"{circuit} {head}" for circuit in WEIGHTS for head in heads]
   ids: dict[str, np.ndarray] = {}
   for number, weights in enumerate(WEIGHTS.values()):
-    of_head = np.arange(len(heads)).reshape(n_layers, n_heads, 1, 1)
-    ids |= dict.fromkeys(weights, of_head + number * len(heads))
+    of_head = np.arange(len(heads)).reshape(n_layers, n_heads)
+    for name in shapes.keys() & set(weights):
+      inside = tuple(range(2, len(shapes[name].shape)))
+      ids[name] = np.expand_dims(of_head + number * len(heads), inside)
   for block, others in OTHERS.items():
     present = [name for name in others if name in shapes]
     if present:

@@ -1,0 +1,131 @@
+"""Weights in and out: other projects' files to parameters, and ours to theirs.
+
+Reads GPT-2's layout, that of GPT-NeoX and Pythia, and TransformerLens', which
+is also what it writes.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from induction_jax.config import ConfigError
+from induction_jax.exchange.gpt2 import GPT2
+from induction_jax.exchange.layout import Architecture, Layout, Settings
+from induction_jax.exchange.neox import NEOX
+from induction_jax.exchange.transformer_lens import (
+  TRANSFORMER_LENS,
+  settings_of,
+  tensors_of,
+)
+from induction_jax.storage import tensors as tensors_lib
+from induction_jax.storage.run_directory import read_json, write_json
+from induction_jax.types import Params
+
+__all__ = ["Architecture", "read_model", "settings_beside", "write_model"]
+
+# Layouts by `model_type`, the field by which files tell.
+LAYOUTS = {"gpt2": GPT2, "gpt_neox": NEOX}
+
+
+def write_model(path: Path, architecture: Architecture, params: Params) -> Path:
+  """Writes a HookedTransformer's state to `path`, and its config beside it.
+
+  Args:
+    path: of the safetensors file; the config goes to the same name in .json.
+    architecture: of the network.
+    params: its parameters.
+
+  Returns:
+    The path of the config.
+
+  Raises:
+    ConfigError: for a network that is no HookedTransformer.
+    OSError: if it cannot be written.
+  """
+  settings = settings_of(architecture)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  tensors_lib.write(path, tensors_of(architecture, jax.device_get(params)))
+  write_json(path.with_suffix(".json"), settings)
+  return path.with_suffix(".json")
+
+
+def read_model(path: Path, settings_path: Path) -> tuple[Architecture, Params]:
+  """Reads a network and its weights, as float32.
+
+  Args:
+    path: of the safetensors file.
+    settings_path: of the JSON that describes the network.
+
+  Raises:
+    ConfigError: for a layout that is not known, a network that model.py does
+      not have, or a file that does not fit; it names what, got and expected.
+    OSError: if a file is not there.
+  """
+  settings = read_json(settings_path)
+  try:
+    layout = _layout_of(settings)
+    architecture = layout.describe(settings)
+  except KeyError as error:
+    raise ConfigError(f"{settings_path} must have {error.args[0]}") from error
+  except ConfigError as error:
+    raise ConfigError(f"{settings_path}: {error}") from error
+  tensors = _without_prefixes(tensors_lib.read(path), layout.prefixes)
+  expected = layout.shapes(settings, architecture)
+  try:
+    tensors_lib.check_shapes(tensors, expected, layout.ignored)
+    wanted = {name: tensors[name].astype(np.float32) for name in expected}
+    params = layout.convert(architecture, wanted)
+  except ConfigError as error:
+    raise ConfigError(f"{path}: {error}") from error
+  return architecture, {name: jnp.asarray(x) for name, x in params.items()}
+
+
+def settings_beside(path: Path) -> Path:
+  """The JSON of a file of weights: of the same name, or config.json.
+
+  Raises:
+    ConfigError: if there is neither.
+  """
+  for found in (path.with_suffix(".json"), path.with_name("config.json")):
+    if found.is_file():
+      return found
+  raise ConfigError(
+    f"{path} needs the settings of its network beside it, in "
+    f"{path.with_suffix('.json').name} or config.json; there is neither"
+  )
+
+
+def _layout_of(settings: Settings) -> Layout:
+  if "positional_embedding_type" in settings:
+    return TRANSFORMER_LENS
+  _check_heads(settings)
+  kind = settings.get("model_type")
+  if kind not in LAYOUTS:
+    raise ConfigError(
+      f"model_type must be one of {', '.join(LAYOUTS)}, got {kind!r}"
+    )
+  return LAYOUTS[kind]
+
+
+def _check_heads(settings: Settings) -> None:
+  """Refuses layouts in which query heads share keys and values."""
+  heads = settings.get("num_attention_heads", settings.get("n_head"))
+  shared = settings.get("num_key_value_heads") or heads
+  if settings.get("multi_query"):
+    shared = 1
+  if shared != heads:
+    raise ConfigError(
+      "every query head must have keys and values of its own (grouped-query "
+      f"attention is not implemented), got {heads} query heads and {shared} "
+      "key and value heads"
+    )
+
+
+def _without_prefixes(
+  tensors: tensors_lib.Tensors, prefixes: tuple[str, ...]
+) -> tensors_lib.Tensors:
+  for prefix in prefixes:
+    tensors = {name.removeprefix(prefix): x for name, x in tensors.items()}
+  return tensors

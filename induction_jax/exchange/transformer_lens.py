@@ -1,0 +1,227 @@
+"""TransformerLens' layout: the names and settings of its HookedTransformer.
+
+The file holds every entry of `HookedTransformer.state_dict()`, and the JSON
+beside it the arguments of `HookedTransformerConfig`, so that both are loaded
+there as they are, with the same logits. What that model cannot express is
+refused.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from induction_jax.config import ConfigError, make_model_config
+from induction_jax.exchange.layout import (
+  Architecture,
+  Layout,
+  Settings,
+  is_exact_gelu,
+  per_layer,
+  require,
+  stack_layers,
+)
+from induction_jax.model import BIASES, Convention
+from induction_jax.storage.tensors import Tensors
+from induction_jax.types import Params
+
+LAYER = "blocks.{}."
+POSITIONS = {
+  "rotary": "rotary",
+  "shortformer": "shortformer",
+  "learned": "standard",
+}
+NORMS = {"layernorm": "LN", "rmsnorm": "RMS", "none": None}
+
+# Our name of a parameter -> theirs, and its shape there.
+Table = dict[str, tuple[str, tuple[int, ...]]]
+
+
+def settings_of(architecture: Architecture) -> dict[str, Any]:
+  """The arguments of HookedTransformerConfig.
+
+  Raises:
+    ConfigError: for smeared keys, which that model does not have.
+  """
+  config, _, _, convention = architecture
+  if config.smeared_keys:
+    raise ConfigError(
+      "model.smeared_keys must be false to be exported: a HookedTransformer "
+      "has no smeared keys"
+    )
+  settings: dict[str, Any] = {
+    "model_name": "induction_jax",
+    "n_layers": config.n_layers,
+    "n_heads": config.n_heads,
+    "d_model": config.d_model,
+    "d_head": config.d_head,
+    "d_vocab": architecture.vocab_size,
+    "n_ctx": architecture.seq_length,
+    "attn_only": not config.d_mlp,
+    "normalization_type": NORMS[config.norm],
+    "eps": convention.epsilon,
+    "positional_embedding_type": POSITIONS[config.position],
+    "parallel_attn_mlp": convention.parallel,
+    "default_prepend_bos": False,
+  }
+  if config.d_mlp:
+    exact = convention.exact_gelu
+    settings["d_mlp"] = config.d_mlp
+    settings["act_fn"] = "gelu" if exact else "gelu_new"
+  if config.position == "rotary":
+    settings["rotary_dim"] = _rotary_width(architecture)
+    settings["rotary_base"] = convention.rotary_base
+    settings["rotary_adjacent_pairs"] = False
+  return settings
+
+
+def tensors_of(architecture: Architecture, params: Params) -> Tensors:
+  """Every entry of the state dict; biases that we do not have are zero."""
+  in_layer, whole = _tables(architecture)
+  arrays = {name: np.asarray(x, np.float32) for name, x in params.items()}
+  tensors = {
+    theirs: arrays.get(own, np.zeros(shape, np.float32))
+    for own, (theirs, shape) in whole.items()
+  }
+  constants = _constants(architecture)
+  for layer in range(architecture.config.n_layers):
+    prefix = LAYER.format(layer)
+    for own, (theirs, shape) in in_layer.items():
+      zeros = np.zeros(shape, np.float32)
+      tensors[prefix + theirs] = arrays[own][layer] if own in arrays else zeros
+    tensors |= {prefix + name: x for name, x in constants.items()}
+  return tensors
+
+
+def describe(settings: Settings) -> Architecture:
+  """The network that the settings name, which must be of our kind."""
+  convention = Convention(
+    epsilon=settings["eps"], parallel=settings["parallel_attn_mlp"]
+  )
+  d_mlp = 0
+  if not settings["attn_only"]:
+    d_mlp = settings["d_mlp"]
+    exact = is_exact_gelu(settings["act_fn"])
+    convention = convention._replace(exact_gelu=exact)
+  position = _ours(POSITIONS, settings, "positional_embedding_type")
+  if position == "rotary":
+    convention = convention._replace(
+      rotary_width=settings["rotary_dim"], rotary_base=settings["rotary_base"]
+    )
+  architecture = Architecture(
+    config=make_model_config(
+      n_layers=settings["n_layers"],
+      n_heads=settings["n_heads"],
+      d_model=settings["d_model"],
+      d_mlp=d_mlp,
+      position=position,
+      norm=_ours(NORMS, settings, "normalization_type"),
+      smeared_keys=False,
+    ),
+    vocab_size=settings["d_vocab"],
+    seq_length=settings["n_ctx"],
+    convention=convention,
+  )
+  # What we would not write ourselves may change what is computed.
+  require(settings, **settings_of(architecture) | _free(settings))
+  unknown = settings.keys() - settings_of(architecture).keys()
+  if unknown:
+    raise ConfigError(f"settings with no meaning here: {sorted(unknown)}")
+  return architecture
+
+
+def shapes(
+  settings: Settings, architecture: Architecture
+) -> dict[str, tuple[int, ...]]:
+  """The shape of every tensor that is a parameter."""
+  del settings  # an unembedding is never tied
+  in_layer, whole = _tables(architecture)
+  return dict(whole.values()) | per_layer(
+    architecture, LAYER, dict(in_layer.values())
+  )
+
+
+def convert(architecture: Architecture, tensors: Tensors) -> Tensors:
+  """Parameters named as in model.py; biases of zeros are left out."""
+  in_layer, whole = _tables(architecture)
+  params = {own: tensors[theirs] for own, (theirs, _) in whole.items()}
+  for own, (theirs, _) in in_layer.items():
+    params[own] = stack_layers(architecture, tensors, LAYER, theirs)
+  if np.any(params.pop("b_u")):
+    raise ConfigError("unembed.b_U must be zero: no model here has one")
+  return {
+    name: x for name, x in params.items() if name not in BIASES or np.any(x)
+  }
+
+
+def _tables(architecture: Architecture) -> tuple[Table, Table]:
+  """The parameters of each layer, and those of the whole."""
+  config, vocab, length, _ = architecture
+  h, d, k, f = config.n_heads, config.d_model, config.d_head, config.d_mlp
+  in_layer: Table = {"w_o": ("attn.W_O", (h, k, d)), "b_o": ("attn.b_O", (d,))}
+  for x in "qkv":
+    in_layer[f"w_{x}"] = f"attn.W_{x.upper()}", (h, d, k)
+    in_layer[f"b_{x}"] = f"attn.b_{x.upper()}", (h, k)
+  if f:
+    in_layer |= {"w_in": ("mlp.W_in", (d, f)), "b_in": ("mlp.b_in", (f,))}
+    in_layer |= {"w_out": ("mlp.W_out", (f, d)), "b_out": ("mlp.b_out", (d,))}
+  whole: Table = {"w_e": ("embed.W_E", (vocab, d))}
+  if config.position != "rotary":
+    whole["w_pos"] = "pos_embed.W_pos", (length, d)
+  whole["w_u"] = "unembed.W_U", (d, vocab)
+  whole["b_u"] = "unembed.b_U", (vocab,)
+  # RMS norms have no bias there, nor here.
+  parts = {
+    "layernorm": {"scale": "w", "bias": "b"},
+    "rmsnorm": {"scale": "w"},
+    "none": {},
+  }
+  for ours, theirs in parts[config.norm].items():
+    in_layer[f"norm_{ours}"] = f"ln1.{theirs}", (d,)
+    if f:
+      in_layer[f"mlp_norm_{ours}"] = f"ln2.{theirs}", (d,)
+    whole[f"final_norm_{ours}"] = f"ln_final.{theirs}", (d,)
+  return in_layer, whole
+
+
+def _ours(table: dict[str, Any], settings: Settings, name: str) -> str:
+  for ours, theirs in table.items():
+    if theirs == settings[name]:
+      return ours
+  raise ConfigError(
+    f"{name} must be one of {list(table.values())}, got {settings[name]!r}"
+  )
+
+
+def _free(settings: Settings) -> dict[str, Any]:
+  """Settings that do not change what is computed, as they are."""
+  free = ("model_name", "default_prepend_bos", "act_fn")
+  return {name: settings[name] for name in free if name in settings}
+
+
+def _rotary_width(architecture: Architecture) -> int:
+  return architecture.convention.rotary_width or architecture.config.d_head
+
+
+def _constants(architecture: Architecture) -> Tensors:
+  """What each layer's state holds beside parameters: mask and rotations."""
+  length = architecture.seq_length
+  constants = {
+    "attn.mask": np.tri(length, dtype=bool),
+    "attn.IGNORE": np.array(-np.inf, np.float32),
+  }
+  if architecture.config.position == "rotary":
+    half = _rotary_width(architecture) // 2
+    frequency = architecture.convention.rotary_base ** (-np.arange(half) / half)
+    angle = np.tile(np.arange(length)[:, None] * frequency, 2)  # both halves
+    constants["attn.rotary_sin"] = np.sin(angle).astype(np.float32)
+    constants["attn.rotary_cos"] = np.cos(angle).astype(np.float32)
+  return constants
+
+
+TRANSFORMER_LENS = Layout(
+  prefixes=(),
+  ignored=r"attn\.(mask|IGNORE|rotary_sin|rotary_cos)",
+  describe=describe,
+  shapes=shapes,
+  convert=convert,
+)

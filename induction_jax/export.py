@@ -1,0 +1,87 @@
+"""Writes a checkpoint of a run as a TransformerLens model.
+
+  python -m induction_jax.export runs/a
+  python -m induction_jax.export runs/a --step=400 --out=model.safetensors
+
+Beside the weights goes the model's config, under the same name in .json:
+
+  config = HookedTransformerConfig(**json.load(open("model.json")))
+  model = HookedTransformer(config)
+  model.load_state_dict(safetensors.torch.load_file("model.safetensors"))
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from induction_jax import cli, exchange
+from induction_jax.config import ConfigError
+from induction_jax.exchange import Architecture
+from induction_jax.loop import load_or_init, make_experiment
+from induction_jax.storage import checkpoints
+from induction_jax.storage.run_directory import load_run
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command line; returns the exit status."""
+  values = flags.FlagValues()
+  flags.DEFINE_integer(
+    "step", None, "Step of a checkpoint; default the last.", flag_values=values
+  )
+  flags.DEFINE_string(
+    "out",
+    None,
+    "File to write; default weights/<step>.safetensors in the run directory.",
+    flag_values=values,
+  )
+  extra = cli.parse(values, argv, __doc__ or "")
+  if len(extra) != 1:
+    raise ConfigError("one run directory is required, such as runs/a")
+  root = Path(extra[0])
+  out = Path(values.out) if values.out else None
+  for path in export(root, values.step, out):
+    print(f"written: {path}")
+  return 0
+
+
+def export(
+  root: Path, step: int | None = None, out: Path | None = None
+) -> tuple[Path, Path]:
+  """Writes the weights of a checkpoint and their config.
+
+  Args:
+    root: of the run.
+    step: of the checkpoint; by default the last.
+    out: the safetensors file.
+
+  Returns:
+    The paths of the weights and of the config.
+
+  Raises:
+    ConfigError: if there is no such run or checkpoint, or its network is none
+      that TransformerLens has.
+  """
+  directory, config = load_run(root)
+  saved = checkpoints.steps(directory.checkpoints)
+  if not saved or step not in (None, *saved):
+    raise ConfigError(
+      f"--step must be that of a checkpoint, got {step}; there are "
+      f"{', '.join(map(str, saved)) or 'none'}"
+    )
+  step = saved[-1] if step is None else step
+  out = out or root / "weights" / f"{step}.safetensors"
+  if out.suffix != ".safetensors":
+    raise ConfigError(f"--out must end in .safetensors, got {out}")
+  if out.with_suffix(".json").exists() and not out.exists():
+    raise ConfigError(
+      f"--out {out}: its config would replace {out.with_suffix('.json')}"
+    )
+  like, _ = load_or_init(make_experiment(config), directory)
+  params = checkpoints.restore(directory.checkpoints, step, like).state.params
+  task = config.task
+  architecture = Architecture(config.model, task.vocab_size, task.seq_length)
+  return out, exchange.write_model(out, architecture, params)
+
+
+if __name__ == "__main__":
+  cli.run_main(main)

@@ -1,0 +1,91 @@
+"""Named arrays in a safetensors file. The only importer of safetensors."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from induction_jax.config import ConfigError
+
+Tensors = dict[str, np.ndarray]
+LISTED = 8  # names of a list that an error message gives
+
+
+def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+  """Writes a file whole, then renames it into place.
+
+  Raises:
+    OSError: if it cannot be written.
+  """
+  partial = path.with_name(path.name + ".partial")
+  # The format stores memory as it lies, so views are copied first.
+  laid_out = {name: np.array(x, order="C") for name, x in tensors.items()}
+  try:
+    save_file(laid_out, partial, metadata={"format": "pt"})
+  except SafetensorError as error:
+    raise OSError(f"{path} was not saved: {error}") from error
+  partial.replace(path)
+
+
+def read(path: Path) -> Tensors:
+  """Reads every tensor, in the dtype it has.
+
+  Raises:
+    OSError: if there is no such file.
+    ConfigError: if it is no safetensors file.
+  """
+  if not path.is_file():
+    raise FileNotFoundError(f"{path}: no such file")
+  try:
+    return load_file(path)
+  except SafetensorError as error:
+    raise ConfigError(f"{path} is not a safetensors file: {error}") from error
+
+
+def check_shapes(
+  tensors: Mapping[str, np.ndarray],
+  expected: Mapping[str, tuple[int, ...]],
+  ignored: str = "",
+) -> None:
+  """Checks that a file holds what a layout says, and nothing else.
+
+  Args:
+    tensors: what it holds.
+    expected: shapes by name.
+    ignored: pattern of names that may be there and do not matter, such as
+      causal masks; matched at the end of a name.
+
+  Raises:
+    ConfigError: that lists the tensors that are missing, that have no place in
+      the layout, and that have another shape, with the shape expected.
+  """
+  missing = sorted(expected.keys() - tensors.keys())
+  unexpected = sorted(
+    name
+    for name in tensors.keys() - expected.keys()
+    if not (ignored and re.search(f"({ignored})$", name))
+  )
+  misshapen = [
+    f"{name} must be {list(shape)}, got {list(tensors[name].shape)}"
+    for name, shape in expected.items()
+    if name in tensors and tensors[name].shape != shape
+  ]
+  problems = [
+    f"{what}: {_listed(names)}"
+    for what, names in (
+      ("missing tensors", missing),
+      ("unexpected tensors", unexpected),
+      ("wrong shapes", misshapen),
+    )
+    if names
+  ]
+  if problems:
+    raise ConfigError("; ".join(problems))
+
+
+def _listed(names: list[str]) -> str:
+  more = len(names) - LISTED
+  return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
