@@ -94,7 +94,10 @@ class RunTest(parameterized.TestCase):
 
   def test_measuring_does_not_touch_training(self):
     values = tiny_config(
-      circuits__interval=0, spectra__eigen_interval=0, behaviour__interval=24
+      circuits__interval=0,
+      ablation__interval=0,
+      spectra__eigen_interval=0,
+      behaviour__interval=24,
     )
     config = make_config(values.to_dict())
     experiment = loop.make_experiment(config)
@@ -131,7 +134,7 @@ class RunTest(parameterized.TestCase):
     return [function._cache_size() for function in functions]
 
   def test_one_compilation_over_a_whole_run(self):
-    self.assertEqual(self.programs, [1] * 8)
+    self.assertEqual(self.programs, [1] * 10)
 
   def test_checkpoints_are_log_spaced_then_even(self):
     self.assertEqual(
@@ -195,7 +198,7 @@ class BaseTest(absltest.TestCase):
       check=False,
     )
     self.assertEqual(done.returncode, 0, done.stderr)
-    self.assertIn("measured 3 probes", done.stdout)
+    self.assertIn("measured 4 probes", done.stdout)
 
 
 if __name__ == "__main__":
