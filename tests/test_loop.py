@@ -146,6 +146,7 @@ class RunTest(parameterized.TestCase):
       optim__name="sgd",
       optim__learning_rate=1e30,
       circuits__interval=0,
+      ablation__interval=0,
       spectra__eigen_interval=0,
     )
     config = make_config(values.to_dict())
