@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from induction_jax.report import style
-from induction_jax.report.curvature_figures import three_steps
 from induction_jax.report.findings import Findings, measured
 
 # What is done to a head, by variable, as a figure calls it.
@@ -28,7 +27,7 @@ LINEAR = 0.1  # nats; colours are logarithmic beyond
 
 def plot_ablation(results: xr.Dataset, findings: Findings) -> Figure:
   """Costs of all that is done to a head: before, at, after the transition."""
-  steps = three_steps(measured(results["ablation_cost"]).step.values, findings)
+  steps = style.three_steps(measured(results["ablation_cost"]), findings)
   n_heads = results.sizes["layer"] * results.sizes["head"]
   figure, axes = plt.subplots(
     len(TOKENS),

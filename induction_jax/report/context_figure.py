@@ -6,7 +6,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from induction_jax.report import style
-from induction_jax.report.curvature_figures import three_steps
 from induction_jax.report.findings import Findings, measured
 
 
@@ -49,7 +48,7 @@ def _plot_occurrences(ax: Axes, results: xr.Dataset) -> None:
 
 def _plot_positions(ax: Axes, results: xr.Dataset, findings: Findings) -> None:
   losses = measured(results["loss_by_position"])
-  steps = three_steps(losses.step.values, findings)
+  steps = style.three_steps(losses, findings)
   window = max(losses.sizes["position"] // 16, 1)
   for step, color in zip(steps, (style.ORANGE, style.GREEN, style.BLUE)):
     line = losses.sel(step=step)
