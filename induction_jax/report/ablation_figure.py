@@ -37,10 +37,12 @@ def plot_ablation(results: xr.Dataset, findings: Findings) -> Figure:
     sharey=True,
     squeeze=False,
   )
-  most = max(
-    float(np.abs(results[f"{kind}_cost"].sel(step=steps)).max())
+  sizes = (
+    float(np.abs(results[f"{kind}_cost{suffix}"].sel(step=steps)).max())
     for kind in KINDS
+    for suffix in TOKENS
   )
+  most = max(LINEAR, *sizes)
   norm = SymLogNorm(LINEAR, vmin=-most, vmax=most)
   for row, (suffix, tokens) in zip(axes, TOKENS.items()):
     for ax, step in zip(row, steps):

@@ -64,7 +64,7 @@ def write_figures(
     if "ov_copying" in results:
       drawn["circuits"] = plot_circuits(results, findings)
     drawn["context"] = plot_context(results, findings)
-    if "ablation_cost" in results:
+    if "frozen_ablation_cost" in results:
       drawn["ablation"] = plot_ablation(results, findings)
       drawn["paths"] = plot_paths(results, findings)
     drawn["patterns"] = plot_patterns(sequence, findings)
