@@ -44,6 +44,15 @@ class OccurrenceTest(parameterized.TestCase):
     self.assertIn(1, expected[0])
     self.assertIn(0, expected[0])
 
+  def test_a_pair_is_both_of_its_tokens(self):
+    # Unlike in `repeats`, a token here has many successors.
+    rng = np.random.default_rng(0)
+    text = rng.integers(0, 3, (3, 21))
+    batch = Batch(text[:, :-1], text[:, 1:], rng.uniform(size=(3, 20)) < 0.1)
+    expected = [loop_numbers(*each) for each in zip(*batch, strict=True)]
+    got = losses.occurrence_numbers(Batch(*map(jnp.asarray, batch)))
+    np.testing.assert_array_equal(got, expected)
+
   def test_a_sequence_by_hand(self):
     # The pattern is 1 2 3; the filler 7 8 comes twice and is none.
     text = [7, 8, 1, 2, 3, 7, 8, 1, 2, 3, 1, 2]
