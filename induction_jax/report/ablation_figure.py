@@ -32,7 +32,7 @@ def plot_ablation(results: xr.Dataset, findings: Findings) -> Figure:
   figure, axes = plt.subplots(
     len(TOKENS),
     len(steps),
-    figsize=(style.WIDTH, 1.6 + 0.3 * min(n_heads, MOST_ROWS)),
+    figsize=(style.WIDTH, 1.6 + 0.3 * min(max(n_heads, 6), MOST_ROWS)),
     sharex=True,
     sharey=True,
     squeeze=False,
@@ -49,7 +49,7 @@ def plot_ablation(results: xr.Dataset, findings: Findings) -> Figure:
       image = _plot_costs(ax, results.sel(step=step), suffix, norm)
       ax.set_title(f"{tokens}, step {step}")
     row[0].set_ylabel("head")
-  label = f"rise of loss (nats); grey number: within {SIGMAS:g} s.e. of 0"
+  label = f"rise of loss (nats)\ngrey number: within {SIGMAS:g} s.e. of 0"
   figure.colorbar(image, ax=axes, label=label, shrink=0.7, aspect=30)
   return figure
 
@@ -105,7 +105,7 @@ def _write_numbers(
       ha="center",
       va="center",
       fontsize=5,
-      color=("white" if deep else "black") if clear else "0.6",
+      color=("white" if deep else "black") if clear else "0.5",
     )
 
 
