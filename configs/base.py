@@ -61,6 +61,7 @@ def get_config() -> ConfigDict:
       },
       "behaviour": {"interval": 20, "batch_size": 64},
       "circuits": {"interval": 100},
+      "ablation": {"interval": 100, "batch_size": 16, "pairs": True},
       "spectra": {
         "eigen_interval": 100,
         "track_top_k_eigenvalues": 10,

@@ -27,6 +27,7 @@ def get_config():
   config.behaviour.interval = 10
   config.behaviour.batch_size = 32
   config.circuits.interval = 50
+  config.ablation.interval = 50
   config.spectra.eigen_interval = 50
   config.spectra.track_top_k_eigenvalues = 5
   config.spectra.batch_size = 16

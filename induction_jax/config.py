@@ -184,9 +184,22 @@ class BehaviourConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CircuitsConfig:
-  """QK and OV circuits, composition, ablation; an interval of 0 is never."""
+  """QK and OV circuits, composition; an interval of 0 is never."""
 
   interval: int = _at_least(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AblationConfig:
+  """Heads changed, and paths; an interval of 0 is never.
+
+  On the first `batch_size` sequences of the held-out batch, or all of it;
+  with every pair of heads in different layers if `pairs`.
+  """
+
+  interval: int = _at_least(0)
+  batch_size: int = _at_least(2)
+  pairs: bool = _boolean()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,6 +307,7 @@ class Config:
   intervention: InterventionConfig
   behaviour: BehaviourConfig
   circuits: CircuitsConfig
+  ablation: AblationConfig
   spectra: SpectraConfig
   density: DensityConfig
   blocks: BlocksConfig

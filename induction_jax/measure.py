@@ -33,7 +33,14 @@ from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import RunDirectory, load_run
 
 # Probes, which are named as their sections of the config.
-PROBES = ("behaviour", "circuits", "spectra", "density", "blocks")
+PROBES = (
+  "behaviour",
+  "circuits",
+  "ablation",
+  "spectra",
+  "density",
+  "blocks",
+)
 
 
 def main(argv: list[str]) -> int:

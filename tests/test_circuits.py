@@ -246,51 +246,42 @@ class CompositionTest(parameterized.TestCase):
     self.assertLess(abs(squares.mean() - 1 / D), 4 * error)
 
 
-class AblationTest(parameterized.TestCase):
-  def test_equals_ablating_by_hand(self):
-    config = ModelConfig(
-      n_layers=2,
-      n_heads=2,
-      d_model=8,
-      d_mlp=0,
-      position="rotary",
-      norm="layernorm",
-      smeared_keys=False,
+class EstimateTest(parameterized.TestCase):
+  def test_equals_loops_and_the_jackknife(self):
+    rng = np.random.default_rng(0)
+    values = rng.normal(1, 1, (2, 40, 6)) + rng.normal(0, 1, (2, 40, 1))
+    weights = (rng.uniform(size=(40, 6)) < 0.6).astype(float)
+    got = circuits.estimate_mean(
+      jnp.asarray(values, jnp.float32), jnp.asarray(weights, jnp.float32)
     )
-    model = make_model(config, 11, 24)
-    params = model.init(jax.random.key(0))
-    batch = sample_batch(batch=5)
-    weights = batch.predictable.astype(jnp.float32)
+    for i in range(2):
+      mean = (values[i] * weights).sum() / weights.sum()
+      self.assertAlmostEqual(float(got.mean[i]), mean, places=5)
+      # The jackknife over sequences estimates the same standard error.
+      left_out = [
+        np.average(np.delete(values[i], b, 0), weights=np.delete(weights, b, 0))
+        for b in range(40)
+      ]
+      jackknife = np.sqrt(39 / 40 * np.sum((left_out - np.mean(left_out)) ** 2))
+      self.assertBetween(float(got.standard_error[i]) / jackknife, 0.95, 1.05)
 
-    def losses(params):
-      logits, _ = model.apply(params, batch.tokens)
-      chosen = jnp.take_along_axis(
-        jax.nn.log_softmax(logits), batch.targets[..., None], axis=-1
-      )
-      return -chosen[..., 0]
+  def test_nothing_that_counts_is_zero(self):
+    got = circuits.estimate_mean(jnp.ones((3, 4)), jnp.zeros((3, 4)))
+    self.assertEqual([float(x) for x in got], [0, 0])
 
-    cost = jax.jit(lambda p: circuits.ablation_costs(losses, p, weights))(
-      params
-    )
-    intact = np.asarray(losses(params), np.float64)
-    w = np.asarray(weights)
-    for layer in range(2):
-      for head in range(2):
-        w_o = np.array(params["w_o"])
-        w_o[layer, head] = 0
-        ablated = np.asarray(losses(params | {"w_o": jnp.asarray(w_o)}))
-        rise = ablated - intact
-        mean = (rise * w).sum() / w.sum()
-        self.assertAlmostEqual(float(cost.mean[layer, head]), mean, places=5)
-        # Jackknife over sequences estimates the same standard error.
-        left_out = [
-          np.delete(rise * w, b, 0).sum() / np.delete(w, b, 0).sum()
-          for b in range(5)
-        ]
-        jackknife = np.sqrt(4 / 5 * np.sum((left_out - np.mean(left_out)) ** 2))
-        self.assertBetween(
-          float(cost.standard_error[layer, head]) / jackknife, 0.7, 1.4
-        )
+
+class IdealTest(parameterized.TestCase):
+  def test_ideal_patterns_score_one(self):
+    batch = sample_batch(seed=5)
+    own = random_pattern(jax.random.key(0), 1, 3, 2, 24)
+    induction = circuits.induction_pattern(own[0], batch.tokens)[None]
+    scores = circuits.score_heads(induction, batch)
+    np.testing.assert_allclose(scores.prefix_matching, 1, rtol=1e-6)
+    np.testing.assert_allclose(induction.sum(axis=-1), 1, rtol=1e-5)
+    back = jnp.broadcast_to(circuits.previous_token_pattern(24), own.shape)
+    scores = circuits.score_heads(back, batch)
+    np.testing.assert_allclose(scores.previous_token, 1)
+    np.testing.assert_allclose(back.sum(axis=-1), 1)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ class RangesTest(parameterized.TestCase):
     ("behaviour.interval", 0, "at least 1"),
     ("behaviour.batch_size", 1, "at least 2"),
     ("circuits.interval", -1, "at least 0"),
+    ("ablation.interval", -1, "at least 0"),
+    ("ablation.batch_size", 1, "at least 2"),
     ("spectra.eigen_interval", -1, "at least 0"),
     ("spectra.track_top_k_eigenvalues", 0, "at least 1"),
     ("spectra.preconditioned_top_k", -1, "at least 0"),
@@ -117,7 +119,8 @@ class RangesTest(parameterized.TestCase):
       optim__clip_norm=0.0,
     ),
     dict(train__num_steps=1, train__batch_size=1),
-    dict(circuits__interval=0, spectra__eigen_interval=0),
+    dict(circuits__interval=0, ablation__interval=0, spectra__eigen_interval=0),
+    dict(ablation__batch_size=2, ablation__pairs=False),
     dict(
       spectra__track_top_k_eigenvalues=1,
       spectra__preconditioned_top_k=0,

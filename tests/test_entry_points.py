@@ -63,7 +63,7 @@ class WholeTest(EntryPointTest):
     for line in ("transition on repeats: ", "induction head: no", "top eig"):
       self.assertIn(line, out)
     figures = {"transition", "spectrum", "alignment", "block_mass"}
-    figures |= {"circuits", "patterns"}
+    figures |= {"circuits", "context", "ablation", "paths", "patterns"}
     self.assertEqual(
       {path.stem for path in (self.workdir / "figures").glob("*.png")},
       figures,
@@ -113,14 +113,16 @@ class WholeTest(EntryPointTest):
     )
     cost = summary["cost"]
     self.assertGreater(cost["hvp_count"], 0)
-    self.assertEqual(cost["measurements"], 25 + 5 + 5)
+    self.assertEqual(cost["measurements"], 25 + 5 + 5 + 5)
     self.assertGreaterEqual(
       cost["wall_seconds"], cost["train_seconds"] + cost["measure_seconds"]
     )
 
   def test_without_spectra_and_circuits(self):
     status, out, err = self.train(
-      "--config.spectra.eigen_interval=0", "--config.circuits.interval=0"
+      "--config.spectra.eigen_interval=0",
+      "--config.circuits.interval=0",
+      "--config.ablation.interval=0",
     )
     self.assertEqual(status, 0, err)
     self.assertIn("no ablation was measured", out)
@@ -128,7 +130,7 @@ class WholeTest(EntryPointTest):
     self.assertIsNone(summary["spectrum"]["top_peak"])
     self.assertEqual(
       {path.stem for path in (self.workdir / "figures").iterdir()},
-      {"transition", "patterns"},
+      {"transition", "context", "patterns"},
     )
 
 
@@ -275,6 +277,7 @@ class InterruptTest(EntryPointTest):
       f"--workdir={self.workdir}",
       "--config.train.num_steps=100000",
       "--config.circuits.interval=0",
+      "--config.ablation.interval=0",
       "--config.spectra.eigen_interval=0",
     ]
     process = subprocess.Popen(

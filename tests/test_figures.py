@@ -10,7 +10,14 @@ from matplotlib.figure import Figure
 
 from induction_jax.probes.density import EIGENVALUES
 from induction_jax.report import findings, style
+from induction_jax.report.ablation_figure import (
+  KINDS,
+  TOKENS,
+  plot_ablation,
+  plot_paths,
+)
 from induction_jax.report.circuit_figure import plot_circuits
+from induction_jax.report.context_figure import plot_context
 from induction_jax.report.curvature_figures import (
   LEAST_DENSITY,
   plot_blocks,
@@ -161,6 +168,92 @@ class CurvatureFigureTest(parameterized.TestCase):
     self.assertAlmostEqual(
       np.interp(place, range(len(EIGENVALUES)), EIGENVALUES), 10, places=3
     )
+    plt.close(figure)
+
+
+def with_causes(results: xr.Dataset) -> xr.Dataset:
+  """Adds ablations, paths and losses by place to results made by hand."""
+  n, rng = len(STEPS), np.random.default_rng(3)
+  per_head = ("step", "layer", "head")
+  added = {
+    "direct_attribution": (per_head, rng.normal(size=(n, 2, 2))),
+    "direct_attribution_null": ((), 0.0),
+    "embedding_attribution": ("step", rng.normal(size=n)),
+    "loss_by_occurrence": (("step", "occurrence"), rng.uniform(size=(n, 4))),
+    "loss_by_occurrence_null": ((), 4.0),
+    "loss_by_position": (("step", "position"), rng.uniform(size=(n, 20))),
+    "loss_by_position_null": ((), 4.0),
+    "in_context_score": ("step", rng.uniform(size=n)),
+    "in_context_score_null": ((), 0.0),
+  }
+  added["loss_by_occurrence"][1][:, 2:] = np.nan  # none so late
+  for kind in KINDS:
+    for suffix in TOKENS:
+      # Both heads of layer 0 alike, but one of them within its error.
+      cost = np.full((n, 2, 2), 0.25)
+      error = np.array([[0.1, 0.2], [0.1, 0.1]]) + np.zeros((n, 1, 1))
+      added[f"{kind}_cost{suffix}"] = per_head, cost
+      added[f"{kind}_cost{suffix}_se"] = per_head, error
+  pairs = np.full((n, 2, 2, 2, 2), np.nan)
+  pairs[:, 1, :, 0] = 1.5
+  for name, values in (("", pairs), ("_null", pairs - 0.25)):
+    dims = (*per_head, "writer_layer", "writer_head")
+    added[f"pair_ablation_cost{name}"] = dims, values
+  for name in ("path_loss", "path_importance"):
+    added[f"{name}_null"] = (), 0.0
+    for suffix in ("", "_random", "_se", "_random_se"):
+      values = rng.uniform(size=(n, 3))
+      added[name + suffix] = ("step", "path_order"), values
+  labels = {"occurrence": [1, 2, 3, 4], "position": range(20)}
+  return results.assign(added).assign_coords(labels)
+
+
+def texts(ax) -> list[tuple[str, str]]:
+  return [(text.get_text(), text.get_color()) for text in ax.texts]
+
+
+class CausesFigureTest(absltest.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.results, cls.found = (
+      with_causes(induction_results()),
+      found_in_induction(),
+    )
+
+  def test_costs_within_their_error_are_grey(self):
+    figure = plot_ablation(self.results, self.found)
+    shown = titles(figure)
+    self.assertLen([t for t in shown if t.startswith("predictable")], 3)
+    self.assertLen([t for t in shown if t.startswith("other tokens")], 3)
+    colors = [color for _, color in texts(figure.axes[0])]
+    self.assertLen(colors, 4 * len(KINDS))
+    self.assertEqual({text for text, _ in texts(figure.axes[0])}, {"0.25"})
+    grey = [color == "0.5" for color in colors]
+    self.assertEqual(grey, [i // len(KINDS) == 1 for i in range(len(colors))])
+    plt.close(figure)
+
+  def test_pairs_are_compared_with_the_sum(self):
+    figure = plot_paths(self.results, self.found)
+    self.assertEqual([text for text, _ in texts(figure.axes[3])], ["0.25"] * 4)
+    labels = [label.get_text() for label in figure.axes[3].get_xticklabels()]
+    self.assertEqual(labels, ["0.0", "0.1"])
+    plt.close(figure)
+
+  def test_what_was_not_measured_is_said(self):
+    names = [x for x in self.results if str(x).startswith(("path", "pair"))]
+    figure = plot_paths(self.results.drop_vars(names), self.found)
+    said = [text for ax in figure.axes for text, _ in texts(ax)]
+    self.assertEqual(
+      said,
+      ["with MLPs, paths have no order"] * 2 + ["no pairs of heads measured"],
+    )
+    plt.close(figure)
+
+  def test_occurrences_that_never_came_have_no_curve(self):
+    figure = plot_context(self.results, self.found)
+    legend = figure.axes[0].get_legend().get_texts()
+    self.assertEqual([t.get_text() for t in legend], ["1", "2", "uniform"])
     plt.close(figure)
 
 

@@ -94,7 +94,10 @@ class RunTest(parameterized.TestCase):
 
   def test_measuring_does_not_touch_training(self):
     values = tiny_config(
-      circuits__interval=0, spectra__eigen_interval=0, behaviour__interval=24
+      circuits__interval=0,
+      ablation__interval=0,
+      spectra__eigen_interval=0,
+      behaviour__interval=24,
     )
     config = make_config(values.to_dict())
     experiment = loop.make_experiment(config)
@@ -131,7 +134,7 @@ class RunTest(parameterized.TestCase):
     return [function._cache_size() for function in functions]
 
   def test_one_compilation_over_a_whole_run(self):
-    self.assertEqual(self.programs, [1] * 8)
+    self.assertEqual(self.programs, [1] * 10)
 
   def test_checkpoints_are_log_spaced_then_even(self):
     self.assertEqual(
@@ -143,6 +146,7 @@ class RunTest(parameterized.TestCase):
       optim__name="sgd",
       optim__learning_rate=1e30,
       circuits__interval=0,
+      ablation__interval=0,
       spectra__eigen_interval=0,
     )
     config = make_config(values.to_dict())
@@ -166,6 +170,7 @@ values.train.num_steps = 2
 # of 64: on two cores the whole takes minutes.
 values.spectra.max_order = 20
 values.spectra.batch_size = 2
+values.ablation.batch_size = 2
 values.spectra.preconditioned_top_k = 0
 experiment = loop.make_experiment(make_config(values.to_dict()))
 state, metrics = experiment.train_chunk(experiment.init(), np.int32(2))
@@ -195,7 +200,7 @@ class BaseTest(absltest.TestCase):
       check=False,
     )
     self.assertEqual(done.returncode, 0, done.stderr)
-    self.assertIn("measured 3 probes", done.stdout)
+    self.assertIn("measured 4 probes", done.stdout)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ class MeasureTest(parameterized.TestCase):
       train__loss_tokens="predictable",
       checkpoint__interval=4,
       circuits__interval=0,
+      ablation__interval=0,
       spectra__eigen_interval=4,
       spectra__gauss_newton_top_k=1,
       spectra__keep_eigenvectors=True,

@@ -21,6 +21,7 @@ def tiny_config(**overrides):
     "behaviour__interval": 1,
     "behaviour__batch_size": 4,
     "circuits__interval": 6,
+    "ablation__interval": 6,
     "spectra__eigen_interval": 6,
     "spectra__track_top_k_eigenvalues": 2,
     "spectra__preconditioned_top_k": 2,

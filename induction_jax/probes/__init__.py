@@ -6,6 +6,7 @@ another; here each meets the network.
 
 from induction_jax.config import Config
 from induction_jax.model import Model
+from induction_jax.probes.ablation import make_ablation_probe
 from induction_jax.probes.behaviour import make_behaviour_probe
 from induction_jax.probes.blocks import make_blocks_probe
 from induction_jax.probes.circuits import make_circuits_probe
@@ -40,7 +41,8 @@ def make_probes(
   """Every probe there is, cheap ones first; those of interval 0 never run."""
   return (
     make_behaviour_probe(config, model),
-    make_circuits_probe(config, model),
+    make_circuits_probe(config),
+    make_ablation_probe(config, model),
     make_projection_probe(config, curvature.partition.ids.size),
     make_spectra_probe(config, curvature),
     make_density_probe(config, curvature),

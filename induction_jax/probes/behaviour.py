@@ -12,6 +12,12 @@ from induction_jax.types import Array, PyTree, Variable
 
 PER_HEAD = ("step", "layer", "head")
 TOKENS = ("pattern", "random", "induction")
+OCCURRENCES = 8  # told apart; the last of them is this one and all later ones
+UNIFORM_LOSSES = (
+  *(f"{tokens}_loss" for tokens in TOKENS),
+  "loss_by_occurrence",
+  "loss_by_position",
+)
 VARIABLES = (
   Variable("pattern_accuracy", ("step",), "accuracy, predictable tokens"),
   Variable("pattern_loss", ("step",), "loss, predictable tokens", "nats"),
@@ -22,6 +28,24 @@ VARIABLES = (
   ),
   Variable(
     "induction_loss", ("step",), "loss on repeats, predictable tokens", "nats"
+  ),
+  Variable(
+    "loss_by_occurrence",
+    ("step", "occurrence"),
+    "loss on repeats, by occurrence of the pair of tokens",
+    "nats",
+  ),
+  Variable(
+    "loss_by_position", ("step", "position"), "loss, all tokens", "nats"
+  ),
+  Variable(
+    "in_context_score",
+    ("step",),
+    "loss late less loss early in context",
+    "nats",
+  ),
+  Variable(
+    "in_context_score_null", (), "in-context score, context ignored", "nats"
   ),
   Variable("prefix_matching", PER_HEAD, "prefix matching on repeats"),
   Variable("prefix_matching_null", (), "prefix matching, uniform attention"),
@@ -44,8 +68,8 @@ VARIABLES = (
     for tokens in TOKENS
   ),
   *(
-    Variable(f"{tokens}_loss_null", (), "loss of a uniform guess", "nats")
-    for tokens in TOKENS
+    Variable(f"{name}_null", (), "loss of a uniform guess", "nats")
+    for name in UNIFORM_LOSSES
   ),
 )
 
@@ -66,7 +90,8 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
       **{f"{name}_null": x for name, x in null._asdict().items()},
       "prefix_matching_probe_null": back_to_back.prefix_matching,
       **{f"{x}_accuracy_null": jnp.float32(1 / vocab_size) for x in TOKENS},
-      **{f"{x}_loss_null": jnp.log(jnp.float32(vocab_size)) for x in TOKENS},
+      **{f"{x}_null": jnp.log(jnp.float32(vocab_size)) for x in UNIFORM_LOSSES},
+      "in_context_score_null": jnp.float32(0),
     }
 
   def measure(
@@ -75,19 +100,26 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
     batch = held_out.induction
     logits, activations = model.apply(state.params, batch.tokens)
     induction = losses.evaluate(logits, batch)
+    on_induction = losses.token_losses(logits, batch.targets)
     if on_repeats:
-      values = induction
+      values, on_task = induction, on_induction
     else:
       logits, _ = model.apply(state.params, held_out.task.tokens)
       values = losses.evaluate(logits, held_out.task)
-    batch = held_out.back_to_back
-    pattern = model.apply(state.params, batch.tokens)[1].pattern
-    back_to_back = circuits.score_heads(pattern, batch)
+      on_task = losses.token_losses(logits, held_out.task.targets)
+    other = held_out.back_to_back
+    pattern = model.apply(state.params, other.tokens)[1].pattern
+    back_to_back = circuits.score_heads(pattern, other)
     return {
       **values,
       "induction_accuracy": induction["pattern_accuracy"],
       "induction_loss": induction["pattern_loss"],
-      **circuits.score_heads(activations.pattern, held_out.induction)._asdict(),
+      "loss_by_occurrence": losses.by_occurrence(
+        on_induction, batch, OCCURRENCES
+      ),
+      "loss_by_position": jnp.mean(on_task, axis=0),
+      "in_context_score": losses.in_context_score(on_task),
+      **circuits.score_heads(activations.pattern, batch)._asdict(),
       "prefix_matching_probe": back_to_back.prefix_matching,
     }, carry
 
@@ -95,6 +127,10 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
     name="behaviour",
     interval=config.behaviour.interval,
     variables=VARIABLES,
+    coordinates={
+      "occurrence": range(1, OCCURRENCES + 1),
+      "position": range(config.task.seq_length),
+    },
     constants=constants,
     measure=measure,
   )

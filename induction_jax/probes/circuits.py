@@ -1,17 +1,14 @@
-"""Circuits: QK and OV eigenstructure, composition, the cost of ablation."""
+"""Circuits: QK and OV eigenstructure, composition."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from induction_jax import circuits
 from induction_jax.config import Config
-from induction_jax.losses import token_losses
-from induction_jax.model import Model
 from induction_jax.probes.held_out import HeldOut
 from induction_jax.probes.probe import Probe, Values
 from induction_jax.state import TrainState, stream
-from induction_jax.types import Array, Params, PyTree, Variable
+from induction_jax.types import Array, PyTree, Variable
 
 # Random circuits to sample for the spread of a score under its null.
 NULL_SAMPLES = 64
@@ -54,18 +51,11 @@ VARIABLES = (
     )
     for x in COMPOSITIONS
   ),
-  Variable(
-    "ablation_cost", PER_HEAD, "rise of loss on repeats, head ablated", "nats"
-  ),
-  Variable(
-    "ablation_cost_se", PER_HEAD, "standard error of ablation cost", "nats"
-  ),
-  Variable("ablation_cost_null", (), "ablation cost, idle head", "nats"),
 )
 
 
-def make_circuits_probe(config: Config, model: Model) -> Probe:
-  """Weights read as circuits, and each head's cost of ablation on repeats."""
+def make_circuits_probe(config: Config) -> Probe:
+  """Weights read as circuits."""
   norm = config.model.norm
 
   def constants(state: TrainState, _: HeldOut) -> dict[str, Array]:
@@ -76,7 +66,7 @@ def make_circuits_probe(config: Config, model: Model) -> Probe:
     )
 
   def finish_constants(samples: dict[str, np.ndarray]) -> Values:
-    values: Values = {"ablation_cost_null": np.zeros(())}
+    values: Values = {}
     for name, matrices in samples.items():
       scores = circuits.eigenvalue_score(circuits.eigenvalues(matrices))
       values[f"{name}_null"] = np.zeros(())  # exact, by sign symmetry
@@ -86,22 +76,12 @@ def make_circuits_probe(config: Config, model: Model) -> Probe:
     return values
 
   def measure(
-    state: TrainState, held_out: HeldOut, _: PyTree, carry: PyTree
+    state: TrainState, _: HeldOut, __: PyTree, carry: PyTree
   ) -> tuple[dict[str, Array], PyTree]:
     weights = circuits.fold_norms(state.params, norm)
-    batch = held_out.induction
-
-    def losses(params: Params) -> Array:
-      return token_losses(model.apply(params, batch.tokens)[0], batch.targets)
-
-    cost = circuits.ablation_costs(
-      losses, state.params, batch.predictable.astype(jnp.float32)
-    )
     arrays = _matrices(weights)
     for x, ratio in circuits.composition(weights)._asdict().items():
       arrays[f"{x}_composition"] = ratio
-    arrays["ablation_cost"] = cost.mean
-    arrays["ablation_cost_se"] = cost.standard_error
     return arrays, carry
 
   return Probe(

@@ -18,6 +18,7 @@ from induction_jax.config import ConfigError
 from induction_jax.exchange import Architecture
 from induction_jax.model import make_model
 from induction_jax.probes import behaviour as of_behaviour
+from induction_jax.probes import ablation_variables as of_ablation
 from induction_jax.probes import circuits as of_circuits
 from induction_jax.probes.probe import Values
 from induction_jax.types import Array, Batch, Key, Params

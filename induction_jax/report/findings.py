@@ -147,8 +147,8 @@ def judge(results: xr.Dataset, head: Head) -> Verdict:
 
   All three must hold, all of them on `repeats`, whatever the run's own task:
   the network predicts repeated patterns, the head attends to what followed
-  earlier occurrences, and silencing it costs loss. Without an ablation (no
-  circuits measured) there is no verdict in its favour.
+  earlier occurrences, and silencing it costs loss. Without an ablation
+  there is no verdict in its favour.
   """
   accuracy = float(measured(results["induction_accuracy"])[-1])
   checks = [
@@ -174,7 +174,7 @@ def judge(results: xr.Dataset, head: Head) -> Verdict:
       )
     )
   else:
-    checks.append((False, "no ablation was measured (circuits.interval=0)"))
+    checks.append((False, "no ablation was measured (ablation.interval=0)"))
   return Verdict(
     has_induction_head=all(passed for passed, _ in checks),
     reasons=tuple(reason for _, reason in checks),

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.axis import YAxis
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -112,3 +113,22 @@ def step_axis(axes: Axes, steps: np.ndarray, findings: Findings) -> None:
       transition.midpoint.estimate, color="0.6", linewidth=0.8, zorder=0
     )
   axes.set_xlabel("training step")
+
+
+def three_steps(series: xr.DataArray, findings: Findings) -> list[int]:
+  """Measured steps before the onset, nearest the midpoint, past completion.
+
+  Without a transition the first, the middle and the last.
+  """
+  steps, transition = series.step.values, findings.transition
+  last = len(steps) - 1
+  if transition.onset is None or transition.midpoint is None:
+    return sorted({int(steps[i]) for i in (0, len(steps) // 2, last)})
+  onset, midpoint = transition.onset.estimate, transition.midpoint.estimate
+  before = max(int(np.searchsorted(steps, onset, side="right")) - 1, 0)
+  middle = int(np.argmin(np.abs(steps - midpoint)))
+  after = last
+  if transition.completion is not None:
+    past = int(np.searchsorted(steps, transition.completion.estimate))
+    after = min(max(past, middle + 1), last)
+  return sorted({int(steps[i]) for i in (before, middle, after)})

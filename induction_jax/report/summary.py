@@ -143,6 +143,7 @@ def _edge_summary(results: xr.Dataset) -> dict[str, Any]:
 def _counts(results: xr.Dataset) -> dict[str, int]:
   one_of_each_probe = (
     "pattern_accuracy",
+    "ov_copying",
     "ablation_cost",
     "top_eigenvalues",
     "density",

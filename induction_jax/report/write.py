@@ -8,7 +8,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from induction_jax.report import figures, style
+from induction_jax.report.ablation_figure import plot_ablation, plot_paths
 from induction_jax.report.circuit_figure import plot_circuits
+from induction_jax.report.context_figure import plot_context
 from induction_jax.report.curvature_figures import (
   plot_block_mass,
   plot_blocks,
@@ -61,6 +63,10 @@ def write_figures(
       drawn["blocks"] = plot_blocks(results, findings)
     if "ov_copying" in results:
       drawn["circuits"] = plot_circuits(results, findings)
+    drawn["context"] = plot_context(results, findings)
+    if "frozen_ablation_cost" in results:
+      drawn["ablation"] = plot_ablation(results, findings)
+      drawn["paths"] = plot_paths(results, findings)
     drawn["patterns"] = plot_patterns(sequence, findings)
     run.figures.mkdir(exist_ok=True)
     return [

@@ -1,0 +1,194 @@
+"""Figures of causal evidence: what heads, pairs and paths are worth."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, SymLogNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from induction_jax.report import style
+from induction_jax.report.findings import Findings, measured
+
+# What is done to a head, by variable, as a figure calls it.
+KINDS = {
+  "ablation": "silenced",
+  "mean_ablation": "its mean",
+  "frozen_ablation": "silenced,\npatterns kept",
+  "previous_token_pattern": "perfect\nprevious token",
+  "induction_pattern": "perfect\ninduction",
+}
+TOKENS = {"": "predictable tokens", "_random": "other tokens"}
+MOST_ROWS = 32  # of heads, with a number in every cell
+SIGMAS = 2.0  # from the null, for a number in black
+LINEAR = 0.1  # nats; colours are logarithmic beyond
+
+
+def plot_ablation(results: xr.Dataset, findings: Findings) -> Figure:
+  """Costs of all that is done to a head: before, at, after the transition."""
+  steps = style.three_steps(measured(results["ablation_cost"]), findings)
+  n_heads = results.sizes["layer"] * results.sizes["head"]
+  figure, axes = plt.subplots(
+    len(TOKENS),
+    len(steps),
+    figsize=(style.WIDTH, 1.6 + 0.3 * min(max(n_heads, 6), MOST_ROWS)),
+    sharex=True,
+    sharey=True,
+    squeeze=False,
+  )
+  sizes = (
+    float(np.abs(results[f"{kind}_cost{suffix}"].sel(step=steps)).max())
+    for kind in KINDS
+    for suffix in TOKENS
+  )
+  most = max(LINEAR, *sizes)
+  norm = SymLogNorm(LINEAR, vmin=-most, vmax=most)
+  for row, (suffix, tokens) in zip(axes, TOKENS.items()):
+    for ax, step in zip(row, steps):
+      image = _plot_costs(ax, results.sel(step=step), suffix, norm)
+      ax.set_title(f"{tokens}, step {step}")
+    row[0].set_ylabel("head")
+  label = f"rise of loss (nats)\ngrey number: within {SIGMAS:g} s.e. of 0"
+  figure.colorbar(image, ax=axes, label=label, shrink=0.7, aspect=30)
+  return figure
+
+
+def plot_paths(results: xr.Dataset, findings: Findings) -> Figure:
+  """Loss by order of path, direct parts of the heads, and pairs of heads."""
+  figure, axes = plt.subplots(2, 2, figsize=(style.WIDTH, 4.8))
+  for ax, name, what in (
+    (axes[0, 0], "path_loss", "loss, paths of ≤ n heads"),
+    (axes[0, 1], "path_importance", "fall of loss, paths of n heads"),
+  ):
+    if name in results:
+      _plot_orders(ax, results, name)
+      ax.set_ylabel(f"{what} (nats)")
+      style.step_axis(ax, results.step.values, findings)
+    else:
+      _say(ax, "with MLPs, paths have no order")
+  _plot_attribution(axes[1, 0], results)
+  style.step_axis(axes[1, 0], results.step.values, findings)
+  _plot_pairs(axes[1, 1], results)
+  return figure
+
+
+def _plot_costs(
+  ax: Axes, results: xr.Dataset, suffix: str, norm: Normalize
+) -> AxesImage:
+  """Heads down, what is done to them across; at one step."""
+  names = [f"{kind}_cost{suffix}" for kind in KINDS]
+  costs = np.stack([np.ravel(results[name]) for name in names], axis=1)
+  errors = np.stack([np.ravel(results[f"{n}_se"]) for n in names], axis=1)
+  image = ax.imshow(costs, norm=norm, cmap="RdBu_r", aspect="auto")
+  ax.set_xticks(range(len(KINDS)), list(KINDS.values()), rotation=90)
+  ax.set_yticks(range(len(costs)), _head_names(results))
+  for row in range(results.sizes["head"], len(costs), results.sizes["head"]):
+    ax.axhline(row - 0.5, color="black", linewidth=0.8)
+  ax.axvline(2.5, color="black", linewidth=0.8)  # outputs | patterns
+  if len(costs) <= MOST_ROWS:
+    _write_numbers(ax, costs, errors, norm)
+  return image
+
+
+def _write_numbers(
+  ax: Axes, values: np.ndarray, errors: np.ndarray, norm: Normalize
+) -> None:
+  """A number in every cell, grey where noise alone could make it."""
+  for (row, column), value in np.ndenumerate(values):
+    clear = abs(value) > SIGMAS * errors[row, column]
+    deep = abs(float(norm(value)) - 0.5) > 0.3
+    ax.text(
+      column,
+      row,
+      f"{value:.2f}".replace("-0.00", "0.00"),
+      ha="center",
+      va="center",
+      fontsize=5,
+      color=("white" if deep else "black") if clear else "0.5",
+    )
+
+
+def _plot_orders(ax: Axes, results: xr.Dataset, name: str) -> None:
+  colors = (style.BLACK, style.ORANGE, style.BLUE, style.GREEN, style.PURPLE)
+  for suffix, line in (("", "-"), ("_random", ":")):
+    curves = measured(results[name + suffix])
+    errors = results[f"{name}{suffix}_se"].sel(step=curves.step)
+    for order in range(curves.sizes["path_order"]):
+      color, curve = colors[order % len(colors)], curves[:, order]
+      label = f"n = {order}" if not suffix else None
+      ax.plot(
+        curve.step,
+        curve,
+        marker=".",
+        markersize=2.5,
+        linewidth=1.0,
+        color=color,
+        linestyle=line,
+        label=label,
+      )
+      ax.fill_between(
+        curve.step,
+        curve - errors[:, order],
+        curve + errors[:, order],
+        color=color,
+        alpha=0.2,
+        linewidth=0,
+      )
+  ax.plot([], [], color="0.3", linestyle=":", label="other tokens")
+  ax.axhline(float(results[f"{name}_null"]), label="null", **style.NULL_STYLE)
+  style.legend_above(ax, ncols=3)
+
+
+def _plot_attribution(ax: Axes, results: xr.Dataset) -> None:
+  parts = measured(results["direct_attribution"])
+  for layer in range(parts.sizes["layer"]):
+    for head in range(parts.sizes["head"]):
+      ax.plot(
+        parts.step,
+        parts[:, layer, head],
+        label=f"{layer}.{head}",
+        linewidth=0.9,
+        **style.head_line(layer, head),
+      )
+  embedding = measured(results["embedding_attribution"])
+  ax.plot(embedding.step, embedding, color=style.BLACK, label="embedding")
+  null = float(results["direct_attribution_null"])
+  ax.axhline(null, label="null", **style.NULL_STYLE)
+  ax.set_ylabel("direct part of the target's\nlogit, less the mean (nats)")
+  style.legend_above(ax, ncols=5, columnspacing=0.8)
+
+
+def _plot_pairs(ax: Axes, results: xr.Dataset) -> None:
+  """Cost of both less the costs of each, at the last step."""
+  if results.sizes["layer"] == 1 or "pair_ablation_cost" not in results:
+    _say(ax, "no pairs of heads measured")
+    return
+  pairs = measured(results["pair_ablation_cost"])[-1]
+  excess = pairs - results["pair_ablation_cost_null"].sel(step=pairs.step)
+  n, heads = results.sizes["head"], _head_names(results)
+  matrix = excess.values.reshape(len(heads), -1)[n:, :-n]
+  most = float(np.nanmax(np.abs(matrix)))
+  norm = Normalize(-most, most)
+  image = ax.imshow(matrix, norm=norm, cmap="RdBu_r", aspect="auto")
+  if len(matrix) <= MOST_ROWS // 2:
+    _write_numbers(ax, matrix, np.zeros_like(matrix), norm)
+  ax.set_xticks(range(len(heads) - n), heads[:-n], rotation=90)
+  ax.set_yticks(range(len(heads) - n), heads[n:])
+  ax.set(xlabel="earlier head", ylabel="later head")
+  ax.set_title(f"two heads silenced, step {int(pairs.step)}")
+  ax.figure.colorbar(
+    image, ax=ax, label="rise of loss less the\nsum of both rises (nats)"
+  )
+
+
+def _head_names(results: xr.Dataset) -> list[str]:
+  sizes = results.sizes
+  return [
+    f"{i}.{j}" for i in range(sizes["layer"]) for j in range(sizes["head"])
+  ]
+
+
+def _say(ax: Axes, text: str) -> None:
+  ax.axis("off")
+  ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes)

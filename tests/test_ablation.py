@@ -1,0 +1,312 @@
+"""Ablations, ideal patterns and paths, against loops in numpy."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from induction_jax import circuits, tasks
+from induction_jax.config import make_config
+from induction_jax.model import Edits, make_model
+from induction_jax.probes.ablation import make_ablation_probe
+from induction_jax.probes.ablation_variables import KINDS
+from induction_jax.probes.held_out import HeldOut
+from induction_jax.state import TrainState
+from tests.test_model import _forward
+from tests.tiny import tiny_config
+
+L, H, B, T = 2, 2, 3, 12
+HEADS = list(itertools.product(range(L), range(H)))
+
+
+def make_probe(**settings):
+  """The ablation probe of a tiny network: (config, params, batch, measure)."""
+  sizes = {"task__seq_length": T, "ablation__batch_size": B}
+  config = make_config(tiny_config(**(sizes | settings)).to_dict())
+  model = make_model(config.model, config.task.vocab_size, T)
+  batch = jax.jit(tasks.make_induction_sampler(config.task, B + 1))(
+    jax.random.key(3)
+  )
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  rng = np.random.default_rng(0)
+  params = {
+    name: jnp.asarray(rng.normal(0.2, 0.6, shapes[name].shape), jnp.float32)
+    for name in sorted(shapes)
+  }
+  probe = make_ablation_probe(config, model)
+
+  def measure(params):
+    state = TrainState(jnp.int32(0), params, (), jax.random.key(0))
+    return probe.measure(state, HeldOut(*[batch] * 4), (), ())[0]
+
+  first = jax.tree.map(lambda x: np.asarray(x[:B]), batch)
+  return config, params, first, measure
+
+
+def only(head, change):
+  """An edit of one head in arrays [H, ...] of its layer."""
+
+  def edit(layer, array, *rest):
+    array = array.copy()
+    if layer == head[0]:
+      array[head[1]] = change(array[head[1]], *rest)
+    return array
+
+  return edit
+
+
+def look_back(pattern, tokens):
+  ideal = np.zeros_like(pattern)
+  ideal[0, 0] = 1
+  for t in range(1, len(tokens)):
+    ideal[t, t - 1] = 1
+  return ideal
+
+
+def look_for_successors(pattern, tokens):
+  ideal = pattern.copy()
+  for t in range(len(tokens)):
+    earlier = [s for s in range(t) if tokens[s] == tokens[t]]
+    if earlier:
+      ideal[t] = 0
+      for s in earlier:
+        ideal[t, s + 1] = 1 / len(earlier)
+  return ideal
+
+
+class Oracle:
+  """The same measurements in float64, one sequence at a time."""
+
+  def __init__(self, config, params, batch):
+    self.config, self.batch = config.model, batch
+    self.params = params
+    self.passes = [_forward(self.config, params, x) for x in batch.tokens]
+    self.intact = self.losses([Edits()] * B)
+    self.pattern = [each[1] for each in self.passes]
+    self.mean = np.mean([each[2] for each in self.passes], axis=(0, 3))
+
+  def losses(self, edits):
+    logits = [
+      _forward(self.config, self.params, tokens, edit)[0]
+      for tokens, edit in zip(self.batch.tokens, edits, strict=True)
+    ]
+    return self.token_losses(np.stack(logits))
+
+  def token_losses(self, logits):
+    exp = np.exp(logits)
+    chosen = np.take_along_axis(exp, self.batch.targets[..., None], -1)[..., 0]
+    return np.log(exp.sum(-1)) - np.log(chosen)
+
+  def edits(self, kind, head):
+    """What is done to one head, for each sequence."""
+    silent = only(head, np.zeros_like)
+    if kind == "ablation":
+      return [Edits(output=silent)] * B
+    if kind == "mean_ablation":
+      mean = self.mean[head]
+      return [Edits(output=only(head, lambda x: 0 * x + mean))] * B
+    if kind == "frozen_ablation":
+      return [
+        Edits(lambda layer, *_, b=b: self.pattern[b][layer], silent)
+        for b in range(B)
+      ]
+    ideal = {
+      "previous_token_pattern": look_back,
+      "induction_pattern": look_for_successors,
+    }[kind]
+    return [Edits(pattern=only(head, ideal))] * B
+
+  def estimate(self, values, random=False):
+    """Mean over predictable (or other) tokens and error over sequences."""
+    weights = np.asarray(self.batch.predictable, np.float64)
+    weights = 1 - weights if random else weights
+    total = weights.sum()
+    mean = (values * weights).sum() / total
+    off = [((v - mean) * w).sum() for v, w in zip(values, weights)]
+    return mean, np.sqrt(B * np.var(off) * B / (B - 1)) / total
+
+  def read(self, b, layer, residual):
+    """A norm with its 1 / sigma frozen; `layer` L is the final one."""
+    centred = self.passes[b][3][layer]
+    centred = centred - centred.mean(-1, keepdims=True)
+    sigma = np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    scales = [*self.params["norm_scale"], self.params["final_norm_scale"]]
+    residual = residual - residual.mean(-1, keepdims=True)
+    return residual / sigma * np.asarray(scales[layer], np.float64)
+
+  def logits(self, b, residual):
+    w_u = np.asarray(self.params["w_u"], np.float64)
+    return self.read(b, L, residual) @ w_u
+
+  def path(self, b, heads):
+    """Logits of the one path through these heads."""
+    x = self.passes[b][3][0]
+    for layer, head in heads:
+      w_v, w_o = (
+        np.asarray(self.params[w][layer, head], np.float64)
+        for w in ("w_v", "w_o")
+      )
+      x = self.pattern[b][layer, head] @ self.read(b, layer, x) @ w_v @ w_o
+    return self.logits(b, x)
+
+
+class AblationTest(parameterized.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    config, cls.params, batch, measure = make_probe()
+    cls.measure = staticmethod(jax.jit(measure))
+    cls.values = jax.device_get(cls.measure(cls.params))
+    cls.oracle = Oracle(config, cls.params, batch)
+
+  def assert_estimate(self, name, index, values, random=False):
+    mean, error = self.oracle.estimate(values, random)
+    np.testing.assert_allclose(
+      [self.values[name][index], self.values[f"{name}_se"][index]],
+      [mean, error],
+      rtol=2e-4,
+      atol=2e-5,
+      err_msg=f"{name} {index}",
+    )
+
+  @parameterized.parameters(*KINDS)
+  def test_costs_equal_loops(self, kind):
+    for head in HEADS:
+      changed = self.oracle.losses(self.oracle.edits(kind, head))
+      rise = changed - self.oracle.intact
+      self.assertGreater(np.abs(rise).max(), 1e-2)
+      self.assert_estimate(f"{kind}_cost", head, rise)
+      self.assert_estimate(f"{kind}_cost_random", head, rise, random=True)
+
+  def test_pairs_equal_loops(self):
+    cost = self.values["pair_ablation_cost"]
+    self.assertEqual(np.isfinite(cost).sum(), H * H)
+    alone = self.values["ablation_cost"]
+    for later, earlier in itertools.product(range(H), range(H)):
+      both = Edits(
+        output=lambda layer, x, heads=(earlier, later): np.where(
+          np.arange(H)[:, None, None] == heads[layer], 0, x
+        )
+      )
+      rise = self.oracle.losses([both] * B) - self.oracle.intact
+      index = (1, later, 0, earlier)
+      self.assert_estimate("pair_ablation_cost", index, rise)
+      self.assert_estimate("pair_ablation_cost_random", index, rise, True)
+      self.assertAlmostEqual(
+        float(self.values["pair_ablation_cost_null"][index]),
+        float(alone[1, later] + alone[0, earlier]),
+        places=5,
+      )
+
+  def test_nothing_of_the_last_layer_is_read_by_a_pattern(self):
+    np.testing.assert_allclose(
+      self.values["ablation_cost"][-1],
+      self.values["frozen_ablation_cost"][-1],
+      atol=1e-5,
+    )
+
+  def test_a_head_that_writes_nothing_costs_nothing(self):
+    w_o = self.params["w_o"].at[0, 1].set(0)
+    values = self.measure(self.params | {"w_o": w_o})
+    for kind, random in itertools.product(KINDS, ("", "_random")):
+      self.assertAlmostEqual(float(values[f"{kind}_cost{random}"][0, 1]), 0, 5)
+      self.assertNotAlmostEqual(
+        float(values[f"{kind}_cost{random}"][1, 1]), 0, 3
+      )
+    np.testing.assert_allclose(
+      values["pair_ablation_cost"][1, :, 0, 1],
+      values["ablation_cost"][1],
+      atol=1e-5,
+    )
+    self.assertEqual(float(values["direct_attribution"][0, 1]), 0)
+
+  def test_permuted_heads_have_permuted_scores(self):
+    swapped = {
+      name: self.params[name][:, ::-1] for name in ("w_q", "w_k", "w_v", "w_o")
+    }
+    values = self.measure(self.params | swapped)
+    for name, was in self.values.items():
+      if name.startswith(("path", "embedding")):
+        expected = was
+      else:
+        expected = was[:, ::-1, :, ::-1] if was.ndim == 4 else was[:, ::-1]
+      np.testing.assert_allclose(
+        values[name], expected, rtol=1e-3, atol=1e-4, err_msg=name
+      )
+
+  def test_paths_equal_loops_over_all_of_them(self):
+    total = np.zeros((B, T, self.oracle.params["w_u"].shape[1]))
+    before = np.full((B, T), np.log(total.shape[-1]))
+    for order in range(L + 1):
+      paths = [
+        heads
+        for heads in itertools.combinations(HEADS, order)
+        if len({layer for layer, _ in heads}) == order
+      ]
+      self.assertLen(paths, (1, 4, 4)[order])
+      for b, heads in itertools.product(range(B), paths):
+        total[b] += self.oracle.path(b, heads)
+      losses = self.oracle.token_losses(total)
+      for random, suffix in ((False, ""), (True, "_random")):
+        self.assert_estimate(f"path_loss{suffix}", order, losses, random)
+        self.assert_estimate(
+          f"path_importance{suffix}", order, before - losses, random
+        )
+      before = losses
+    np.testing.assert_allclose(losses, self.oracle.intact, atol=1e-6)
+
+  def test_direct_parts_equal_loops_and_sum_to_the_logit(self):
+    targets = self.oracle.batch.targets
+
+    def part(residual):  # of sequence b -> [B, T]
+      logits = np.stack([self.oracle.logits(b, residual(b)) for b in range(B)])
+      chosen = np.take_along_axis(logits, targets[..., None], -1)[..., 0]
+      return chosen - logits.mean(-1)
+
+    passes = self.oracle.passes
+    embedding = part(lambda b: passes[b][3][0])
+    self.assert_estimate("embedding_attribution", (), embedding)
+    for head in HEADS:
+      written = part(lambda b, head=head: passes[b][2][head])
+      self.assert_estimate("direct_attribution", head, written)
+    whole, _ = self.oracle.estimate(part(lambda b: passes[b][3][-1]))
+    parts = self.values["direct_attribution"].sum()
+    self.assertAlmostEqual(
+      float(parts + self.values["embedding_attribution"]), whole, 3
+    )
+
+
+class SizesTest(parameterized.TestCase):
+  def test_without_pairs_and_with_mlps(self):
+    _, params, _, measure = make_probe(
+      ablation__pairs=False, model__d_mlp=3, model__n_layers=1
+    )
+    shapes = jax.eval_shape(measure, params)
+    self.assertFalse([name for name in shapes if name.startswith("path")])
+    self.assertFalse([name for name in shapes if name.startswith("pair")])
+    self.assertEqual(shapes["ablation_cost"].shape, (1, H))
+    self.assertEqual(shapes["direct_attribution"].shape, (1, H))
+
+  def test_one_layer_has_no_pairs(self):
+    _, params, _, measure = make_probe(model__n_layers=1)
+    shapes = jax.eval_shape(measure, params)
+    self.assertEqual(shapes["pair_ablation_cost"].shape, (1, H, 1, H))
+    self.assertEqual(shapes["path_loss"].shape, (2,))
+
+  def test_mlps_have_no_order(self):
+    params = {"w_in": jnp.zeros((2, 8, 5))}
+    with self.assertRaisesRegex(ValueError, "d_mlp=0, got d_mlp=5"):
+      circuits.path_logits(params, "none", None)
+
+  def test_pairs_are_all_in_different_layers_and_once(self):
+    table, index = circuits.pairs_of_heads(3, 2)
+    self.assertLen(set(map(tuple, index.T)), 3 * 4)
+    self.assertTrue((index[0] > index[2]).all())
+    np.testing.assert_array_equal(table.output.sum(axis=(1, 2)), 2)
+    self.assertFalse(table.pattern.any())
+
+
+if __name__ == "__main__":
+  absltest.main()
