@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
         "loss_tokens": "all",
       },
       "behaviour": {"interval": 20, "batch_size": 64},
-      "circuits": {"interval": 100},
+      "circuits": {"interval": 100, "top_k": 1, "rotary_offset": 16},
       "spectra": {
         "eigen_interval": 100,
         "track_top_k_eigenvalues": 10,

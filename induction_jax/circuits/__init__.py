@@ -19,15 +19,40 @@ from induction_jax.circuits.composition import (
   Composition,
   composition,
   k_composed_matrices,
+  virtual_copying_matrices,
 )
-from induction_jax.circuits.ov import copying_matrices
-from induction_jax.circuits.qk import matching_matrices
-from induction_jax.circuits.weights import (
-  CircuitWeights,
+from induction_jax.circuits.ov import (
+  copied_fraction,
+  copying_matrices,
+  copying_triangles,
+  ov_matrices,
+  ov_triangles,
+)
+from induction_jax.circuits.qk import (
+  matched_fraction,
+  matching_matrices,
+  matching_triangles,
+  qk_matrices,
+  qk_triangles,
+)
+from induction_jax.circuits.significance import (
+  composition_p_values,
+  holm,
+  p_values,
+  random_overlaps,
+)
+from induction_jax.circuits.spectrum import (
+  effective_rank,
   eigenvalue_score,
   eigenvalues,
+  singular_values,
+  track_eigenvalues,
+)
+from induction_jax.circuits.weights import (
+  CircuitWeights,
   fold_norms,
   random_weights,
+  turn_queries,
 )
 
 __all__ = [
@@ -38,15 +63,32 @@ __all__ = [
   "ablate_head",
   "ablation_costs",
   "composition",
+  "composition_p_values",
+  "copied_fraction",
   "copying_matrices",
+  "copying_triangles",
   "duplicate_mask",
+  "effective_rank",
   "eigenvalue_score",
   "eigenvalues",
   "fold_norms",
+  "holm",
   "k_composed_matrices",
+  "matched_fraction",
   "matching_matrices",
+  "matching_triangles",
   "null_scores",
+  "ov_matrices",
+  "ov_triangles",
+  "p_values",
   "prefix_mask",
+  "qk_matrices",
+  "qk_triangles",
+  "random_overlaps",
   "random_weights",
   "score_heads",
+  "singular_values",
+  "track_eigenvalues",
+  "turn_queries",
+  "virtual_copying_matrices",
 ]
