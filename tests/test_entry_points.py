@@ -63,7 +63,7 @@ class WholeTest(EntryPointTest):
     for line in ("transition on repeats: ", "induction head: no", "top eig"):
       self.assertIn(line, out)
     figures = {"transition", "spectrum", "alignment", "block_mass"}
-    figures |= {"circuits", "patterns"}
+    figures |= {"circuits", "composition", "eigenvalues", "patterns"}
     self.assertEqual(
       {path.stem for path in (self.workdir / "figures").glob("*.png")},
       figures,

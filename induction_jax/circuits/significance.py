@@ -7,8 +7,6 @@ import functools
 
 import numpy as np
 
-from induction_jax.circuits.composition import Composition
-
 
 @functools.cache
 def random_overlaps(n_samples: int, d_model: int, d_head: int) -> np.ndarray:
@@ -30,12 +28,12 @@ def random_overlaps(n_samples: int, d_model: int, d_head: int) -> np.ndarray:
 
 
 def composition_p_values(
-  ratios: Composition,
-  qk_singular: np.ndarray,
-  ov_singular: np.ndarray,
+  ratios: np.ndarray,
+  reader_singular: np.ndarray,
+  writer_singular: np.ndarray,
   overlaps: np.ndarray,
-) -> Composition:
-  """One-sided p-values of compositions, each [L, H, L, H]; nan as they are.
+) -> np.ndarray:
+  """One-sided p-values of compositions, [L, H, L, H]; nan as they are.
 
   The null turns what the writer writes by a Haar rotation of the residual
   stream: both circuits keep their singular values s and t, only how they lie
@@ -44,30 +42,25 @@ def composition_p_values(
   spread widely around 1 / sqrt(D), which Gaussian ones would not show.
 
   Args:
-    ratios: the compositions measured.
-    qk_singular: [L, H, K], of W_QK of every head.
-    ov_singular: [L, H, K], of W_OV.
+    ratios: the compositions measured, as in Composition.
+    reader_singular: singular values [L, H, K] of W_QK for Q- and
+      K-composition, of W_OV for V-composition.
+    writer_singular: [L, H, K], of W_OV.
     overlaps: [N, K, K], from random_overlaps.
 
   Returns:
-    (1 + #{null >= ratio}) / (1 + N): uniform under the null, N being finite
-    (Davison and Hinkley 1997, section 4.2).
+    (1 + #{null >= ratio}) / (1 + N), valid for any N (Davison and Hinkley
+    1997, section 4.2). Cost: N L H K (K + L H) operations.
   """
-  qk, ov = _shares(qk_singular), _shares(ov_singular)
-
-  def p_values(ratio: np.ndarray, reader: np.ndarray) -> np.ndarray:
-    squares = ratio.reshape(len(reader), len(ov)) ** 2
-    counts = [
-      # [N, K] @ [K, W]: what this reader gets from every writer.
-      np.sum((share @ overlaps) @ ov.T >= row[None], axis=0)
-      for share, row in zip(reader, squares)
-    ]
-    found = (1 + np.array(counts)) / (1 + len(overlaps))
-    return np.where(np.isnan(ratio), np.nan, found.reshape(ratio.shape))
-
-  return Composition(
-    q=p_values(ratios.q, qk), k=p_values(ratios.k, qk), v=p_values(ratios.v, ov)
-  )
+  readers, writers = _shares(reader_singular), _shares(writer_singular)
+  squares = ratios.reshape(len(readers), len(writers)) ** 2
+  counts = [
+    # [N, K] @ [K, L H]: what this reader gets from every writer.
+    np.sum((reader @ overlaps) @ writers.T >= row[None], axis=0)
+    for reader, row in zip(readers, squares)
+  ]
+  found = (1 + np.array(counts)) / (1 + len(overlaps))
+  return np.where(np.isnan(ratios), np.nan, found.reshape(ratios.shape))
 
 
 def p_values(values: np.ndarray, null: np.ndarray) -> np.ndarray:

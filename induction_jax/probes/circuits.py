@@ -46,7 +46,8 @@ VARIABLES = (
 def make_circuits_probe(config: Config, model: Model) -> Probe:
   """Weights read as circuits, and each head's cost of ablation on repeats."""
   norm, top_k = config.model.norm, config.circuits.top_k
-  rotation = _rotation(config)
+  offset = config.circuits.rotary_offset
+  at_offset = config.model.position == "rotary" and offset > 0
 
   def constants(state: TrainState, _: HeldOut) -> dict[str, Array]:
     like = circuits.fold_norms(state.params, norm)
@@ -58,7 +59,7 @@ def make_circuits_probe(config: Config, model: Model) -> Probe:
 
   def finish_constants(samples: dict[str, np.ndarray]) -> Values:
     values: Values = {"ablation_cost_null": np.zeros(())}
-    values |= _null_scores(samples, rotation is not None)
+    values |= _null_scores(samples, at_offset)
     for name in SPECTRA:
       ranks = _effective_rank(samples[f"{name}_singular_values"])
       values[f"{name}_effective_rank_null"] = np.mean(ranks)
@@ -82,7 +83,10 @@ def make_circuits_probe(config: Config, model: Model) -> Probe:
       losses, state.params, batch.predictable.astype(jnp.float32)
     )
     arrays = _matrices(weights)
-    if rotation is not None:
+    if at_offset:
+      # Each row of the identity is a sequence of one position of its own.
+      eye = jnp.eye(config.model.d_head)[:, None]
+      rotation = rotate(eye, offset)[:, 0]  # [K, K]
       turned = _matrices(circuits.turn_queries(weights, rotation))
       arrays |= {f"{name}_at_offset": turned[name] for name in AT_OFFSET}
     arrays["ov_copied_fraction"] = circuits.copied_fraction(weights, top_k)
@@ -102,16 +106,6 @@ def make_circuits_probe(config: Config, model: Model) -> Probe:
     finish=partial(_finish, d_model=config.model.d_model),
     finish_constants=finish_constants,
   )
-
-
-def _rotation(config: Config) -> Array | None:
-  """R of circuits.rotary_offset, [K, K]; none without rotary positions."""
-  offset = config.circuits.rotary_offset
-  if config.model.position != "rotary" or not offset:
-    return None
-  # Each row of the identity is a sequence of one position of its own.
-  eye = jnp.eye(config.model.d_head)[:, None]
-  return rotate(eye, offset)[:, 0]
 
 
 def _matrices(weights: circuits.CircuitWeights) -> dict[str, Array]:
@@ -152,14 +146,15 @@ def _finish(arrays: dict[str, np.ndarray], d_model: int) -> Values:
 
 
 def _composition_p_values(values: Values, d_model: int) -> Values:
-  singular = values["qk_alone_singular_values"]
-  p_values = circuits.composition_p_values(
-    circuits.Composition(*(values[f"{x}_composition"] for x in COMPOSITIONS)),
-    singular,
-    values["ov_alone_singular_values"],
-    circuits.random_overlaps(ROTATIONS, d_model, singular.shape[-1]),
-  )
-  return {f"{x}_composition_p": p for x, p in p_values._asdict().items()}
+  qk, ov = (values[f"{x}_alone_singular_values"] for x in ("qk", "ov"))
+  overlaps = circuits.random_overlaps(ROTATIONS, d_model, qk.shape[-1])
+  readers = {"q": qk, "k": qk, "v": ov}
+  return {
+    f"{x}_composition_p": circuits.composition_p_values(
+      values[f"{x}_composition"], readers[x], ov, overlaps
+    )
+    for x in COMPOSITIONS
+  }
 
 
 def _null_scores(samples: dict[str, np.ndarray], at_offset: bool) -> Values:

@@ -26,7 +26,7 @@ def plot_density(results: xr.Dataset, findings: Findings) -> Figure:
 def plot_blocks(results: xr.Dataset, findings: Findings) -> Figure:
   """Norms of all blocks before, at and after the transition."""
   norms = measured(results["block_norm"])
-  steps = _three_steps(norms.step.values, findings)
+  steps = style.three_steps(norms, findings)
   figure, axes = plt.subplots(
     1, len(steps), figsize=(style.WIDTH, 3.0), sharey=True, squeeze=False
   )
@@ -92,7 +92,7 @@ def _plot_heat(ax: Axes, density: xr.DataArray, findings: Findings) -> None:
 def _plot_ridges(ax: Axes, results: xr.Dataset, findings: Findings) -> None:
   """The density before, at and after the transition, bars over probes."""
   density = measured(results["density"])
-  steps = _three_steps(density.step.values, findings)
+  steps = style.three_steps(density, findings)
   places = np.arange(density.sizes["eigenvalue"])
   for step, color in zip(steps, (style.ORANGE, style.GREEN, style.BLUE)):
     value = density.sel(step=step)
@@ -127,17 +127,6 @@ def _extent(density: xr.DataArray) -> tuple[float, float]:
   """The places between which there is anything, and a margin."""
   inside = np.flatnonzero((density > LEAST_DENSITY).any("step"))
   return inside[0] - 5, inside[-1] + 5
-
-
-def _three_steps(steps: np.ndarray, findings: Findings) -> list[int]:
-  """Measured steps before the onset, nearest the midpoint, and the last."""
-  transition = findings.transition
-  if transition.onset is None or transition.midpoint is None:
-    return sorted({int(steps[0]), int(steps[len(steps) // 2]), int(steps[-1])})
-  onset, midpoint = transition.onset.estimate, transition.midpoint.estimate
-  before = max(int(np.searchsorted(steps, onset, side="right")) - 1, 0)
-  middle = int(np.argmin(np.abs(steps - midpoint)))
-  return sorted({int(steps[i]) for i in (before, middle, -1)})
 
 
 def _edges(steps: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.axis import YAxis
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -112,3 +113,14 @@ def step_axis(axes: Axes, steps: np.ndarray, findings: Findings) -> None:
       transition.midpoint.estimate, color="0.6", linewidth=0.8, zorder=0
     )
   axes.set_xlabel("training step")
+
+
+def three_steps(series: xr.DataArray, findings: Findings) -> list[int]:
+  """Measured steps before the onset, nearest the midpoint, and the last."""
+  steps, transition = series.step.values, findings.transition
+  if transition.onset is None or transition.midpoint is None:
+    return sorted({int(steps[0]), int(steps[len(steps) // 2]), int(steps[-1])})
+  onset, midpoint = transition.onset.estimate, transition.midpoint.estimate
+  before = max(int(np.searchsorted(steps, onset, side="right")) - 1, 0)
+  middle = int(np.argmin(np.abs(steps - midpoint)))
+  return sorted({int(steps[i]) for i in (before, middle, -1)})

@@ -8,7 +8,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from induction_jax.report import figures, style
-from induction_jax.report.circuit_figure import plot_circuits
+from induction_jax.report.circuit_figures import (
+  plot_circuits,
+  plot_compositions,
+  plot_eigenvalues,
+)
 from induction_jax.report.curvature_figures import (
   plot_block_mass,
   plot_blocks,
@@ -61,6 +65,9 @@ def write_figures(
       drawn["blocks"] = plot_blocks(results, findings)
     if "ov_copying" in results:
       drawn["circuits"] = plot_circuits(results, findings)
+      drawn["eigenvalues"] = plot_eigenvalues(results, findings)
+      if results.sizes["layer"] > 1:
+        drawn["composition"] = plot_compositions(results, findings)
     drawn["patterns"] = plot_patterns(sequence, findings)
     run.figures.mkdir(exist_ok=True)
     return [
