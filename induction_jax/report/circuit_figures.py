@@ -18,8 +18,6 @@ from induction_jax.report import style
 from induction_jax.report.findings import Findings, Head, measured
 
 LEVEL = 0.05  # of significance, for all pairs of a matrix together
-
-
 # Eigenvalues are drawn linearly up to here, logarithmically beyond.
 LINEAR_WIDTH = 0.5
 
@@ -66,10 +64,11 @@ def plot_circuits(results: xr.Dataset, findings: Findings) -> Figure:
 
 
 def plot_compositions(results: xr.Dataset, findings: Findings) -> Figure:
-  """Who reads whom before, at and after the transition, and by chance?
+  """Who reads whom before, at and after the transition.
 
   A dot marks what random circuits reach in fewer than LEVEL of the cases, all
-  pairs of its matrix together (Holm).
+  pairs of its matrix together (Holm). For a composition they have the spectra
+  of the two heads, for K-composed matching they are Gaussian.
   """
   steps = style.three_steps(measured(results["k_composition"]), findings)
   most = max(float(results[f"{x}_composition"].max()) for x in "qkv")

@@ -63,11 +63,11 @@ def write_figures(
       drawn["density"] = plot_density(results, findings)
     if "block_norm" in results:
       drawn["blocks"] = plot_blocks(results, findings)
-    if "ov_copying" in results:
+    if "ov_copied_fraction" in results:
       drawn["circuits"] = plot_circuits(results, findings)
       drawn["eigenvalues"] = plot_eigenvalues(results, findings)
-      if results.sizes["layer"] > 1:
-        drawn["composition"] = plot_compositions(results, findings)
+    if "k_composed_matching_null_samples" in results:  # with pairs of heads
+      drawn["composition"] = plot_compositions(results, findings)
     drawn["patterns"] = plot_patterns(sequence, findings)
     run.figures.mkdir(exist_ok=True)
     return [
