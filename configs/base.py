@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
         "project_interval": 10,
       },
       "behaviour": {"interval": 20, "batch_size": 64},
-      "circuits": {"interval": 100},
+      "circuits": {"interval": 100, "top_k": 1, "rotary_offset": 16},
       "ablation": {"interval": 100, "batch_size": 16, "pairs": True},
       "spectra": {
         "eigen_interval": 100,

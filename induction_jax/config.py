@@ -184,9 +184,15 @@ class BehaviourConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CircuitsConfig:
-  """QK and OV circuits, composition; an interval of 0 is never."""
+  """QK and OV circuits, composition; an interval of 0 is never.
+
+  `top_k` is how high a token must rank to count as copied or matched. With
+  rotary positions QK is also read at `rotary_offset` back, unless that is 0.
+  """
 
   interval: int = _at_least(0)
+  top_k: int = _at_least(1)
+  rotary_offset: int = _at_least(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,6 +336,11 @@ class Config:
         "intervention.project_top_k must be at most spectra.max_order, got "
         f"project_top_k={change.project_top_k}, "
         f"max_order={self.spectra.max_order}"
+      )
+    if self.circuits.top_k > self.task.vocab_size:
+      raise ConfigError(
+        "circuits.top_k must not exceed task.vocab_size, got "
+        f"top_k={self.circuits.top_k}, vocab_size={self.task.vocab_size}"
       )
 
 

@@ -162,6 +162,8 @@ class WeightsTest(parameterized.TestCase):
     error = scores.std() / np.sqrt(scores.size)
     self.assertLess(abs(scores.mean()), 4 * error)
     self.assertBetween(scores.std(), 1.0 / K, 2.2 / K)
+    # Two standard deviations, which the figures shade.
+    self.assertBetween(np.mean(np.abs(scores) < 2 * scores.std()), 0.9, 0.99)
 
   @parameterized.parameters("layernorm", "rmsnorm", "none")
   def test_folded_norms_give_the_same_queries(self, norm):
@@ -203,6 +205,7 @@ class CompositionTest(parameterized.TestCase):
     ov = np.einsum("lhdk,lhke->lhde", n.w_v, n.w_o)
     got = circuits.composition(weights)
     matching = circuits.k_composed_matrices(weights)
+    virtual = circuits.virtual_copying_matrices(weights)
     norm = np.linalg.norm
     for h2 in range(H):
       for h1 in range(H):
@@ -216,10 +219,18 @@ class CompositionTest(parameterized.TestCase):
           self.assertAlmostEqual(
             float(getattr(got, name)[1, h2, 0, h1]), value, places=4
           )
-        full = n.w_e @ reader @ writer.T @ n.w_e.T
-        values = circuits.eigenvalues(matching[1, h2, 0, h1])
-        trace = np.trace(full)
-        self.assertAlmostEqual(float(values.real.sum()) / trace, 1, places=3)
+        for full, matrix in (
+          (n.w_e @ reader @ writer.T @ n.w_e.T, matching),
+          (n.w_e @ writer @ reader_ov @ n.w_u, virtual),
+        ):
+          values = circuits.eigenvalues(matrix[1, h2, 0, h1])
+          for power in 1, 2:
+            traced = np.trace(np.linalg.matrix_power(full, power))
+            np.testing.assert_allclose(
+              np.sum(values**power),
+              traced,
+              atol=1e-4 * np.sum(np.abs(values) ** power),
+            )
 
   def test_only_earlier_layers_write(self):
     got = circuits.composition(gaussian_weights())
@@ -228,10 +239,13 @@ class CompositionTest(parameterized.TestCase):
       self.assertTrue(missing[0].all())
       self.assertTrue(missing[1, :, 1].all())
       self.assertFalse(missing[1, :, 0].any())
-    matching = circuits.k_composed_matrices(gaussian_weights())
-    values = circuits.eigenvalues(matching)
-    self.assertTrue(np.isnan(values[0]).all())
-    self.assertFalse(np.isnan(values[1, :, 0]).any())
+    for matrices in (
+      circuits.k_composed_matrices(gaussian_weights()),
+      circuits.virtual_copying_matrices(gaussian_weights()),
+    ):
+      values = circuits.eigenvalues(matrices)
+      self.assertTrue(np.isnan(values[0]).all())
+      self.assertFalse(np.isnan(values[1, :, 0]).any())
 
   def test_null_of_independent_circuits(self):
     ratios = np.stack(

@@ -77,6 +77,8 @@ class RangesTest(parameterized.TestCase):
     ("circuits.interval", -1, "at least 0"),
     ("ablation.interval", -1, "at least 0"),
     ("ablation.batch_size", 1, "at least 2"),
+    ("circuits.top_k", 0, "at least 1"),
+    ("circuits.rotary_offset", -1, "at least 0"),
     ("spectra.eigen_interval", -1, "at least 0"),
     ("spectra.track_top_k_eigenvalues", 0, "at least 1"),
     ("spectra.preconditioned_top_k", -1, "at least 0"),
@@ -241,6 +243,11 @@ class CrossChecksTest(parameterized.TestCase):
       "task.gap_min must not exceed task.gap_max, got 5 > 4",
     ),
     (
+      dict(circuits__top_k=51),
+      "circuits.top_k must not exceed task.vocab_size, got top_k=51, "
+      "vocab_size=50",
+    ),
+    (
       dict(task__vocab_size=32, task__pattern_max=32),
       "task.pattern_max must be below task.vocab_size (the pattern's tokens "
       "are distinct, and filler needs at least one more), got "
@@ -299,6 +306,7 @@ class CrossChecksTest(parameterized.TestCase):
 
   @parameterized.parameters(
     dict(task__vocab_size=33, task__pattern_max=32),
+    dict(circuits__top_k=50),
     dict(task__seq_length=11, task__pattern_min=4, task__gap_min=3),
     dict(task__seq_length=255),
     dict(model__n_heads=2, model__d_model=6, model__position="learned"),

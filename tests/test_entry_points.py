@@ -63,7 +63,8 @@ class WholeTest(EntryPointTest):
     for line in ("transition on repeats: ", "induction head: no", "top eig"):
       self.assertIn(line, out)
     figures = {"transition", "spectrum", "alignment", "block_mass"}
-    figures |= {"circuits", "context", "ablation", "paths", "patterns"}
+    figures |= {"circuits", "composition", "eigenvalues", "patterns"}
+    figures |= {"context", "ablation", "paths"}
     self.assertEqual(
       {path.stem for path in (self.workdir / "figures").glob("*.png")},
       figures,

@@ -16,7 +16,11 @@ from induction_jax.report.ablation_figure import (
   plot_ablation,
   plot_paths,
 )
-from induction_jax.report.circuit_figure import plot_circuits
+from induction_jax.report.circuit_figures import (
+  plot_circuits,
+  plot_compositions,
+  plot_eigenvalues,
+)
 from induction_jax.report.context_figure import plot_context
 from induction_jax.report.curvature_figures import (
   LEAST_DENSITY,
@@ -35,14 +39,25 @@ def with_circuits(results: xr.Dataset) -> xr.Dataset:
   pairs = rng.uniform(0.05, 0.3, (n, 2, 2, 2, 2))
   pairs[:, 0] = np.nan
   pairs[:, :, :, 1] = np.nan
+  chance = np.where(np.isnan(pairs), np.nan, 0.5)
+  chance[-1, 1, 0, 0, 1] = 0.001  # head 1.0 reads head 0.1
   return results.assign(
     {
       "ov_copying": (per_head, rng.uniform(-1, 1, (n, 2, 2))),
       "qk_matching": (per_head, rng.uniform(-1, 1, (n, 2, 2))),
       "ov_copying_null_sd": ((), 0.1),
       "qk_matching_null_sd": ((), 0.1),
-      "k_composition": (per_pair, pairs),
+      "ov_copied_fraction": (per_head, rng.uniform(0, 1, (n, 2, 2))),
+      "ov_copied_fraction_null": ((), 0.02),
       "k_composition_null": ((), 0.125),
+      **{f"{x}_composition": (per_pair, pairs) for x in "qkv"},
+      **{f"{x}_composition_p": (per_pair, chance) for x in "qkv"},
+      "k_composed_matching": (per_pair, pairs),
+      # Three in a hundred reach the highest: one of four pairs is no news.
+      "k_composed_matching_null_samples": (
+        "null_sample",
+        np.linspace(-0.3, 0.309, 100),
+      ),
       **{
         f"{circuit}_eigenvalues_{part}": (
           per_eigenvalue,
@@ -60,35 +75,65 @@ def titles(figure: Figure) -> list[str]:
 
 
 class CircuitsFigureTest(absltest.TestCase):
-  def test_compositions_stand_beside_each_other_with_the_null(self):
+  def test_null_is_shaded_and_the_best_heads_are_named(self):
     results = with_circuits(induction_results())
     figure = plot_circuits(results, found_in_induction())
-    self.assertLen([t for t in titles(figure) if "K-composition" in t], 2)
-    labels = [ax.get_ylabel() for ax in figure.axes]
-    self.assertIn("K-composition (line: null 0.125)", labels)
+    plane, shares = figure.axes
+    corners = [patch.get_extents() for patch in plane.patches]
+    spans = plane.transData.inverted()
+    wide, high = (spans.transform(corner) for corner in corners)
+    np.testing.assert_allclose(wide[:, 0], [-0.2, 0.2])
+    np.testing.assert_allclose(high[:, 1], [-0.2, 0.2])
+    for ax in plane, shares:
+      self.assertEqual([text.get_text() for text in ax.texts], ["0.1", "1.0"])
+    legend = [text.get_text() for text in shares.get_legend().get_texts()]
+    self.assertEqual(legend, ["null 0.02"])
     plt.close(figure)
 
-  def test_one_layer_has_no_composition(self):
-    results = with_circuits(induction_results()).isel(
-      layer=slice(1, 2), writer_layer=slice(1)
+  def test_compositions_show_what_is_significant(self):
+    results = with_circuits(induction_results())
+    figure = plot_compositions(results, found_in_induction())
+    axes = np.reshape(figure.axes[:12], (3, 4))
+    self.assertEqual(
+      [ax.get_title() for ax in axes[0]],
+      [*(f"{x}-composition" for x in "QKV"), "K-composed matching"],
     )
-    found = found_in_induction()
-    head = found.induction_head._replace(layer=0)
-    found = found._replace(induction_head=head)
-    figure = plot_circuits(results, found)
-    self.assertFalse([t for t in titles(figure) if "K-composition" in t])
+    labels = [ax.get_xlabel() for ax in figure.axes]
+    self.assertIn(
+      "composition (line: null 0.125); dots: p < 0.05, Holm", labels
+    )
+    for row in range(3):
+      for column in range(4):
+        writers, readers = axes[row, column].lines[0].get_data()
+        marked = list(zip(readers, writers))
+        last_ratio = row == 2 and column < 3
+        self.assertEqual(marked, [(0, 1)] if last_ratio else [])
+    plt.close(figure)
+
+  def test_eigenvalues_are_followed(self):
+    results = with_circuits(induction_results())
+    # Two that keep their places, now one first, now the other.
+    places = np.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]])
+    real = results["ov_eigenvalues_real"]
+    real[:] = places[np.arange(len(STEPS)) % 2][:, None, None]
+    results["ov_eigenvalues_imag"][:] = 0
+    figure = plot_eigenvalues(results, found_in_induction())
+    (lines,) = figure.axes[0].collections
+    pieces = np.array(lines.get_segments())
+    self.assertEqual(np.abs(np.diff(pieces, axis=1)).max(), 0)
     plt.close(figure)
 
   def test_equal_results_give_equal_files(self):
     results = with_circuits(induction_results())
-    files = []
-    for _ in range(2):
-      with style.paper_style():
-        figure = plot_circuits(results, found_in_induction())
-        files.append(io.BytesIO())
-        figure.savefig(files[-1], format="svg", metadata={"Date": None})
-        plt.close(figure)
-    self.assertEqual(files[0].getvalue(), files[1].getvalue())
+    for plot in plot_circuits, plot_compositions, plot_eigenvalues:
+      files = []
+      for _ in range(2):
+        with style.paper_style():
+          figure = plot(results, found_in_induction())
+          files.append(io.BytesIO())
+          figure.savefig(files[-1], format="svg", metadata={"Date": None})
+          plt.close(figure)
+      self.assertEqual(files[0].getvalue(), files[1].getvalue())
 
   def test_a_head_is_called_what_the_verdict_allows(self):
     results = with_circuits(induction_results())
@@ -96,7 +141,7 @@ class CircuitsFigureTest(absltest.TestCase):
       found = found_in_induction()._replace(
         verdict=findings.Verdict(verdict, reasons=())
       )
-      figure = plot_circuits(results, found)
+      figure = plot_eigenvalues(results, found)
       self.assertLen([t for t in titles(figure) if f", {name}" in t], 2)
       plt.close(figure)
 

@@ -1,22 +1,23 @@
-"""The spectra probe from one measurement to the next."""
+"""Probes: spectra from one measurement to the next; what circuits record."""
 
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl.testing import absltest
 
-from induction_jax import loop, spectra
+from induction_jax import circuits, loop, spectra
 from induction_jax.config import make_config
 from tests.tiny import tiny_config
 
 
-def make_probe(**settings):
-  """An experiment's spectra probe, its first state and held-out batches."""
+def make_probe(name="spectra", **settings):
+  """A probe of an experiment, its first state and held-out batches."""
   values = tiny_config(spectra__preconditioned_top_k=0, **settings)
   experiment = loop.make_experiment(make_config(values.to_dict()))
   state = experiment.init()
-  (probe,) = (p for p in experiment.probes if p.name == "spectra")
+  (probe,) = (p for p in experiment.probes if p.name == name)
   return probe, state, experiment.draw(state.key)
 
 
@@ -87,6 +88,73 @@ class SettingsTest(absltest.TestCase):
         "tolerance": 0.03,
       },
     )
+
+
+class CircuitsTest(absltest.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    probe, cls.state, held_out = make_probe(
+      "circuits", circuits__top_k=2, circuits__rotary_offset=3
+    )
+    cls.constants = loop.measure_constants(probe, cls.state, held_out)
+    cls.values, _ = loop.measure(probe, cls.state, held_out, ())
+    cls.variables = {variable.name: variable for variable in probe.variables}
+
+  def test_all_that_is_declared_is_measured_with_its_null(self):
+    found = self.values | self.constants
+    self.assertEqual(set(found), set(self.variables))
+    for name, value in found.items():
+      dims = self.variables[name].dims
+      self.assertEqual(value.ndim, len(dims) - ("step" in dims), name)
+      if "writer_head" in dims:
+        value = value[1, :, 0]
+      self.assertTrue(np.isfinite(value).all(), name)
+    without_null = [
+      name
+      for name in self.values
+      if f"{name}_null" not in found
+      and not name.endswith(("_real", "_imag", "_singular_values", "_p", "_se"))
+    ]
+    self.assertEqual(without_null, [])
+
+  def test_scores_at_the_offset(self):
+    params = jax.tree.map(np.asarray, self.state.params)
+    weights = circuits.fold_norms(params, "layernorm")
+    n = jax.tree.map(lambda x: np.asarray(x, np.float64), weights)
+    for offset, name in (0, "qk_matching"), (3, "qk_matching_at_offset"):
+      # Pairs (i, i + K / 2) turn together: K = 4.
+      angle = offset * np.array([1.0, 0.01])
+      query = n.w_q[1, 0][:, :2] + 1j * n.w_q[1, 0][:, 2:]
+      query = query * np.exp(1j * angle)
+      turned = np.concatenate([query.real, query.imag], axis=1)
+      full = n.w_e @ turned @ n.w_k[1, 0].T @ n.w_e.T
+      values = np.linalg.eigvals(full)
+      score = values.real.sum() / np.abs(values).sum()
+      self.assertAlmostEqual(float(self.values[name][1, 0]), score, places=4)
+
+  def test_settings_reach_the_fractions(self):
+    self.assertAlmostEqual(
+      float(self.constants["ov_copied_fraction_null"]), 2 / 11
+    )
+    weights = circuits.fold_norms(self.state.params, "layernorm")
+    np.testing.assert_allclose(
+      self.values["ov_copied_fraction"], circuits.copied_fraction(weights, 2)
+    )
+
+  def test_nulls_are_those_of_random_circuits(self):
+    samples = self.constants["virtual_copying_null_samples"]
+    self.assertEqual(samples.shape, (64 * 4,))
+    self.assertAlmostEqual(
+      float(self.constants["virtual_copying_null_sd"]),
+      np.sqrt(np.mean(samples**2)),
+      places=5,
+    )
+    # At the start heads are random: most of them within two spreads.
+    for name in ("ov_copying", "qk_matching", "k_composed_matching"):
+      scores = self.values[name]
+      inside = np.abs(scores) < 2 * self.constants[f"{name}_null_sd"]
+      self.assertGreaterEqual(np.mean(inside[~np.isnan(scores)]), 0.75)
 
 
 if __name__ == "__main__":

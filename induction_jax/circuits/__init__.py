@@ -24,26 +24,51 @@ from induction_jax.circuits.composition import (
   Composition,
   composition,
   k_composed_matrices,
+  virtual_copying_matrices,
 )
 from induction_jax.circuits.estimates import Estimate, estimate_mean
 from induction_jax.circuits.ideal import (
   induction_pattern,
   previous_token_pattern,
 )
-from induction_jax.circuits.ov import copying_matrices
+from induction_jax.circuits.ov import (
+  copied_fraction,
+  copying_matrices,
+  copying_triangles,
+  ov_matrices,
+  ov_triangles,
+)
 from induction_jax.circuits.paths import (
   Attribution,
   FrozenPass,
   direct_attribution,
   path_logits,
 )
-from induction_jax.circuits.qk import matching_matrices
-from induction_jax.circuits.weights import (
-  CircuitWeights,
+from induction_jax.circuits.qk import (
+  matched_fraction,
+  matching_matrices,
+  matching_triangles,
+  qk_matrices,
+  qk_triangles,
+)
+from induction_jax.circuits.significance import (
+  composition_p_values,
+  holm,
+  p_values,
+  random_overlaps,
+)
+from induction_jax.circuits.spectrum import (
+  effective_rank,
   eigenvalue_score,
   eigenvalues,
+  singular_values,
+  track_eigenvalues,
+)
+from induction_jax.circuits.weights import (
+  CircuitWeights,
   fold_norms,
   random_weights,
+  turn_queries,
 )
 
 __all__ = [
@@ -56,26 +81,43 @@ __all__ = [
   "Intact",
   "Intervention",
   "composition",
+  "composition_p_values",
+  "copied_fraction",
   "copying_matrices",
+  "copying_triangles",
   "direct_attribution",
   "duplicate_mask",
   "edit_output",
   "edit_pattern",
+  "effective_rank",
   "eigenvalue_score",
   "eigenvalues",
   "estimate_mean",
   "fold_norms",
+  "holm",
   "induction_pattern",
   "k_composed_matrices",
+  "matched_fraction",
   "matching_matrices",
+  "matching_triangles",
   "mean_outputs",
   "null_scores",
+  "ov_matrices",
+  "ov_triangles",
+  "p_values",
   "pairs_of_heads",
   "path_logits",
   "prefix_mask",
   "previous_token_pattern",
+  "qk_matrices",
+  "qk_triangles",
+  "random_overlaps",
   "random_weights",
   "score_heads",
   "single_heads",
+  "singular_values",
   "sweep",
+  "track_eigenvalues",
+  "turn_queries",
+  "virtual_copying_matrices",
 ]

@@ -7,6 +7,7 @@ W_OV = W_V W_O are [D, D] of rank K and never formed.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from induction_jax.circuits.weights import CircuitWeights
@@ -18,9 +19,9 @@ class Composition(NamedTuple):
 
   Each is the norm of a product over the product of the norms: of the reader's
   matrix times what the writer puts into its query, key or value. Null for
-  independent random circuits: 1 / sqrt(D) in root mean square. (The values
-  first published for this measure were computed wrongly, by the authors'
-  erratum; they are no reference.)
+  independent random circuits: 1 / sqrt(D) in root mean square. A head of zeros
+  composes with none. (The values first published for this measure were
+  computed wrongly, by the authors' erratum; they are no reference.)
   """
 
   q: Array  # || W_OV^writer W_QK^reader ||
@@ -28,6 +29,7 @@ class Composition(NamedTuple):
   v: Array  # || W_OV^writer W_OV^reader ||
 
 
+@jax.default_matmul_precision("highest")
 def composition(weights: CircuitWeights) -> Composition:
   """Q-, K- and V-composition of every pair of heads in different layers.
 
@@ -54,7 +56,9 @@ def composition(weights: CircuitWeights) -> Composition:
       optimize=True,
     )
     norms = reader_norm[:, :, None, None] * ov_norm[None, None]
-    return _earlier_writers(jnp.sqrt(square) / norms)
+    norms = jnp.where(norms > 0, norms, 1)
+    # Rounding may leave the square of a zero product below zero.
+    return _earlier_writers(jnp.sqrt(jnp.maximum(square, 0)) / norms)
 
   return Composition(
     q=ratio(w_k, w_q, w_v, w_o, qk_norm),
@@ -63,6 +67,7 @@ def composition(weights: CircuitWeights) -> Composition:
   )
 
 
+@jax.default_matmul_precision("highest")
 def k_composed_matrices(weights: CircuitWeights) -> Array:
   """Matching through K-composition, [L, H, L, H, K, K].
 
@@ -71,16 +76,28 @@ def k_composed_matrices(weights: CircuitWeights) -> Array:
   equals, if the writer is a previous-token head. nan unless the writer's
   layer comes first.
   """
+  gram = weights.w_e.T @ weights.w_e  # [D, D]
+  query = jnp.einsum("de,lhek->lhdk", gram, weights.w_q)
   read = jnp.einsum("lhdk,mgjd->lhmgkj", weights.w_k, weights.w_o)
-  embed = jnp.einsum(
-    "vd,mgdj,ve,lhek->mglhjk",
-    weights.w_e,
-    weights.w_v,
-    weights.w_e,
-    weights.w_q,
-    optimize=True,
-  )
+  embed = jnp.einsum("mgdj,lhdk->mglhjk", weights.w_v, query)
   product = jnp.einsum("lhmgkj,mglhjp->lhmgkp", read, embed)
+  return _earlier_writers(product)
+
+
+@jax.default_matmul_precision("highest")
+def virtual_copying_matrices(weights: CircuitWeights) -> Array:
+  """Copying by virtual heads, [L, H, L, H, K, K].
+
+  V-composition makes of writer and reader one more head, which attends with
+  the product of their patterns and writes W_OV^writer W_OV^reader (Elhage et
+  al. 2021). Each matrix has the non-zero eigenvalues of
+  W_E W_OV^writer W_OV^reader W_U; nan unless the writer's layer comes first.
+  """
+  residual = weights.w_u @ weights.w_e  # [D, D]
+  write = jnp.einsum("lhkd,de->lhke", weights.w_o, residual)
+  through = jnp.einsum("mgjd,lhdk->lhmgjk", weights.w_o, weights.w_v)
+  around = jnp.einsum("lhke,mgej->lhmgkj", write, weights.w_v)
+  product = jnp.einsum("lhmgkj,lhmgjp->lhmgkp", around, through)
   return _earlier_writers(product)
 
 

@@ -1,4 +1,4 @@
-"""What the circuit measures share: folded weights and eigenvalue scores.
+"""What the circuit measures share: the weights, with norms folded in.
 
 A circuit is a product of weights, read without data. The norm before a layer
 is folded into the matrices that read it: its scale multiplies their rows and,
@@ -13,9 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
-from numpy.typing import ArrayLike
 
 from induction_jax.types import Array, Key, Params
 
@@ -37,7 +35,13 @@ def fold_norms(params: Params, norm: str) -> CircuitWeights:
   Args:
     params: the model's parameters.
     norm: `layernorm`, `rmsnorm` or `none`.
+
+  Raises:
+    ValueError: if the weights do not have the shapes of CircuitWeights; with
+      grouped-query attention (fewer key and value heads than query heads) they
+      do not, and its circuits are not defined here.
   """
+  _check_shapes(params)
 
   def fold(weight: Array, scale: Array | None) -> Array:  # [..., D, X]
     if scale is not None:
@@ -58,34 +62,44 @@ def fold_norms(params: Params, norm: str) -> CircuitWeights:
   )
 
 
+def turn_queries(weights: CircuitWeights, rotation: Array) -> CircuitWeights:
+  """Puts a rotation [K, K] between W_Q and W_K^T.
+
+  Rotary positions make the score of a query at t and a key at s
+  x W_Q R_(t - s) W_K^T y^T: with R_0 = 1 the weights are as they are, with
+  another offset every QK measure becomes the one at that offset.
+  """
+  turned = jnp.matmul(weights.w_q, rotation[None, None], precision="highest")
+  return weights._replace(w_q=turned)
+
+
 def random_weights(key: Key, like: CircuitWeights) -> CircuitWeights:
   """Gaussian weights of the same shapes: the null of every circuit score."""
   flat, unravel = ravel_pytree(like)
   return unravel(jax.random.normal(key, flat.shape, flat.dtype))
 
 
-def eigenvalues(matrices: ArrayLike) -> np.ndarray:
-  """Complex eigenvalues of real matrices [..., K, K], largest modulus first.
-
-  On the host and in float64: the matrices are not symmetric, and only LAPACK
-  on the CPU has the general eigenvalue problem. A matrix of nan (no such pair
-  of heads) has eigenvalues nan.
-  """
-  real = np.asarray(matrices, np.float64)
-  missing = np.any(np.isnan(real), axis=(-1, -2), keepdims=True)
-  real = np.where(missing, 0, real)
-  values = np.linalg.eigvals(real).astype(complex)
-  values = np.where(missing[..., 0], np.nan, values)
-  order = np.argsort(-np.abs(values), axis=-1, kind="stable")
-  return np.take_along_axis(values, order, axis=-1)
-
-
-def eigenvalue_score(values: np.ndarray) -> np.ndarray:
-  """Re sum(lambda) / sum |lambda| over the last axis, in [-1, 1].
-
-  1 if every eigenvalue is real and positive: the circuit maps tokens to
-  themselves (Elhage et al. 2021, "copying"). Random weights give mean 0. A
-  zero matrix gives 0.
-  """
-  total = np.sum(np.abs(values), axis=-1)
-  return np.sum(values.real, axis=-1) / np.where(total > 0, total, 1)
+def _check_shapes(params: Params) -> None:
+  n_layers, n_heads, d_model, d_head = params["w_q"].shape
+  for name in ("w_k", "w_v"):
+    heads = params[name].shape[1]
+    if heads != n_heads:
+      raise ValueError(
+        "grouped-query heads have no circuits here: w_k and w_v must have as "
+        f"many heads as w_q, {n_heads}, got {heads} in {name}"
+      )
+  vocab = params["w_e"].shape[0]
+  qkv = (n_layers, n_heads, d_model, d_head)
+  expected = {
+    "w_e": (vocab, d_model),
+    "w_k": qkv,
+    "w_v": qkv,
+    "w_o": (n_layers, n_heads, d_head, d_model),
+    "w_u": (d_model, vocab),
+  }
+  for name, shape in expected.items():
+    if params[name].shape != shape:
+      raise ValueError(
+        f"{name} must have shape {shape} beside w_q of {qkv}, got "
+        f"{params[name].shape}"
+      )

@@ -1,76 +1,56 @@
 """Circuits: QK and OV eigenstructure, composition."""
 
+from functools import partial
+
 import jax
 import numpy as np
 
 from induction_jax import circuits
 from induction_jax.config import Config
+from induction_jax.model import rotate
+from induction_jax.probes import circuit_variables
+from induction_jax.probes.circuit_variables import (
+  AT_OFFSET,
+  COMPOSITIONS,
+  SAMPLED,
+  SCORES,
+  SPECTRA,
+  SPECTRUM_OF,
+)
 from induction_jax.probes.held_out import HeldOut
 from induction_jax.probes.probe import Probe, Values
 from induction_jax.state import TrainState, stream
-from induction_jax.types import Array, PyTree, Variable
+from induction_jax.types import Array, PyTree
 
-# Random circuits to sample for the spread of a score under its null.
+# Random networks to sample for the null of every score, random rotations for
+# that of the compositions, and values of a null kept in the results.
 NULL_SAMPLES = 64
-
-PER_HEAD = ("step", "layer", "head")
-PER_PAIR = (*PER_HEAD, "writer_layer", "writer_head")
-PER_EIGENVALUE = (*PER_HEAD, "circuit_eig")
-SCORES = {
-  "ov_copying": ("OV copying score", PER_HEAD),
-  "qk_matching": ("QK matching score", PER_HEAD),
-  "k_composed_matching": ("K-composed matching score", PER_PAIR),
-}
-COMPOSITIONS = ("q", "k", "v")
-
-VARIABLES = (
-  *(Variable(name, dims, long) for name, (long, dims) in SCORES.items()),
-  *(
-    Variable(f"{name}_null", (), f"{long}, mean of random circuits")
-    for name, (long, _) in SCORES.items()
-  ),
-  *(
-    Variable(f"{name}_null_sd", (), f"{long}, sd of random circuits")
-    for name, (long, _) in SCORES.items()
-  ),
-  *(
-    Variable(f"{circuit}_eigenvalues_{part}", PER_EIGENVALUE, long)
-    for circuit in ("ov", "qk")
-    for part, long in (
-      ("real", f"{circuit.upper()} circuit eigenvalue, real part"),
-      ("imag", f"{circuit.upper()} circuit eigenvalue, imaginary part"),
-    )
-  ),
-  *(
-    Variable(f"{x}_composition", PER_PAIR, f"{x.upper()}-composition")
-    for x in COMPOSITIONS
-  ),
-  *(
-    Variable(
-      f"{x}_composition_null", (), f"{x.upper()}-composition, random: D^-1/2"
-    )
-    for x in COMPOSITIONS
-  ),
-)
+ROTATIONS = 4095
+KEPT_SAMPLES = 4096
 
 
 def make_circuits_probe(config: Config) -> Probe:
   """Weights read as circuits."""
-  norm = config.model.norm
+  norm, top_k = config.model.norm, config.circuits.top_k
+  offset = config.circuits.rotary_offset
+  at_offset = config.model.position == "rotary" and offset > 0
 
   def constants(state: TrainState, _: HeldOut) -> dict[str, Array]:
     like = circuits.fold_norms(state.params, norm)
     keys = jax.random.split(stream(state.key, "circuits"), NULL_SAMPLES)
-    return jax.vmap(lambda key: _matrices(circuits.random_weights(key, like)))(
-      keys
+    # One after another: a network may be large.
+    return jax.lax.map(
+      lambda key: _matrices(circuits.random_weights(key, like)), keys
     )
 
   def finish_constants(samples: dict[str, np.ndarray]) -> Values:
-    values: Values = {}
-    for name, matrices in samples.items():
-      scores = circuits.eigenvalue_score(circuits.eigenvalues(matrices))
-      values[f"{name}_null"] = np.zeros(())  # exact, by sign symmetry
-      values[f"{name}_null_sd"] = _spread(scores)
+    values = _null_scores(samples, at_offset)
+    for name in SPECTRA:
+      ranks = _effective_rank(samples[f"{name}_singular_values"])
+      values[f"{name}_effective_rank_null"] = np.mean(ranks)
+      values[f"{name}_effective_rank_null_sd"] = np.std(ranks)
+    for name in circuit_variables.FRACTIONS:
+      values[f"{name}_null"] = np.array(top_k / config.task.vocab_size)
     for x in COMPOSITIONS:
       values[f"{x}_composition_null"] = np.array(config.model.d_model**-0.5)
     return values
@@ -80,6 +60,14 @@ def make_circuits_probe(config: Config) -> Probe:
   ) -> tuple[dict[str, Array], PyTree]:
     weights = circuits.fold_norms(state.params, norm)
     arrays = _matrices(weights)
+    if at_offset:
+      # Each row of the identity is a sequence of one position of its own.
+      eye = jnp.eye(config.model.d_head)[:, None]
+      rotation = rotate(eye, offset)[:, 0]  # [K, K]
+      turned = _matrices(circuits.turn_queries(weights, rotation))
+      arrays |= {f"{name}_at_offset": turned[name] for name in AT_OFFSET}
+    arrays["ov_copied_fraction"] = circuits.copied_fraction(weights, top_k)
+    arrays["qk_matched_fraction"] = circuits.matched_fraction(weights, top_k)
     for x, ratio in circuits.composition(weights)._asdict().items():
       arrays[f"{x}_composition"] = ratio
     return arrays, carry
@@ -87,39 +75,85 @@ def make_circuits_probe(config: Config) -> Probe:
   return Probe(
     name="circuits",
     interval=config.circuits.interval,
-    variables=VARIABLES,
+    variables=circuit_variables.VARIABLES,
     constants=constants,
     measure=measure,
-    finish=_finish,
+    finish=partial(_finish, d_model=config.model.d_model),
     finish_constants=finish_constants,
   )
 
 
 def _matrices(weights: circuits.CircuitWeights) -> dict[str, Array]:
-  """For each of SCORES, the [..., K, K] matrices whose eigenvalues make it."""
+  """[..., K, K] matrices with the eigenvalues and singular values recorded.
+
+  Those of the scores by the name of the score.
+  """
   return {
     "ov_copying": circuits.copying_matrices(weights),
     "qk_matching": circuits.matching_matrices(weights),
+    "ov_alone_score": circuits.ov_matrices(weights),
+    "qk_alone_score": circuits.qk_matrices(weights),
     "k_composed_matching": circuits.k_composed_matrices(weights),
+    "virtual_copying": circuits.virtual_copying_matrices(weights),
+    "ov_singular_values": circuits.copying_triangles(weights),
+    "qk_singular_values": circuits.matching_triangles(weights),
+    "ov_alone_singular_values": circuits.ov_triangles(weights),
+    "qk_alone_singular_values": circuits.qk_triangles(weights),
   }
 
 
-def _finish(arrays: dict[str, np.ndarray]) -> Values:
-  """Eigenvalues on the host, in place of the matrices."""
-  values = {k: np.asarray(v) for k, v in arrays.items() if k not in SCORES}
-  for name in SCORES:
+def _finish(arrays: dict[str, np.ndarray], d_model: int) -> Values:
+  """Spectra on the host, in place of the matrices."""
+  values = dict(arrays)
+  scores = (*SCORES, *(f"{name}_at_offset" for name in AT_OFFSET))
+  for name in (name for name in scores if name in arrays):
     spectrum = circuits.eigenvalues(arrays[name])
-    values[name] = circuits.eigenvalue_score(spectrum).astype(np.float32)
-    if name != "k_composed_matching":
-      circuit = name.split("_")[0]
-      real = spectrum.real.astype(np.float32)
-      imag = spectrum.imag.astype(np.float32)
-      values[f"{circuit}_eigenvalues_real"] = real
-      values[f"{circuit}_eigenvalues_imag"] = imag
+    values[name] = circuits.eigenvalue_score(spectrum)
+    if circuit := SPECTRUM_OF.get(name):
+      values[f"{circuit}_eigenvalues_real"] = spectrum.real
+      values[f"{circuit}_eigenvalues_imag"] = spectrum.imag
+  for circuit in SPECTRA:
+    name = f"{circuit}_singular_values"
+    values[name] = circuits.singular_values(arrays[name])
+    values[f"{circuit}_effective_rank"] = circuits.effective_rank(values[name])
+  values |= _composition_p_values(values, d_model)
+  return {k: np.asarray(v, np.float32) for k, v in values.items()}
+
+
+def _composition_p_values(values: Values, d_model: int) -> Values:
+  qk, ov = (values[f"{x}_alone_singular_values"] for x in ("qk", "ov"))
+  overlaps = circuits.random_overlaps(ROTATIONS, d_model, qk.shape[-1])
+  readers = {"q": qk, "k": qk, "v": ov}
+  return {
+    f"{x}_composition_p": circuits.composition_p_values(
+      values[f"{x}_composition"], readers[x], ov, overlaps
+    )
+    for x in COMPOSITIONS
+  }
+
+
+def _null_scores(samples: dict[str, np.ndarray], at_offset: bool) -> Values:
+  """Mean, spread and some values of every score of random networks."""
+  values: Values = {}
+  for name in SCORES:
+    scores = circuits.eigenvalue_score(circuits.eigenvalues(samples[name]))
+    scores = scores[~np.isnan(scores)]
+    names = [name]
+    if at_offset and name in AT_OFFSET:
+      names.append(f"{name}_at_offset")  # turned Gaussians are Gaussian
+    for each in names:
+      values[f"{each}_null"] = np.zeros(())  # exact, by sign symmetry
+      values[f"{each}_null_sd"] = _spread(scores)
+    if name in SAMPLED and scores.size:
+      thinned = scores[:: -(-scores.size // KEPT_SAMPLES)]
+      values[f"{name}_null_samples"] = thinned.astype(np.float32)
   return values
+
+
+def _effective_rank(matrices: np.ndarray) -> np.ndarray:
+  return circuits.effective_rank(circuits.singular_values(matrices))
 
 
 def _spread(scores: np.ndarray) -> np.ndarray:
   """Root mean square about the exact mean 0; nan if there are no scores."""
-  scores = scores[~np.isnan(scores)]
   return np.sqrt(np.mean(scores**2)) if scores.size else np.array(np.nan)

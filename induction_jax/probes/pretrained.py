@@ -17,9 +17,9 @@ from induction_jax import circuits, losses, tasks
 from induction_jax.config import ConfigError
 from induction_jax.exchange import Architecture
 from induction_jax.model import make_model
-from induction_jax.probes import behaviour as of_behaviour
 from induction_jax.probes import ablation_variables as of_ablation
-from induction_jax.probes import circuits as of_circuits
+from induction_jax.probes import behaviour as of_behaviour
+from induction_jax.probes import circuit_variables as of_circuits
 from induction_jax.probes.probe import Values
 from induction_jax.types import Array, Batch, Key, Params
 
@@ -30,7 +30,11 @@ SCORES = ("ov_copying", "qk_matching", "k_composed_matching")
 # As a run declares them, but measured once.
 VARIABLES = tuple(
   variable._replace(dims=variable.dims[variable.dims[:1] == ("step",) :])
-  for variable in of_behaviour.VARIABLES + of_circuits.VARIABLES
+  for variable in (
+    *of_behaviour.VARIABLES,
+    *of_circuits.VARIABLES,
+    *of_ablation.VARIABLES,
+  )
 )
 
 

@@ -9,7 +9,11 @@ from matplotlib.figure import Figure
 
 from induction_jax.report import figures, style
 from induction_jax.report.ablation_figure import plot_ablation, plot_paths
-from induction_jax.report.circuit_figure import plot_circuits
+from induction_jax.report.circuit_figures import (
+  plot_circuits,
+  plot_compositions,
+  plot_eigenvalues,
+)
 from induction_jax.report.context_figure import plot_context
 from induction_jax.report.curvature_figures import (
   plot_block_mass,
@@ -61,8 +65,11 @@ def write_figures(
       drawn["density"] = plot_density(results, findings)
     if "block_norm" in results:
       drawn["blocks"] = plot_blocks(results, findings)
-    if "ov_copying" in results:
+    if "ov_copied_fraction" in results:
       drawn["circuits"] = plot_circuits(results, findings)
+      drawn["eigenvalues"] = plot_eigenvalues(results, findings)
+    if "k_composed_matching_null_samples" in results:  # with pairs of heads
+      drawn["composition"] = plot_compositions(results, findings)
     drawn["context"] = plot_context(results, findings)
     if "frozen_ablation_cost" in results:
       drawn["ablation"] = plot_ablation(results, findings)
