@@ -20,6 +20,12 @@ from induction_jax.circuits.composition import (
   composition,
   k_composed_matrices,
 )
+from induction_jax.circuits.memory import (
+  key_recall,
+  null_position_recall,
+  output_recall,
+  position_recall,
+)
 from induction_jax.circuits.ov import copying_matrices
 from induction_jax.circuits.qk import matching_matrices
 from induction_jax.circuits.weights import (
@@ -44,8 +50,12 @@ __all__ = [
   "eigenvalues",
   "fold_norms",
   "k_composed_matrices",
+  "key_recall",
   "matching_matrices",
+  "null_position_recall",
   "null_scores",
+  "output_recall",
+  "position_recall",
   "prefix_mask",
   "random_weights",
   "score_heads",
