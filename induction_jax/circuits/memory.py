@@ -13,6 +13,7 @@ share, in [0, 1]; ties count as missed unless the first candidate is right.
 """
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from induction_jax.circuits.weights import CircuitWeights
 from induction_jax.types import Array
@@ -37,9 +38,8 @@ def position_recall(
   score = jnp.einsum("lhtk,lhsk->lhts", query, key)
   places = jnp.arange(positions.shape[0])
   causal = places[:, None] >= places[None, :]
-  found = jnp.argmax(jnp.where(causal[None, None], score, -jnp.inf), axis=-1)
-  hits = found[..., 1:] == places[None, None, :-1]
-  return jnp.mean(hits.astype(jnp.float32), axis=-1)
+  score = jnp.where(causal[None, None], score, -jnp.inf)
+  return _share_retrieved(score[:, :, 1:], places[:-1])
 
 
 def null_position_recall(length: int) -> Array:
@@ -47,7 +47,7 @@ def null_position_recall(length: int) -> Array:
   return jnp.mean(1 / jnp.arange(2, length + 1))
 
 
-def key_recall(weights: CircuitWeights, tokens: Array) -> Array:
+def key_recall(weights: CircuitWeights, tokens: ArrayLike) -> Array:
   """W_K2: whether a token's query finds the key that tells of that token.
 
   Through K-composition: the share of tokens k at which
@@ -64,14 +64,14 @@ def key_recall(weights: CircuitWeights, tokens: Array) -> Array:
     [L, H, L, H]: the reading head, then the writing one; nan unless the
     writer's layer comes first. Cost: N V products for each pair of heads.
   """
-  query = jnp.einsum("nd,lhdk->lhnk", weights.w_e[tokens], weights.w_q)
+  query = jnp.einsum(
+    "nd,lhdk->lhnk", weights.w_e[jnp.asarray(tokens)], weights.w_q
+  )
   value = jnp.einsum("vd,mgdj->mgvj", weights.w_e, weights.w_v)
   trace = jnp.einsum("mgvj,mgjd->mgvd", value, weights.w_o)
   key = jnp.einsum("mgvd,lhdk->lhmgvk", trace, weights.w_k)
   score = jnp.einsum("lhnk,lhmgvk->lhmgnv", query, key)
-  recall = jnp.mean(
-    (jnp.argmax(score, axis=-1) == tokens).astype(jnp.float32), axis=-1
-  )
+  recall = _share_retrieved(score, tokens)
   n_layers = weights.w_q.shape[0]
   earlier = jnp.tri(n_layers, k=-1, dtype=bool)[:, None, :, None]
   return jnp.where(earlier, recall, jnp.nan)
@@ -86,7 +86,11 @@ def output_recall(weights: CircuitWeights) -> Array:  # [L, H]
   value = jnp.einsum("vd,lhdk->lhvk", weights.w_e, weights.w_v)
   written = jnp.einsum("lhvk,lhkd->lhvd", value, weights.w_o)
   logits = jnp.einsum("lhvd,du->lhvu", written, weights.w_u)
-  right = jnp.arange(weights.w_e.shape[0])[None, None]
-  return jnp.mean(
-    (jnp.argmax(logits, axis=-1) == right).astype(jnp.float32), axis=-1
-  )
+  return _share_retrieved(logits, jnp.arange(weights.w_e.shape[0]))
+
+
+def _share_retrieved(score: Array, right: ArrayLike) -> Array:
+  """Share of rows, [..., N, candidates], with the largest at `right` [N]."""
+  found = jnp.argmax(score, axis=-1)
+  hits = found == jnp.broadcast_to(right, found.shape)
+  return jnp.mean(hits.astype(jnp.float32), axis=-1)

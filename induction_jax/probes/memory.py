@@ -55,8 +55,10 @@ def make_memory_probe(config: Config) -> Probe:
     values = {"w_o2_recall": circuits.output_recall(weights)}
     if model.position != "rotary":
       # Shortformer positions are added behind the norm, learned ones before.
-      reader = weights if model.position == "learned" else weights._replace(
-        w_q=params["w_q"], w_k=params["w_k"]
+      reader = (
+        weights
+        if model.position == "learned"
+        else weights._replace(w_q=params["w_q"], w_k=params["w_k"])
       )
       values["w_k1_recall"] = circuits.position_recall(
         params["w_pos"], reader.w_q, reader.w_k

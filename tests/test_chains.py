@@ -1,0 +1,236 @@
+"""Tasks that are Markov chains, and what a reader of them can know."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from scipy import stats
+
+from induction_jax import tasks
+from induction_jax.tasks import chains, markov
+from induction_jax.types import Batch
+
+KEY = 5
+
+
+@functools.cache
+def _markov(doubly_stochastic: bool) -> tuple[Batch, np.ndarray]:
+  """400 long chains of 3 states, and their matrices."""
+  kind = dict(dirichlet=1.0, doubly_stochastic=doubly_stochastic)
+
+  def draw(key):
+    batch = tasks.sample_markov(key, 400, 3, 150, **kind)
+    return batch, tasks.sample_transitions(key, 400, 3, **kind)
+
+  return jax.tree.map(np.asarray, jax.jit(draw)(jax.random.key(KEY)))
+
+
+@functools.cache
+def _triggered(fixed: bool) -> tuple[Batch, tasks.Bigrams]:
+  bigrams = tasks.make_bigrams(12, 0.5)
+  sample = jax.jit(
+    lambda key: tasks.sample_bigram_trigger(
+      key, 300, bigrams, 60, triggers=3, fixed=fixed
+    )
+  )
+  batch = jax.tree.map(np.asarray, sample(jax.random.key(KEY)))
+  return batch, bigrams
+
+
+def _paths(batch: Batch) -> np.ndarray:  # [B, T + 1]
+  np.testing.assert_array_equal(batch.targets[:, :-1], batch.tokens[:, 1:])
+  return np.concatenate([batch.tokens, batch.targets[:, -1:]], axis=1)
+
+
+class ChainsTest(absltest.TestCase):
+  def test_one_hot_rows_are_followed(self):
+    successors = np.array([[2, 0, 1], [1, 2, 0]])
+    path = chains.walk(
+      jax.random.key(0), jnp.eye(3)[successors], jnp.array([0, 2]), 7
+    )
+    np.testing.assert_array_equal(
+      path, [[0, 2, 1, 0, 2, 1, 0], [2, 0, 1, 2, 0, 1, 2]]
+    )
+
+  def test_seen_before(self):
+    seen = chains.seen_before(jnp.array([[3, 1, 3, 3, 2, 1]]))
+    np.testing.assert_array_equal(seen, [[0, 0, 1, 1, 0, 1]])
+
+
+class MarkovTest(parameterized.TestCase):
+  @parameterized.parameters(False, True)
+  def test_transitions_are_those_of_the_matrix(self, doubly_stochastic):
+    batch, transitions = _markov(doubly_stochastic)
+    path = _paths(batch)
+    self.assertEqual(batch.tokens.shape, (400, 150))
+    self.assertEqual(batch.tokens.dtype, np.int32)
+    np.testing.assert_allclose(transitions.sum(axis=2), 1, atol=1e-5)
+    # All sequences together: squared deviations of the counts from what each
+    # own matrix says, over their variances, are chi-squared.
+    squares, terms = 0.0, 0
+    for sequence, matrix in zip(path, transitions):
+      counts = np.zeros((3, 3))
+      np.add.at(counts, (sequence[:-1], sequence[1:]), 1)
+      expected = counts.sum(axis=1, keepdims=True) * matrix
+      tested = expected.min(axis=1) > 5
+      squares += np.sum(((counts - expected) ** 2 / expected)[tested])
+      terms += 2 * tested.sum()
+    self.assertGreater(terms, 600)
+    self.assertBetween(stats.chi2.cdf(squares, terms), 1e-4, 1 - 1e-4)
+
+  def test_rows_are_dirichlet_and_first_tokens_uniform(self):
+    batch, transitions = _markov(False)
+    # Every entry of a flat Dirichlet row of three is Beta(1, 2).
+    entries = transitions[:, :, 0].ravel()
+    self.assertGreater(stats.kstest(entries, stats.beta(1, 2).cdf).pvalue, 1e-3)
+    firsts = np.bincount(batch.tokens[:, 0], minlength=3)
+    self.assertGreater(stats.chisquare(firsts).pvalue, 1e-3)
+
+  def test_other_concentrations(self):
+    transitions = tasks.sample_transitions(
+      jax.random.key(1), 100, 3, dirichlet=0.3, doubly_stochastic=False
+    )
+    entries = np.asarray(transitions)[:, :, 1].ravel()
+    law = stats.beta(0.3, 0.6)
+    self.assertGreater(stats.kstest(entries, law.cdf).pvalue, 1e-3)
+
+  def test_doubly_stochastic_columns_and_unigrams(self):
+    batch, transitions = _markov(True)
+    error = np.abs(transitions.sum(axis=1) - 1).max(axis=1)
+    self.assertLess(np.median(error), 1e-4)
+    self.assertLess(np.mean(error > 0.01), 0.005)
+    self.assertGreater(np.std(transitions), 0.15)  # and not all 1 / 3
+    # Unigrams lose to a uniform guess; they win where rows are Dirichlet.
+    for plain, informative in (batch, False), (_markov(False)[0], True):
+      predicted = tasks.unigram_predictions(plain.tokens, 3, 1.0)
+      self.assertEqual(_loss(predicted, plain) < np.log(3), informative)
+
+  @parameterized.parameters(False, True)
+  def test_predictable_where_the_token_came_before(self, doubly_stochastic):
+    batch, _ = _markov(doubly_stochastic)
+    for tokens, mask in zip(batch.tokens[:50], batch.predictable):
+      expected = [token in tokens[:t] for t, token in enumerate(tokens)]
+      np.testing.assert_array_equal(mask, expected)
+
+
+def _loss(predicted: jax.Array, batch: Batch) -> float:
+  chosen = np.take_along_axis(
+    np.asarray(predicted), np.asarray(batch.targets)[..., None], axis=-1
+  )
+  return float(-np.mean(np.log(chosen)))
+
+
+class StrategiesTest(absltest.TestCase):
+  def test_against_loops(self):
+    tokens = np.random.default_rng(0).integers(0, 4, (3, 12))
+    unigram = np.zeros((3, 12, 4))
+    bigram = np.zeros((3, 12, 4))
+    for b, sequence in enumerate(tokens):
+      for t, current in enumerate(sequence):
+        for token in sequence[: t + 1]:
+          unigram[b, t, token] += 1
+        for s in range(t):
+          if sequence[s] == current:
+            bigram[b, t, sequence[s + 1]] += 1
+    for counts, predict in (
+      (unigram, tasks.unigram_predictions),
+      (bigram, tasks.bigram_predictions),
+    ):
+      expected = (counts + 0.7) / (counts + 0.7).sum(axis=-1, keepdims=True)
+      np.testing.assert_allclose(predict(tokens, 4, 0.7), expected, rtol=1e-6)
+
+  def test_bigrams_are_the_posterior_mean_of_the_row(self):
+    # By Bayes over matrices drawn from the prior, weighted by what they give
+    # to the tokens: no formula of Dirichlet distributions in it.
+    tokens = np.array([[0, 1, 0, 1, 1, 0, 2, 0, 1]])
+    matrices = np.random.default_rng(1).dirichlet(np.full(3, 0.6), (200_000, 3))
+    likelihood = np.prod(matrices[:, tokens[0, :-1], tokens[0, 1:]], axis=1)
+    expected = np.average(matrices[:, 1], axis=0, weights=likelihood)
+    predicted = tasks.bigram_predictions(tokens, 3, 0.6)[0, -1]
+    np.testing.assert_allclose(predicted, expected, atol=0.005)
+
+  def test_order_of_the_losses(self):
+    for doubly_stochastic in False, True:
+      batch, transitions = _markov(doubly_stochastic)
+      chain = tasks.chain_predictions(batch.tokens, jnp.asarray(transitions))
+      losses = [
+        _loss(chain, batch),
+        _loss(markov.bigram_predictions(batch.tokens, 3, 1.0), batch),
+        _loss(markov.unigram_predictions(batch.tokens, 3, 1.0), batch),
+      ]
+      self.assertEqual(losses, sorted(losses))
+      self.assertLess(losses[1], np.log(3) - 0.05)
+
+
+class BigramTriggerTest(parameterized.TestCase):
+  @parameterized.parameters(False, True)
+  def test_triggers_are_followed_by_their_output(self, fixed):
+    batch, bigrams = _triggered(fixed)
+    count, outputs = 0, []
+    for sequence, mask in zip(_paths(batch), batch.predictable):
+      triggers = {}
+      for t in np.flatnonzero(mask):
+        earlier = [s for s in range(t) if sequence[s] == sequence[t]]
+        self.assertNotEmpty(earlier)
+        for s in earlier:
+          self.assertEqual(sequence[s + 1], sequence[t + 1])
+        triggers[sequence[t]] = sequence[t + 1]
+        count += 1
+      self.assertLessEqual(len(triggers), 3)
+      for trigger, output in triggers.items():
+        self.assertNotEqual(trigger, output)
+        outputs.append((output - trigger) % 12)
+        # Whatever returns after its trigger is predictable, but the first.
+        places = np.flatnonzero(sequence[:-1] == trigger)
+        np.testing.assert_array_equal(
+          mask[places], [False, *[True] * (len(places) - 1)]
+        )
+      if fixed:
+        self.assertContainsSubset(
+          triggers, tasks.fixed_triggers(bigrams, 3).tolist()
+        )
+    self.assertGreater(count, 1000)
+    # Uniform over the eleven other tokens.
+    counts = np.bincount(outputs, minlength=12)[1:]
+    self.assertGreater(stats.chisquare(counts).pvalue, 1e-3)
+
+  @parameterized.parameters(False, True)
+  def test_the_rest_follows_the_table(self, fixed):
+    batch, bigrams = _triggered(fixed)
+    if fixed:
+      triggers = tasks.fixed_triggers(bigrams, 3)
+      others = ~np.isin(batch.tokens, triggers)
+    else:  # three triggers a sequence: what was seen twice with two successors
+      others = np.zeros(batch.tokens.shape, bool)
+      for b, sequence in enumerate(_paths(batch)):
+        for token in range(12):
+          places = np.flatnonzero(sequence[:-1] == token)
+          if len(set(sequence[places + 1])) > 1:
+            others[b, places[2:]] = True
+    counts = np.zeros((12, 12))
+    np.add.at(counts, (batch.tokens[others], batch.targets[others]), 1)
+    for row, expected in zip(counts, bigrams.table):
+      if row.sum() > 300:
+        # Where tokens are chosen for having two successors the first two
+        # places are no fair sample, so only later ones are counted.
+        np.testing.assert_allclose(row / row.sum(), expected, atol=0.08)
+
+  def test_table(self):
+    bigrams = tasks.make_bigrams(20, 0.05)
+    np.testing.assert_allclose(bigrams.table.sum(axis=1), 1)
+    np.testing.assert_allclose(
+      bigrams.marginal @ bigrams.table, bigrams.marginal, atol=1e-9
+    )
+    again = tasks.make_bigrams(20, 0.05)
+    np.testing.assert_array_equal(again.table, bigrams.table)
+    triggers = tasks.fixed_triggers(bigrams, 4)
+    self.assertLess(
+      np.delete(bigrams.marginal, triggers).max(),
+      bigrams.marginal[triggers].min(),
+    )
+
+
+if __name__ == "__main__":
+  absltest.main()
