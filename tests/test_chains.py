@@ -9,8 +9,14 @@ from absl.testing import absltest, parameterized
 from scipy import stats
 
 from induction_jax import tasks
+from induction_jax.config import make_config
+from induction_jax.model import Model
+from induction_jax.probes.held_out import make_draw
+from induction_jax.probes.markov import make_markov_probe
+from induction_jax.state import TrainState
 from induction_jax.tasks import chains, markov
 from induction_jax.types import Batch
+from tests.tiny import tiny_config
 
 KEY = 5
 
@@ -230,6 +236,45 @@ class BigramTriggerTest(parameterized.TestCase):
       np.delete(bigrams.marginal, triggers).max(),
       bigrams.marginal[triggers].min(),
     )
+
+
+class MarkovProbeTest(parameterized.TestCase):
+  @parameterized.parameters(False, True)
+  def test_a_network_that_follows_bigrams(self, doubly_stochastic):
+    values = tiny_config(
+      task__name="markov",
+      task__vocab_size=5,
+      task__seq_length=40,
+      task__doubly_stochastic=doubly_stochastic,
+      behaviour__batch_size=64,
+    )
+    config = make_config(values.to_dict())
+
+    def apply(params, tokens):  # logits are free up to a constant
+      return jnp.log(tasks.bigram_predictions(tokens, 5, 1.0)) + params, None
+
+    probe = make_markov_probe(config, Model(None, apply))
+    draw = make_draw(config)
+
+    def measure(key):
+      state = TrainState(jnp.zeros((), int), jnp.float32(3), (), key)
+      held_out = draw(key)
+      values, _ = probe.measure(state, held_out, (), ())
+      return values | probe.constants(state, held_out)
+
+    found = jax.tree.map(float, jax.jit(measure)(jax.random.key(2)))
+    self.assertAlmostEqual(found["markov_loss"], found["bigram_loss"], places=5)
+    self.assertAlmostEqual(found["kl_bigram"], 0, places=5)
+    self.assertAlmostEqual(found["markov_loss_null"], np.log(5), places=5)
+    self.assertAlmostEqual(found["kl_uniform_null"], 0, places=5)
+    self.assertGreater(found["kl_uniform"], 0.02)
+    self.assertGreater(found["kl_unigram"], 0.02)
+    # With another batch's matrices it would be far above the uniform guess.
+    self.assertLess(found["chain_loss"], found["bigram_loss"] - 0.05)
+    self.assertEqual("bayes_loss" in found, not doubly_stochastic)
+    if not doubly_stochastic:
+      self.assertEqual(found["bayes_loss"], found["bigram_loss"])
+    self.assertContainsSubset(found, {v.name for v in probe.variables})
 
 
 if __name__ == "__main__":

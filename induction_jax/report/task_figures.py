@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,8 +21,9 @@ class Memory(NamedTuple):
   Attributes:
     recall: [step], of the head or pair of heads that is best at that step.
     null: of one head; the best of several lies a little higher.
-    half_way: the first step at which it is half-way from its null to its
-      highest value; None if it never rises by LEAST_RISE.
+    half_way: the first step from which on it stays at least half-way from its
+      null to its highest value; None if it never rises by LEAST_RISE, or is
+      lost again.
   """
 
   recall: xr.DataArray
@@ -56,15 +58,15 @@ def plot_memory(results: xr.Dataset, findings: Findings) -> Figure:
   ):
     _plot_memory(axes[0], name, memory, color)
   axes[0].set_ylabel("recall (best head; dotted: null)")
-  style.legend_above(axes[0], ncols=3)
+  style.legend_above(axes[0], ncols=3, title="stays half-way up from step")
   for name, label, color in (
-    ("pattern_accuracy", "accuracy after triggers", style.BLACK),
-    ("previous_token", "best previous token", style.BLUE),
-    ("prefix_matching", "best prefix matching", style.GREEN),
+    ("pattern_accuracy", "accuracy", style.BLACK),
+    ("previous_token", "previous token", style.BLUE),
+    ("prefix_matching", "prefix matching", style.GREEN),
   ):
     series = _best(results[name])
     axes[1].plot(series.step, series, color=color, label=label)
-  axes[1].set_ylabel("accuracy, attention")
+  axes[1].set_ylabel("accuracy; attention of the best head")
   axes[1].tick_params(labelleft=True)
   style.legend_above(axes[1], ncols=3)
   axes[0].set_ylim(-0.02, 1.02)
@@ -91,8 +93,10 @@ def _memory(recall: xr.DataArray, null: float) -> Memory:
   highest = float(recall.max())
   if highest < null + LEAST_RISE:
     return Memory(recall, null, None)
-  risen = recall.step.values[recall.values >= (null + highest) / 2]
-  return Memory(recall, null, int(risen[0]))
+  below = np.flatnonzero(recall.values < (null + highest) / 2)
+  first = below[-1] + 1 if below.size else 0
+  steps = recall.step.values
+  return Memory(recall, null, int(steps[first]) if first < len(steps) else None)
 
 
 def _best(scores: xr.DataArray) -> xr.DataArray:
@@ -103,9 +107,9 @@ def _best(scores: xr.DataArray) -> xr.DataArray:
 def _plot_memory(ax: Axes, name: str, memory: Memory, color: str) -> None:
   half_way = memory.half_way
   symbol = f"$W_{{{name[2].upper()}}}^{{{name[3]}}}$"
-  when = "never" if half_way is None else f"step {half_way}"
+  when = "-" if half_way is None else str(half_way)
   recall = memory.recall
-  ax.plot(recall.step, recall, color=color, label=f"{symbol}, ½: {when}")
+  ax.plot(recall.step, recall, color=color, label=f"{symbol}: {when}")
   ax.axhline(memory.null, **style.NULL_STYLE | {"color": color})
   if half_way is not None:
     at = float(recall.sel(step=half_way))
@@ -134,4 +138,4 @@ def _plot_losses(ax: Axes, results: xr.Dataset) -> None:
   margin = 0.15 * (max(values) - min(values))
   ax.set_ylim(min(values) - margin, max(values) + margin)  # not the start
   ax.set_ylabel("loss, all tokens (nats)")
-  style.legend_above(ax, ncols=3)
+  style.legend_above(ax, ncols=2 if known else 3)  # two rows
