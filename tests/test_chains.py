@@ -254,6 +254,7 @@ class MarkovProbeTest(parameterized.TestCase):
       return jnp.log(tasks.bigram_predictions(tokens, 5, 1.0)) + params, None
 
     probe = make_markov_probe(config, Model(None, apply))
+    self.assertEqual(probe.interval, 1)
     draw = make_draw(config)
 
     def measure(key):
@@ -269,6 +270,11 @@ class MarkovProbeTest(parameterized.TestCase):
     self.assertAlmostEqual(found["kl_uniform_null"], 0, places=5)
     self.assertGreater(found["kl_uniform"], 0.02)
     self.assertGreater(found["kl_unigram"], 0.02)
+    # Nothing but pseudo-counts between the paper's unigrams and uniform.
+    self.assertLess(
+      found["smoothed_unigram_loss"],
+      min(found["unigram_loss"], found["markov_loss_null"]) + 1e-3,
+    )
     # With another batch's matrices it would be far above the uniform guess.
     self.assertLess(found["chain_loss"], found["bigram_loss"] - 0.05)
     self.assertEqual("bayes_loss" in found, not doubly_stochastic)

@@ -185,6 +185,7 @@ class TaskFigureTest(absltest.TestCase):
         "markov_loss": ("step", losses),
         "markov_loss_null": ((), 1.61),
         "unigram_loss": ((), 1.58),
+        "smoothed_unigram_loss": ((), 1.57),
         "bigram_loss": ((), 1.46),
         "chain_loss": ((), 1.29),
         **{
@@ -200,11 +201,10 @@ class TaskFigureTest(absltest.TestCase):
       ax = figure.axes[0]
       labels = [text.get_text() for text in ax.get_legend().get_texts()]
       last = ["bigrams (Bayes)"] if known else ["bigrams", "matrix known"]
-      self.assertEqual(labels, ["network", "uniform", "unigrams", *last])
+      shown = ["network", "uniform", "unigrams", "unigrams, smoothed", *last]
+      self.assertEqual(labels, shown)
       low, high = ax.get_ylim()
-      heights = [
-        line.get_ydata()[0] for line in ax.lines[1 : 1 + len(last) + 2]
-      ]
+      heights = [line.get_ydata()[0] for line in ax.lines[1 : len(shown)]]
       self.assertBetween(min(heights), low, high)
       self.assertBetween(max(heights), low, 2.0)
       plt.close(figure)

@@ -141,7 +141,9 @@ def _measure(**settings) -> tuple[dict, dict]:
   held_out = HeldOut(*[batch] * 4)
   probe = make_memory_probe(config)
   values, _ = probe.measure(state, held_out, (), ())
-  return params, values | probe.constants(state, held_out)
+  values |= probe.constants(state, held_out)
+  assert values.keys() <= {variable.name for variable in probe.variables}
+  return params, values
 
 
 class MemoryProbeTest(parameterized.TestCase):
@@ -165,6 +167,16 @@ class MemoryProbeTest(parameterized.TestCase):
     score = w_pos @ w_q @ w_k.T @ w_pos.T
     hits = [np.argmax(score[t, : t + 1]) == t - 1 for t in range(1, len(w_pos))]
     return np.mean(hits)
+
+  def test_fixed_triggers_are_all_that_is_looked_for(self):
+    _, values = _measure(task__fixed_triggers=True, task__triggers=2)
+    shares = np.unique(values["w_k2_recall"][1])
+    self.assertContainsSubset(shares.tolist(), [0.0, 0.5, 1.0])
+
+  @parameterized.parameters(("bigram_trigger", 1), ("repeats", 0))
+  def test_measures_its_own_task_alone(self, name, interval):
+    config = make_config(tiny_config(task__name=name).to_dict())
+    self.assertEqual(make_memory_probe(config).interval, interval)
 
   def test_rotary_positions_have_no_vectors(self):
     _, values = _measure(model__position="rotary")

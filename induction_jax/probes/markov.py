@@ -12,10 +12,15 @@ from induction_jax.state import TrainState
 from induction_jax.types import Array, Batch, PyTree, Variable
 
 STRATEGIES = ("uniform", "unigram", "bigram")
+# To choose the best from; in units of task.dirichlet.
+PSEUDO_COUNTS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 32, 64, 1e3)
 VARIABLES = (
   Variable("markov_loss", ("step",), "loss, all tokens", "nats"),
   Variable("markov_loss_null", (), "loss of a uniform guess", "nats"),
   Variable("unigram_loss", (), "loss of in-context unigrams", "nats"),
+  Variable(
+    "smoothed_unigram_loss", (), "loss of unigrams, best smoothing", "nats"
+  ),
   Variable("bigram_loss", (), "loss of in-context bigrams", "nats"),
   Variable("bayes_loss", (), "loss of the Bayes-optimal strategy", "nats"),
   Variable("chain_loss", (), "loss with the matrix known", "nats"),
@@ -35,6 +40,9 @@ def make_markov_probe(config: Config, model: Model) -> Probe:
 
   All are means over all tokens of the held-out batch, so the network's loss
   and the strategies' can be read against one another without sampling error.
+  Unigrams with a pseudo-count of task.dirichlet are those of the paper; how
+  often a token occurs varies less than a row, so a larger one serves better,
+  and a network may learn it. `smoothed_unigram_loss` is of the best one.
   `bayes_loss` is that of `bigram` where the rows are Dirichlet. For doubly
   stochastic matrices the optimum has no closed form and is not reported: in
   expectation it lies between `bigram_loss` and `chain_loss`.
@@ -54,10 +62,19 @@ def make_markov_probe(config: Config, model: Model) -> Probe:
     chain = tasks.chain_predictions(batch.tokens, transitions)
     known = _strategies(config, batch)
     loss = {name: _loss(p, batch) for name, p in known.items()}
+    smoothed = [
+      tasks.unigram_predictions(
+        batch.tokens, task.vocab_size, pseudo_count * task.dirichlet
+      )
+      for pseudo_count in PSEUDO_COUNTS
+    ]
     uniform = jnp.log(known["uniform"])
     values = {
       "markov_loss_null": loss["uniform"],
       "unigram_loss": loss["unigram"],
+      "smoothed_unigram_loss": jnp.min(
+        jnp.stack([_loss(p, batch) for p in smoothed])
+      ),
       "bigram_loss": loss["bigram"],
       "chain_loss": _loss(chain, batch),
       **{f"kl_{x}_null": _divergence(p, uniform) for x, p in known.items()},

@@ -120,14 +120,12 @@ def _plot_losses(ax: Axes, results: xr.Dataset) -> None:
   series = measured(results["markov_loss"])
   ax.plot(series.step, series, color=style.VERMILION, label="network")
   known = "bayes_loss" in results
+  bigrams = "bigrams (Bayes)" if known else "bigrams"
   references = {
     "uniform": ("markov_loss_null", style.BLACK, ":"),
-    "unigrams": ("unigram_loss", style.ORANGE, "--"),
-    "bigrams (Bayes)" if known else "bigrams": (
-      "bigram_loss",
-      style.BLUE,
-      "--",
-    ),
+    "unigrams": ("unigram_loss", style.ORANGE, ":"),
+    "unigrams, smoothed": ("smoothed_unigram_loss", style.ORANGE, "--"),
+    bigrams: ("bigram_loss", style.BLUE, "--"),
   }
   if not known:  # then the optimum lies between bigrams and this
     references["matrix known"] = ("chain_loss", style.GREEN, "-.")
@@ -138,4 +136,4 @@ def _plot_losses(ax: Axes, results: xr.Dataset) -> None:
   margin = 0.15 * (max(values) - min(values))
   ax.set_ylim(min(values) - margin, max(values) + margin)  # not the start
   ax.set_ylabel("loss, all tokens (nats)")
-  style.legend_above(ax, ncols=2 if known else 3)  # two rows
+  style.legend_above(ax, ncols=3)
