@@ -18,8 +18,7 @@ def get_config():
   # Heads are judged on `repeats`, whose patterns these tokens must hold.
   config.task.pattern_min = 2
   config.task.pattern_max = 4
-  config.model.n_heads = 1
-  config.model.d_model = 32
+  config.train.num_steps = 1000
   config.behaviour.batch_size = 64
   config.spectra.eigen_interval = 0
   return config
