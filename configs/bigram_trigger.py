@@ -6,6 +6,13 @@ drawn for every sequence, so that every token may be one.
 
 Command:
   python -m induction_jax.train --config configs/bigram_trigger.py
+
+What to expect: about two minutes on two cores. The transition near step 470,
+and an induction head. W_O2 leaves its null first, W_K2 follows within 100
+steps (at half-way they are together, or W_O2 is first), W_K1 rises last, as
+the accuracy does, and stays below one: positions that seldom follow a trigger
+need no memory. With the loss over all tokens only W_O2 rises within 2000
+steps: the global bigrams take the gradient.
 """
 
 from configs import quick

@@ -38,11 +38,13 @@ VARIABLES = (
 def make_markov_probe(config: Config, model: Model) -> Probe:
   """Loss and KL divergence beside those of in-context strategies.
 
-  All are means over all tokens of the held-out batch, so the network's loss
-  and the strategies' can be read against one another without sampling error.
-  Unigrams with a pseudo-count of task.dirichlet are those of the paper; how
-  often a token occurs varies less than a row, so a larger one serves better,
-  and a network may learn it. `smoothed_unigram_loss` is of the best one.
+  All are means over all tokens of one held-out batch, so that the network and
+  the strategies share most of the sampling error.
+
+  Unigrams with a pseudo-count of task.dirichlet are those of the paper. How
+  often a token occurs varies less than a row does, so a larger one serves
+  better, and a network learns it: `smoothed_unigram_loss` is of the best.
+
   `bayes_loss` is that of `bigram` where the rows are Dirichlet. For doubly
   stochastic matrices the optimum has no closed form and is not reported: in
   expectation it lies between `bigram_loss` and `chain_loss`.
