@@ -153,6 +153,7 @@ def with_memories(results: xr.Dataset) -> xr.Dataset:
   pairs[:, 1, :, 0] = 0.05
   return results.assign(
     {
+      "pattern_accuracy": results.induction_accuracy,
       "w_k1_recall": (per_head, late),
       "w_k2_recall": ((*per_head, "writer_layer", "writer_head"), pairs),
       "w_o2_recall": (per_head, early),

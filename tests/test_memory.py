@@ -170,7 +170,7 @@ class MemoryProbeTest(parameterized.TestCase):
 
   def test_fixed_triggers_are_all_that_is_looked_for(self):
     _, values = _measure(task__fixed_triggers=True, task__triggers=2)
-    shares = np.unique(values["w_k2_recall"][1])
+    shares = np.unique(values["w_k2_recall"][1, :, 0])
     self.assertContainsSubset(shares.tolist(), [0.0, 0.5, 1.0])
 
   @parameterized.parameters(("bigram_trigger", 1), ("repeats", 0))
