@@ -25,6 +25,10 @@ def get_config() -> ConfigDict:
         "pattern_max": 32,
         "gap_min": 0,
         "gap_max": 32,
+        "dirichlet": 1.0,
+        "doubly_stochastic": False,
+        "triggers": 5,
+        "fixed_triggers": False,
       },
       "model": {
         "n_layers": 2,

@@ -67,15 +67,25 @@ def _check_range(section: str, name: str, low: int, high: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-  """The data-generating process (see induction_jax.tasks)."""
+  """The data-generating process (see induction_jax.tasks).
 
-  name: str = _one_of("repeats", "fixed_offset")
+  Patterns and gaps are those of `repeats`, on which heads are judged whatever
+  the task. `dirichlet` is the concentration of the rows of transition matrices
+  (`markov`) or of the table of bigrams (`bigram_trigger`); `doubly_stochastic`
+  is of `markov`, `triggers` and `fixed_triggers` are of `bigram_trigger`.
+  """
+
+  name: str = _one_of("repeats", "fixed_offset", "markov", "bigram_trigger")
   vocab_size: int = _at_least(3)
   seq_length: int = _at_least(4)
   pattern_min: int = _at_least(2)
   pattern_max: int = _at_least(2)
   gap_min: int = _at_least(0)
   gap_max: int = _at_least(0)
+  dirichlet: float = _positive()
+  doubly_stochastic: bool = _boolean()
+  triggers: int = _at_least(1)
+  fixed_triggers: bool = _boolean()
 
   def __post_init__(self) -> None:
     _check_range("task", "pattern", self.pattern_min, self.pattern_max)
@@ -96,6 +106,11 @@ class TaskConfig:
       raise ConfigError(
         "task.seq_length must be even for fixed_offset, got "
         f"seq_length={self.seq_length}"
+      )
+    if self.name == "bigram_trigger" and self.triggers >= self.vocab_size:
+      raise ConfigError(
+        "task.triggers must be below task.vocab_size for bigram_trigger, got "
+        f"triggers={self.triggers}, vocab_size={self.vocab_size}"
       )
 
 

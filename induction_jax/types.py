@@ -23,7 +23,8 @@ class Batch(NamedTuple):
     tokens: the inputs, int32.
     targets: targets[b, t] is the token that follows tokens[b, t].
     predictable: true where targets[b, t] is determined by an earlier
-      occurrence in the same sequence.
+      occurrence in the same sequence; in `markov`, where no target is, true
+      where the current token has occurred before.
   """
 
   tokens: Array  # [B, T]

@@ -38,13 +38,19 @@ class RangesTest(parameterized.TestCase):
   @parameterized.parameters(
     ("seed", -1, "in [0, 2^32)"),
     ("seed", 2**32, "in [0, 2^32)"),
-    ("task.name", "repeat", "one of repeats, fixed_offset"),
+    (
+      "task.name",
+      "repeat",
+      "one of repeats, fixed_offset, markov, bigram_trigger",
+    ),
     ("task.vocab_size", 2, "at least 3"),
     ("task.seq_length", 3, "at least 4"),
     ("task.pattern_min", 1, "at least 2"),
     ("task.pattern_max", 1, "at least 2"),
     ("task.gap_min", -1, "at least 0"),
     ("task.gap_max", -1, "at least 0"),
+    ("task.dirichlet", 0.0, "a positive finite number"),
+    ("task.triggers", 0, "at least 1"),
     ("model.n_layers", 0, "at least 1"),
     ("model.n_heads", 0, "at least 1"),
     ("model.d_model", 0, "at least 1"),
@@ -263,6 +269,11 @@ class CrossChecksTest(parameterized.TestCase):
       "task.seq_length must be even for fixed_offset, got seq_length=255",
     ),
     (
+      dict(task__name="bigram_trigger", task__triggers=50),
+      "task.triggers must be below task.vocab_size for bigram_trigger, got "
+      "triggers=50, vocab_size=50",
+    ),
+    (
       dict(spectra__max_order=19, spectra__track_top_k_eigenvalues=10),
       "spectra.max_order must be at least twice the number of eigenvalues "
       "tracked (both ends come from one basis), got max_order=19, "
@@ -309,6 +320,8 @@ class CrossChecksTest(parameterized.TestCase):
     dict(circuits__top_k=50),
     dict(task__seq_length=11, task__pattern_min=4, task__gap_min=3),
     dict(task__seq_length=255),
+    dict(task__triggers=50),
+    dict(task__name="bigram_trigger", task__triggers=49),
     dict(model__n_heads=2, model__d_model=6, model__position="learned"),
     dict(spectra__max_order=20, spectra__track_top_k_eigenvalues=10),
     dict(intervention__project_top_k=101),

@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 from matplotlib.figure import Figure
 
 from induction_jax.probes.density import EIGENVALUES
-from induction_jax.report import findings, style
+from induction_jax.report import findings, style, task_figures
 from induction_jax.report.ablation_figure import (
   KINDS,
   TOKENS,
@@ -300,6 +300,78 @@ class CausesFigureTest(absltest.TestCase):
     legend = figure.axes[0].get_legend().get_texts()
     self.assertEqual([t.get_text() for t in legend], ["1", "2", "uniform"])
     plt.close(figure)
+
+
+def with_memories(results: xr.Dataset) -> xr.Dataset:
+  """Adds memories of two layers of two heads that rise at known steps."""
+  per_head = ("step", "layer", "head")
+  late = np.zeros((len(STEPS), 2, 2))
+  late[12:, 0, 1] = 0.8  # W_K1, in layer 0
+  early = np.zeros((len(STEPS), 2, 2))
+  early[:, 0] = 1.0  # not in the layer that counts for W_O2
+  early[4:, 1, 0] = 0.3
+  early[2, 1, 0] = 0.9  # lost again
+  early[7:, 1, 0] = 0.9
+  pairs = np.full((len(STEPS), 2, 2, 2, 2), np.nan)
+  pairs[:, 1, :, 0] = 0.05
+  return results.assign(
+    {
+      "pattern_accuracy": results.induction_accuracy,
+      "w_k1_recall": (per_head, late),
+      "w_k2_recall": ((*per_head, "writer_layer", "writer_head"), pairs),
+      "w_o2_recall": (per_head, early),
+      **{f"w_{x}_recall_null": ((), 0.1) for x in ("k1", "k2", "o2")},
+    }
+  )
+
+
+class TaskFigureTest(absltest.TestCase):
+  def test_memories_rise_half_way(self):
+    results = with_memories(induction_results())
+    memories = task_figures.find_memories(results)
+    self.assertEqual(list(memories), ["w_o2", "w_k2", "w_k1"])
+    half_way = {name: memory.half_way for name, memory in memories.items()}
+    steps = {"w_o2": int(STEPS[7]), "w_k2": None, "w_k1": int(STEPS[12])}
+    self.assertEqual(half_way, steps)
+    figure = task_figures.plot_memory(results, found_in_induction())
+    (legend,) = (ax.get_legend() for ax in figure.axes[:1])
+    shown = [text.get_text() for text in legend.get_texts()]
+    self.assertEqual(
+      [label.split(": ")[1] for label in shown],
+      [str(STEPS[7]), "-", str(STEPS[12])],
+    )
+    plt.close(figure)
+
+  def test_markov_shows_every_reference_and_hides_none(self):
+    losses = np.linspace(2.5, 1.45, len(STEPS))
+    results = induction_results().assign(
+      {
+        "markov_loss": ("step", losses),
+        "markov_loss_null": ((), 1.61),
+        "unigram_loss": ((), 1.58),
+        "smoothed_unigram_loss": ((), 1.57),
+        "bigram_loss": ((), 1.46),
+        "chain_loss": ((), 1.29),
+        **{
+          f"kl_{x}": ("step", losses - 1.4)
+          for x in ("uniform", "unigram", "bigram")
+        },
+      }
+    )
+    for known in False, True:
+      if known:
+        results = results.assign(bayes_loss=((), 1.46))
+      figure = task_figures.plot_markov(results, found_in_induction())
+      ax = figure.axes[0]
+      labels = [text.get_text() for text in ax.get_legend().get_texts()]
+      last = ["bigrams (Bayes)"] if known else ["bigrams", "matrix known"]
+      shown = ["network", "uniform", "unigrams", "unigrams, smoothed", *last]
+      self.assertEqual(labels, shown)
+      low, high = ax.get_ylim()
+      heights = [line.get_ydata()[0] for line in ax.lines[1 : len(shown)]]
+      self.assertBetween(min(heights), low, high)
+      self.assertBetween(max(heights), low, 2.0)
+      plt.close(figure)
 
 
 class LogAxisTest(parameterized.TestCase):

@@ -16,8 +16,9 @@ from induction_jax.config import ModelConfig, TaskConfig
 from induction_jax.model import make_model
 from induction_jax.spectra.lanczos import ROUNDING_UNITS
 from induction_jax.step import make_loss
+from tests.tiny import NO_CHAINS
 
-TASK = TaskConfig("repeats", 7, 10, 2, 4, 0, 2)
+TASK = TaskConfig("repeats", 7, 10, 2, 4, 0, 2, *NO_CHAINS)
 MODEL = ModelConfig(1, 2, 4, 0, "rotary", "layernorm", True)
 SEEDS = (0, 1, 2)
 K = 10

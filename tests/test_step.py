@@ -16,8 +16,9 @@ from induction_jax.model import make_model
 from induction_jax.state import STREAMS, TrainState, init_state, stream
 from induction_jax.step import make_loss, make_train_chunk, make_train_step
 from induction_jax.types import Batch
+from tests.tiny import NO_CHAINS
 
-TASK = TaskConfig("repeats", 9, 16, 2, 5, 0, 3)
+TASK = TaskConfig("repeats", 9, 16, 2, 5, 0, 3, *NO_CHAINS)
 MODEL = ModelConfig(2, 2, 8, 0, "rotary", "layernorm", False)
 
 

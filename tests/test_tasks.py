@@ -10,6 +10,7 @@ from absl.testing import absltest, parameterized
 from induction_jax import tasks
 from induction_jax.config import TaskConfig
 from induction_jax.types import Batch
+from tests.tiny import NO_CHAINS
 
 # So many tokens that a filler token practically never returns: whatever does
 # return in a sequence is the pattern.
@@ -171,7 +172,7 @@ class PurityTest(chex.TestCase):
   @chex.variants(with_jit=True, without_jit=True)
   @parameterized.parameters("repeats", "fixed_offset")
   def test_same_key_same_batch(self, name):
-    config = TaskConfig(name, 20, 24, 3, 6, 0, 4)
+    config = TaskConfig(name, 20, 24, 3, 6, 0, 4, *NO_CHAINS)
     sample = self.variant(tasks.make_sampler(config, 8))
     a, b, c = (sample(jax.random.key(seed)) for seed in (7, 7, 8))
     chex.assert_trees_all_equal(a, b)
@@ -196,7 +197,7 @@ class FixedOffsetTest(parameterized.TestCase):
     np.testing.assert_array_equal(np.unique(batch.tokens), np.arange(5))
 
   def test_run_samples_it(self):
-    config = TaskConfig("fixed_offset", 500, 12, 2, 3, 0, 4)
+    config = TaskConfig("fixed_offset", 500, 12, 2, 3, 0, 4, *NO_CHAINS)
     batch = tasks.make_sampler(config, 8)(jax.random.key(0))
     np.testing.assert_array_equal(batch.tokens[:, :6], batch.tokens[:, 6:])
 
@@ -204,13 +205,13 @@ class FixedOffsetTest(parameterized.TestCase):
 class SamplersTest(parameterized.TestCase):
   @parameterized.parameters("repeats", "fixed_offset")
   def test_induction_sampler_is_always_repeats(self, name):
-    config = TaskConfig(name, MANY, 40, 3, 5, 1, 4)
+    config = TaskConfig(name, MANY, 40, 3, 5, 1, 4, *NO_CHAINS)
     sample = jax.jit(tasks.make_induction_sampler(config, 32))
     expected = _draw((3, 5), (1, 4), MANY, 40, 32, seed=3)
     chex.assert_trees_all_equal(sample(jax.random.key(3)), expected)
 
   def test_run_samples_repeats(self):
-    config = TaskConfig("repeats", MANY, 40, 3, 5, 1, 4)
+    config = TaskConfig("repeats", MANY, 40, 3, 5, 1, 4, *NO_CHAINS)
     sample = jax.jit(tasks.make_sampler(config, 32))
     expected = _draw((3, 5), (1, 4), MANY, 40, 32, seed=3)
     chex.assert_trees_all_equal(sample(jax.random.key(3)), expected)
@@ -224,7 +225,9 @@ class SamplersTest(parameterized.TestCase):
   def test_probe_repeats_distinct_tokens(
     self, vocab_size, length, shortest, longest
   ):
-    config = TaskConfig("fixed_offset", vocab_size, length, 2, 2, 0, 0)
+    config = TaskConfig(
+      "fixed_offset", vocab_size, length, 2, 2, 0, 0, *NO_CHAINS
+    )
     sample = jax.jit(tasks.make_probe_sampler(config, 128))
     batch = sample(jax.random.key(0))
     batch = jax.tree.map(np.asarray, batch)

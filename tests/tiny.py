@@ -4,6 +4,9 @@ import copy
 
 from configs import quick
 
+# Task settings that only Markov chains have, after those of `repeats`.
+NO_CHAINS = (1.0, False, 1, False)
+
 
 def tiny_config(**overrides):
   """The tiny ConfigDict; overrides are named section__leaf."""

@@ -31,6 +31,12 @@ from induction_jax.circuits.ideal import (
   induction_pattern,
   previous_token_pattern,
 )
+from induction_jax.circuits.memory import (
+  key_recall,
+  null_position_recall,
+  output_recall,
+  position_recall,
+)
 from induction_jax.circuits.ov import (
   copied_fraction,
   copying_matrices,
@@ -97,16 +103,20 @@ __all__ = [
   "holm",
   "induction_pattern",
   "k_composed_matrices",
+  "key_recall",
   "matched_fraction",
   "matching_matrices",
   "matching_triangles",
   "mean_outputs",
+  "null_position_recall",
   "null_scores",
+  "output_recall",
   "ov_matrices",
   "ov_triangles",
   "p_values",
   "pairs_of_heads",
   "path_logits",
+  "position_recall",
   "prefix_mask",
   "previous_token_pattern",
   "qk_matrices",

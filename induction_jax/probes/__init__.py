@@ -13,6 +13,8 @@ from induction_jax.probes.circuits import make_circuits_probe
 from induction_jax.probes.curvature import Curvature, make_curvature
 from induction_jax.probes.density import make_density_probe
 from induction_jax.probes.held_out import HeldOut, make_draw
+from induction_jax.probes.markov import make_markov_probe
+from induction_jax.probes.memory import make_memory_probe
 from induction_jax.probes.probe import Probe
 from induction_jax.probes.projection import make_projection_probe
 from induction_jax.probes.spectra import make_spectra_probe
@@ -41,6 +43,8 @@ def make_probes(
   """Every probe there is, cheap ones first; those of interval 0 never run."""
   return (
     make_behaviour_probe(config, model),
+    make_markov_probe(config, model),
+    make_memory_probe(config),
     make_circuits_probe(config),
     make_ablation_probe(config, model),
     make_projection_probe(config, curvature.partition.ids.size),

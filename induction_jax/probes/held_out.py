@@ -36,14 +36,19 @@ def make_draw(config: Config) -> Callable[[Key], HeldOut]:
   sample_curvature = tasks.make_sampler(task, config.spectra.batch_size)
 
   def draw(key: Key) -> HeldOut:
-    task_key, back_to_back_key = jax.random.split(stream(key, "behaviour"))
+    _, back_to_back_key = jax.random.split(stream(key, "behaviour"))
     induction = sample_induction(stream(key, "induction"))
     on_repeats = task.name == "repeats"
     return HeldOut(
-      task=induction if on_repeats else sample_task(task_key),
+      task=induction if on_repeats else sample_task(task_key(key)),
       induction=induction,
       back_to_back=sample_back_to_back(back_to_back_key),
       curvature=sample_curvature(jax.random.fold_in(stream(key, "spectra"), 0)),
     )
 
   return draw
+
+
+def task_key(key: Key) -> Key:
+  """The key from which the task's held-out batch is drawn."""
+  return jax.random.split(stream(key, "behaviour"))[0]

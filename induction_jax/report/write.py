@@ -23,6 +23,7 @@ from induction_jax.report.curvature_figures import (
 from induction_jax.report.findings import Findings
 from induction_jax.report.patterns import Shown, plot_patterns
 from induction_jax.report.summary import summarise
+from induction_jax.report.task_figures import plot_markov, plot_memory
 from induction_jax.storage.run_directory import (
   RunDirectory,
   read_json,
@@ -57,6 +58,10 @@ def write_figures(
   """
   with style.paper_style():
     drawn = {"transition": figures.plot_transition(results, findings)}
+    if "markov_loss" in results:
+      drawn["markov"] = plot_markov(results, findings)
+    if "w_o2_recall" in results:
+      drawn["memory"] = plot_memory(results, findings)
     if "top_eigenvalues" in results:
       drawn["spectrum"] = figures.plot_spectrum(results, findings)
       drawn["alignment"] = figures.plot_alignment(results, findings)

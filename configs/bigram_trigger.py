@@ -1,0 +1,32 @@
+"""Bigram trigger: the memories of an induction head, one by one.
+
+Question: in which order do the three associative memories of an induction head
+form (Bietti et al. 2023, who see W_O2, then W_K2, then W_K1)? Triggers are
+drawn for every sequence, so that every token may be one.
+
+Command:
+  python -m induction_jax.train --config configs/bigram_trigger.py
+
+What to expect: about two minutes on two cores. The transition near step 470,
+and an induction head. W_O2 leaves its null first, W_K2 follows within 100
+steps (at half-way they are together, or W_O2 is first), W_K1 rises last, as
+the accuracy does, and stays below one: positions that seldom follow a trigger
+need no memory. With the loss over all tokens only W_O2 rises within 2000
+steps: the global bigrams take the gradient.
+"""
+
+from configs import quick
+
+
+def get_config():
+  config = quick.get_config()
+  config.task.name = "bigram_trigger"
+  config.task.vocab_size = 32
+  config.task.dirichlet = 0.3
+  config.model.position = "learned"  # recall of positions needs vectors
+  config.model.n_heads = 1
+  # As there: what follows other tokens is not in the loss.
+  config.train.loss_tokens = "predictable"
+  config.train.num_steps = 1000
+  config.spectra.eigen_interval = 0
+  return config
