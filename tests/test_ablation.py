@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from induction_jax import circuits, tasks
@@ -152,6 +153,7 @@ class Oracle:
     return self.logits(b, x)
 
 
+@pytest.mark.slow
 class AblationTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):

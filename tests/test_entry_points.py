@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
 import xarray as xr
 from absl.testing import absltest, parameterized
 
@@ -56,6 +57,7 @@ class EntryPointTest(parameterized.TestCase):
     )
 
 
+@pytest.mark.slow
 class WholeTest(EntryPointTest):
   def test_start_to_figures(self):
     status, out, err = self.train()

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from jax.flatten_util import ravel_pytree
 
@@ -270,6 +271,7 @@ def _steps(*counts: int) -> list[TrainState]:
   return states
 
 
+@pytest.mark.slow
 class RunTest(absltest.TestCase):
   def test_frozen_parameters_keep_their_bits(self):
     first, last = _steps(5)

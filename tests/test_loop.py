@@ -9,6 +9,7 @@ from pathlib import Path
 import chex
 import jax
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from induction_jax import loop
@@ -189,6 +190,7 @@ print("measured", len(experiment.probes), "probes")
 """
 
 
+@pytest.mark.slow
 class BaseTest(absltest.TestCase):
   def test_base_takes_two_steps_and_one_measurement(self):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax.flatten_util import ravel_pytree
 
@@ -64,6 +65,7 @@ class PartitionTest(absltest.TestCase):
 PRODUCTS = "streamed, micro-batch of 2"
 
 
+@pytest.mark.slow
 class MeasureTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from induction_jax import circuits
@@ -146,6 +147,7 @@ def _measure(**settings) -> tuple[dict, dict]:
   return params, values
 
 
+@pytest.mark.slow
 class MemoryProbeTest(parameterized.TestCase):
   @parameterized.parameters("learned", "shortformer")
   def test_positions_are_read_where_they_are_added(self, position):

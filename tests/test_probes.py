@@ -5,6 +5,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest
 
 from induction_jax import circuits, loop, spectra
@@ -21,6 +22,7 @@ def make_probe(name="spectra", **settings):
   return probe, state, experiment.draw(state.key)
 
 
+@pytest.mark.slow
 class WarmStartTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):

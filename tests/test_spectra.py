@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from jax.flatten_util import ravel_pytree
 
@@ -148,6 +149,7 @@ def _true_residuals(matrix: np.ndarray, pairs) -> np.ndarray:
   )
 
 
+@pytest.mark.slow
 class NetworkTest(parameterized.TestCase):
   @parameterized.product(
     dtype_tolerance=((np.float64, 1e-9, 1e-5), (np.float32, 1e-5, 1e-3)),

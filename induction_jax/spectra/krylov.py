@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from induction_jax.types import Array
 
 Product = Callable[[Array], Array]  # [P] -> [P]
-_Removal = tuple[Array, Array]  # what is left [P], what was removed [rows]
+_Removal = tuple[Array, Array]  # the first two fields of a Remainder
 
 # Rows that Gram-Schmidt takes at a time: few enough to leave most of the empty
 # rows unread and to stay in cache between their two uses.
@@ -40,6 +40,14 @@ class Krylov(NamedTuple):
   residual: Array  # [], the norm of r
   order: Array  # [], rows filled, int32
   products: Array  # [], products so far, int32
+
+
+class Remainder(NamedTuple):
+  """A vector without its components along the rows of a basis."""
+
+  vector: Array  # [P]
+  removed: Array  # one coefficient for each row, summed over the times
+  norm: Array  # of the vector
 
 
 def init_krylov(start: Array, max_order: int) -> Krylov:
@@ -72,64 +80,59 @@ def extend(product: Product, krylov: Krylov, spare: Array) -> Krylov:
   """
   j = krylov.order
   basis = krylov.basis.at[j].set(krylov.direction)
-  vector, removed = orthogonalise(product(krylov.direction), basis, j + 1)
-  removed = removed[: krylov.projected.shape[0]]
+  rest = orthogonalise(product(krylov.direction), basis, j + 1)
+  removed = rest.removed[: krylov.projected.shape[0]]
   projected = krylov.projected.at[j].set(removed).at[:, j].set(removed)
-  residual = norm(vector)
-  rounding = jnp.finfo(vector.dtype).eps * jnp.max(jnp.abs(projected))
+  rounding = jnp.finfo(removed.dtype).eps * jnp.max(jnp.abs(projected))
 
-  def leave() -> Array:
+  def leave() -> Remainder:
     fresh = normalise(jnp.roll(spare, krylov.products))
-    return orthogonalise(fresh, basis, j + 1)[0]
+    return orthogonalise(fresh, basis, j + 1)
 
-  broke_down = residual <= rounding
-  direction = jax.lax.cond(broke_down, leave, lambda: vector)
+  broke_down = rest.norm <= rounding
+  new = jax.lax.cond(broke_down, leave, lambda: rest)
   return Krylov(
     basis=basis,
     projected=projected,
-    direction=normalise(direction),
-    residual=jnp.where(broke_down, 0, residual),
+    direction=new.vector / new.norm,
+    residual=jnp.where(broke_down, 0, rest.norm),
     order=j + 1,
     products=krylov.products + 1,
   )
 
 
-def orthogonalise(
-  vector: Array, basis: Array, order: Array
-) -> tuple[Array, Array]:
+def orthogonalise(vector: Array, basis: Array, order: Array) -> Remainder:
   """Gram-Schmidt against the first `order` rows, twice.
 
   The first time against the last two rows alone, to which a product owes all
   but rounding (the three-term recurrence); and a third time where the second
   took much away (Daniel, Gragg, Kaufman and Stewart 1976), as it does after a
   restart. Classical within a block of rows, which is read once.
-
-  Returns:
-    What is left [P], and the coefficients removed, one for each row of basis.
   """
 
-  def remove(carry: _Removal, first: Array, rows: int) -> _Removal:
-    vector, total = carry
+  def remove(rest: _Removal, first: Array, rows: int) -> _Removal:
+    vector, removed = rest
     block = jax.lax.dynamic_slice_in_dim(basis, first, rows)
     coefficients = inner(block, vector)
-    there = first + jnp.arange(rows)
+    # Not a scatter, which XLA runs entry by entry.
+    total = jax.lax.dynamic_slice_in_dim(removed, first, rows) + coefficients
     return (
       vector - dot(coefficients, block),
-      total.at[there].add(coefficients),
+      jax.lax.dynamic_update_slice_in_dim(removed, total, first, 0),
     )
 
-  def remove_all(carry: _Removal) -> _Removal:
+  def remove_all(rest: _Removal) -> Remainder:
     blocks = (order + BLOCK - 1) // BLOCK
-    return jax.lax.fori_loop(
-      0, blocks, lambda i, carry: remove(carry, i * BLOCK, BLOCK), carry
+    vector, removed = jax.lax.fori_loop(
+      0, blocks, lambda i, rest: remove(rest, i * BLOCK, BLOCK), rest
     )
+    return Remainder(vector, removed, norm(vector))
 
-  carry = vector, jnp.zeros(basis.shape[0], basis.dtype)
-  carry = remove(carry, jnp.maximum(order - 2, 0), 2)
-  before = norm(carry[0])
-  carry = remove_all(carry)
-  much = norm(carry[0]) < before / 2**0.5
-  return jax.lax.cond(much, remove_all, lambda carry: carry, carry)
+  start = vector, jnp.zeros(basis.shape[0], basis.dtype)
+  local = remove(start, jnp.maximum(order - 2, 0), 2)
+  rest = remove_all(local)
+  much = rest.norm < norm(local[0]) / 2**0.5
+  return jax.lax.cond(much, lambda: remove_all(rest[:2]), lambda: rest)
 
 
 def inner(rows: Array, vector: Array) -> Array:
