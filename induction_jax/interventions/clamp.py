@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from induction_jax.circuits import prefix_mask
+from induction_jax.circuits import prefix_mask, previous_token_pattern
 from induction_jax.config import ConfigError, ModelConfig
 from induction_jax.interventions.names import (
   choose,
@@ -80,10 +80,8 @@ def clamp_heads(model: Model, text: str, config: ModelConfig) -> Model:
 
 def previous_token(pattern: Array, _: Array) -> Array:
   """All attention to t - 1, [1, 1, T, T]; position 0 attends to itself."""
-  length = pattern.shape[-1]
-  t = jnp.arange(length)
-  where = t[None, :] == jnp.maximum(t - 1, 0)[:, None]
-  return where[None, None].astype(pattern.dtype)
+  ideal = previous_token_pattern(pattern.shape[-1])
+  return ideal[None, None].astype(pattern.dtype)
 
 
 def induction(pattern: Array, tokens: Array) -> Array:
