@@ -35,12 +35,7 @@ def measure(weights):
     "k_composed": circuits.k_composed_matrices(weights),
     "virtual": circuits.virtual_copying_matrices(weights),
   }
-  singular = {
-    "ov": circuits.copying_triangles(weights),
-    "qk": circuits.matching_triangles(weights),
-    "ov_alone": circuits.ov_triangles(weights),
-    "qk_alone": circuits.qk_triangles(weights),
-  }
+  singular = circuits.triangles(weights)._asdict()
   fractions = {
     "ov": circuits.copied_fraction(weights, 2),
     "qk": circuits.matched_fraction(weights, 2),
@@ -88,11 +83,16 @@ class SpectrumTest(parameterized.TestCase):
             led += np.sum(np.delete(entries, row) >= entries[row]) < 2
           self.assertAlmostEqual(float(fractions[name][i]), led / V, places=6)
 
+  def test_no_two_decompositions_at_once(self):
+    # What does not depend on each other may run together, and hang.
+    lowered = jax.jit(circuits.triangles).lower(gaussian_weights(seed=2))
+    self.assertEqual(lowered.as_text().count("@lapack_sgeqrf_ffi"), 2)
+
   def test_fewer_tokens_than_head_directions(self):
     weights = gaussian_weights(seed=3)
     few = weights._replace(w_e=weights.w_e[:3], w_u=weights.w_u[:, :3])
     n = as_numpy(few)
-    got = circuits.singular_values(circuits.copying_triangles(few))
+    got = circuits.singular_values(circuits.triangles(few).ov)
     self.assertEqual(got.shape, (L, H, K))
     want = np.linalg.svd(dense_circuits(n, (1, 2))["ov"], compute_uv=False)
     np.testing.assert_allclose(got[1, 2], [*want, 0], rtol=1e-4, atol=1e-4)

@@ -520,5 +520,26 @@ class ArpackTest(parameterized.TestCase):
     return len(used)
 
 
+class EighTest(absltest.TestCase):
+  def test_a_batch_goes_to_lapack_one_by_one(self):
+    matrices = np.random.default_rng(0).normal(size=(5, 6, 6))
+    matrices = np.float32(matrices + matrices.swapaxes(1, 2))
+    program = jax.jit(jax.vmap(krylov.eigh)).lower(matrices).compile()
+    calls = [
+      line for line in program.as_text().splitlines() if "lapack" in line
+    ]
+    self.assertNotEmpty(calls)
+    for call in calls:
+      self.assertNotIn("[5,6,6]", call)
+    values, vectors = program(matrices)
+    want = np.linalg.eigvalsh(matrices.astype(np.float64))
+    np.testing.assert_allclose(values, want, atol=1e-5)
+    np.testing.assert_allclose(
+      np.einsum("nij,nj,nkj->nik", vectors, values, vectors),
+      matrices,
+      atol=1e-5,
+    )
+
+
 if __name__ == "__main__":
   absltest.main()

@@ -40,9 +40,7 @@ from induction_jax.circuits.memory import (
 from induction_jax.circuits.ov import (
   copied_fraction,
   copying_matrices,
-  copying_triangles,
   ov_matrices,
-  ov_triangles,
 )
 from induction_jax.circuits.paths import (
   Attribution,
@@ -53,9 +51,7 @@ from induction_jax.circuits.paths import (
 from induction_jax.circuits.qk import (
   matched_fraction,
   matching_matrices,
-  matching_triangles,
   qk_matrices,
-  qk_triangles,
 )
 from induction_jax.circuits.significance import (
   composition_p_values,
@@ -70,6 +66,7 @@ from induction_jax.circuits.spectrum import (
   singular_values,
   track_eigenvalues,
 )
+from induction_jax.circuits.triangles import Triangles, triangles
 from induction_jax.circuits.weights import (
   CircuitWeights,
   fold_norms,
@@ -86,11 +83,11 @@ __all__ = [
   "HeadScores",
   "Intact",
   "Intervention",
+  "Triangles",
   "composition",
   "composition_p_values",
   "copied_fraction",
   "copying_matrices",
-  "copying_triangles",
   "direct_attribution",
   "duplicate_mask",
   "edit_output",
@@ -106,13 +103,11 @@ __all__ = [
   "key_recall",
   "matched_fraction",
   "matching_matrices",
-  "matching_triangles",
   "mean_outputs",
   "null_position_recall",
   "null_scores",
   "output_recall",
   "ov_matrices",
-  "ov_triangles",
   "p_values",
   "pairs_of_heads",
   "path_logits",
@@ -120,7 +115,6 @@ __all__ = [
   "prefix_mask",
   "previous_token_pattern",
   "qk_matrices",
-  "qk_triangles",
   "random_overlaps",
   "random_weights",
   "score_heads",
@@ -128,6 +122,7 @@ __all__ = [
   "singular_values",
   "sweep",
   "track_eigenvalues",
+  "triangles",
   "turn_queries",
   "virtual_copying_matrices",
 ]

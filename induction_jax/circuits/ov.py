@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from induction_jax.circuits.own_token import own_token_fraction
-from induction_jax.circuits.spectrum import triangles
 from induction_jax.circuits.weights import CircuitWeights
 from induction_jax.types import Array
 
@@ -34,23 +33,6 @@ def ov_matrices(weights: CircuitWeights) -> Array:  # [L, H, K, K]
   not depend on the residual's basis, but say nothing of tokens.
   """
   return weights.w_o @ weights.w_v
-
-
-@jax.default_matmul_precision("highest")
-def copying_triangles(weights: CircuitWeights) -> Array:  # [L, H, K, K]
-  """Matrices with the singular values of W_E W_V W_O W_U."""
-  # Orthonormal columns aside, W_E is its triangle: at most [D, D].
-  embed = jnp.linalg.qr(weights.w_e, mode="r")
-  unembed = jnp.linalg.qr(weights.w_u.T, mode="r")
-  read = jnp.einsum("rd,lhdk->lhrk", embed, weights.w_v)
-  write = jnp.einsum("rd,lhkd->lhrk", unembed, weights.w_o)
-  return triangles(read, write)
-
-
-@jax.default_matmul_precision("highest")
-def ov_triangles(weights: CircuitWeights) -> Array:  # [L, H, K, K]
-  """Matrices with the singular values of W_V W_O."""
-  return triangles(weights.w_v, jnp.swapaxes(weights.w_o, -1, -2))
 
 
 def copied_fraction(weights: CircuitWeights, k: int) -> Array:  # [L, H]

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from induction_jax.circuits.own_token import own_token_fraction
-from induction_jax.circuits.spectrum import triangles
 from induction_jax.circuits.weights import CircuitWeights
 from induction_jax.types import Array
 
@@ -36,22 +35,6 @@ def qk_matrices(weights: CircuitWeights) -> Array:  # [L, H, K, K]
   depend on the residual's basis, but say nothing of tokens.
   """
   return jnp.einsum("lhdk,lhdj->lhkj", weights.w_k, weights.w_q)
-
-
-@jax.default_matmul_precision("highest")
-def matching_triangles(weights: CircuitWeights) -> Array:  # [L, H, K, K]
-  """Matrices with the singular values of W_E W_Q W_K^T W_E^T."""
-  # Orthonormal columns aside, W_E is its triangle: at most [D, D].
-  embed = jnp.linalg.qr(weights.w_e, mode="r")
-  query = jnp.einsum("rd,lhdk->lhrk", embed, weights.w_q)
-  key = jnp.einsum("rd,lhdk->lhrk", embed, weights.w_k)
-  return triangles(query, key)
-
-
-@jax.default_matmul_precision("highest")
-def qk_triangles(weights: CircuitWeights) -> Array:  # [L, H, K, K]
-  """Matrices with the singular values of W_Q W_K^T."""
-  return triangles(weights.w_q, weights.w_k)
 
 
 def matched_fraction(weights: CircuitWeights, k: int) -> Array:  # [L, H]

@@ -6,25 +6,9 @@ with its non-zero eigenvalues or singular values; LAPACK takes them apart on the
 host, in float64. No [V, V] or [D, D] matrix is ever decomposed.
 """
 
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
-
-from induction_jax.types import Array
-
-
-def triangles(left: Array, right: Array) -> Array:  # [..., K, K]
-  """Matrices with the singular values of left @ right^T.
-
-  With left = Q R and right = Q' R' they are R R'^T. Forming left^T left
-  instead would square the condition number.
-
-  Args:
-    left: [..., N, K].
-    right: [..., N', K].
-  """
-  return _triangle(left) @ jnp.swapaxes(_triangle(right), -1, -2)
 
 
 def eigenvalues(matrices: ArrayLike) -> np.ndarray:
@@ -87,9 +71,3 @@ def track_eigenvalues(values: np.ndarray) -> np.ndarray:
     moved = np.abs(before[:, None] - after[None, :])
     after[:] = after[linear_sum_assignment(moved)[1]]
   return paths
-
-
-def _triangle(x: Array) -> Array:  # [..., N, K] -> [..., K, K]
-  upper = jnp.linalg.qr(x, mode="r")
-  missing = x.shape[-1] - upper.shape[-2]  # rows, where N < K
-  return jnp.pad(upper, [(0, 0)] * (x.ndim - 2) + [(0, missing), (0, 0)])

@@ -96,10 +96,9 @@ def _matrices(weights: circuits.CircuitWeights) -> dict[str, Array]:
     "qk_alone_score": circuits.qk_matrices(weights),
     "k_composed_matching": circuits.k_composed_matrices(weights),
     "virtual_copying": circuits.virtual_copying_matrices(weights),
-    "ov_singular_values": circuits.copying_triangles(weights),
-    "qk_singular_values": circuits.matching_triangles(weights),
-    "ov_alone_singular_values": circuits.ov_triangles(weights),
-    "qk_alone_singular_values": circuits.qk_triangles(weights),
+  } | {
+    f"{circuit}_singular_values": triangle
+    for circuit, triangle in circuits.triangles(weights)._asdict().items()
   }
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from induction_jax.spectra.checks import check_dtype
-from induction_jax.spectra.krylov import extend, init_krylov
+from induction_jax.spectra.krylov import eigh, extend, init_krylov
 from induction_jax.spectra.lanczos import ROUNDING_UNITS
 from induction_jax.spectra.operators import Operator
 from induction_jax.spectra.trace import Estimate, check_probes, mean_of
@@ -109,7 +109,7 @@ def quadrature(
       lambda _, krylov: extend(product, krylov, spare),
       init_krylov(start, order),
     )
-    nodes, vectors = jnp.linalg.eigh(krylov.projected)
+    nodes, vectors = eigh(krylov.projected)
     # Not left to eigh, whose vectors may look sound.
     finite = jnp.isfinite(krylov.residual)
     return jax.tree.map(

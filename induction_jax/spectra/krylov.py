@@ -161,3 +161,21 @@ def norm(vector: Array) -> Array:
 def dot(a: Array, b: Array) -> Array:
   """Matrix product in full float32 (a GPU's default is TF32)."""
   return jnp.dot(a, b, precision="highest")
+
+
+def eigh(matrix: Array) -> tuple[Array, Array]:
+  """Eigenvalues [M], ascending, and eigenvectors [M, M] in columns.
+
+  jnp.linalg.eigh, but that under vmap a CPU takes one matrix after another:
+  jaxlib spreads a batch over the threads that run the program, and waits; two
+  batches at once then wait for ever (seen with jax 0.10 and 0.12 on two cores,
+  in two independent while loops).
+  """
+  return jax.lax.platform_dependent(
+    matrix, cpu=_eigh_of_one, default=lambda x: tuple(jnp.linalg.eigh(x))
+  )
+
+
+@jax.custom_batching.sequential_vmap
+def _eigh_of_one(matrix: Array) -> tuple[Array, Array]:
+  return tuple(jnp.linalg.eigh(matrix))

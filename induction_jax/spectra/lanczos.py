@@ -19,7 +19,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from induction_jax.spectra.checks import check_dtype
-from induction_jax.spectra.krylov import Krylov, dot, extend, init_krylov
+from induction_jax.spectra.krylov import (
+  Krylov,
+  dot,
+  eigh,
+  extend,
+  init_krylov,
+)
 from induction_jax.spectra.operators import Operator
 from induction_jax.types import Array, Key, PyTree
 
@@ -256,9 +262,7 @@ def _ends(krylov: Krylov, k_top: int, k_bottom: int) -> tuple[Array, Array]:
     # Rows not yet filled get eigenvalues above all others, out of the way.
     beyond = 2 * jnp.max(jnp.sum(jnp.abs(block), axis=0)) + 1
     inside = jnp.arange(size) < krylov.order
-    values, vectors = jnp.linalg.eigh(
-      block + jnp.diag(jnp.where(inside, 0, beyond))
-    )
+    values, vectors = eigh(block + jnp.diag(jnp.where(inside, 0, beyond)))
     top = jnp.maximum(krylov.order - 1 - jnp.arange(k_top), 0)
     ends = jnp.concatenate([top, jnp.arange(k_bottom)])
     return values[ends], jnp.pad(vectors[:, ends].T, ((0, 0), (0, rows - size)))
