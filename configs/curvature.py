@@ -7,8 +7,8 @@ Command:
   python -m induction_jax.train --config configs/curvature.py
 
 What to expect: the quick run up to step 800, with the spectral density, the
-Hessian by circuit and the Gauss-Newton split every 50 steps; about ten minutes
-on two cores.
+Hessian by circuit and the Gauss-Newton split every 50 steps; about eight
+minutes on two cores.
 """
 
 from configs import quick

@@ -108,7 +108,7 @@ def _plot_ridges(ax: Axes, results: xr.Dataset, findings: Findings) -> None:
       linewidth=0,
     )
   ax.set_yscale("log")
-  ax.set_ylim(bottom=LEAST_DENSITY)
+  ax.set_ylim(LEAST_DENSITY, 3 * float(density.sel(step=steps).max()))
   _eigenvalue_ticks(ax.xaxis, density)
   ax.set_xlim(*_extent(density))
   ax.set(xlabel="eigenvalue (nats)", ylabel="share of eigenvalues per decade")
