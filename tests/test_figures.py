@@ -152,7 +152,8 @@ def with_curvature(results: xr.Dataset, steps: slice) -> xr.Dataset:
   rng = np.random.default_rng(2)
   measured = np.full(len(STEPS), np.nan)
   measured[steps] = 1
-  bell = np.exp(-(np.linspace(-5, 5, len(EIGENVALUES)) ** 2))
+  # Not the same on both sides.
+  bell = np.exp(-(np.linspace(-5.5, 4.5, len(EIGENVALUES)) ** 2))
   norms = rng.uniform(0.01, 3, (len(STEPS), 3, 3))
   per_block = ("step", "block", "other_block")
   return results.assign(
