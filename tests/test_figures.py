@@ -194,7 +194,9 @@ class CurvatureFigureTest(parameterized.TestCase):
   def test_no_curvature_at_all(self):
     results = with_curvature(induction_results(), slice(None, None, 5))
     results["block_norm"] = 0 * results["block_norm"]
-    plt.close(plot_blocks(results, found_in_induction()))
+    figure = plot_blocks(results, found_in_induction())
+    self.assertLen([t for t in titles(figure) if t.startswith("step")], 3)
+    plt.close(figure)
 
   @parameterized.parameters(slice(None, None, 5), slice(7, 8))
   def test_density_has_the_eigenvalues_on_its_axes(self, steps):

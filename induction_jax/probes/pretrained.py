@@ -160,9 +160,9 @@ def measure_ablation(
   for layer, head in np.ndindex(*keep.shape):
     without = keep.copy()
     without[layer, head] = 0
-    rise = jax.device_get(token_losses(params, without) - intact)
-    mean, error = _mean_and_error(rise, np.asarray(batch.predictable))
-    yield layer, head, mean, error
+    rise = token_losses(params, without) - intact
+    cost = circuits.estimate_mean(rise, batch.predictable.astype(rise.dtype))
+    yield layer, head, float(cost.mean), float(cost.standard_error)
 
 
 def compress(weights: circuits.CircuitWeights) -> circuits.CircuitWeights:
@@ -222,13 +222,3 @@ def _nulls(weights: circuits.CircuitWeights, key: Key) -> Values:
     values[f"{name}_null"] = np.zeros(())
     values[f"{name}_null_sd"] = np.sqrt(np.mean(np.concatenate(scores) ** 2))
   return values
-
-
-def _mean_and_error(
-  rise: np.ndarray, counts: np.ndarray
-) -> tuple[float, float]:
-  total, sequences = max(counts.sum(), 1), len(counts)
-  mean = (rise * counts).sum() / total
-  deviation = ((rise - mean) * counts).sum(axis=1)  # [B]
-  variance = (deviation**2).sum() * sequences / max(sequences - 1, 1)
-  return float(mean), float(np.sqrt(variance) / total)
