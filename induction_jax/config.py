@@ -343,14 +343,14 @@ class Config:
         f"warmup_steps={self.optim.warmup_steps}, "
         f"num_steps={self.train.num_steps}"
       )
-    change = self.intervention
-    if change.project != "none" and (
-      change.project_top_k > self.spectra.max_order
-    ):
+    change, c = self.intervention, self.spectra
+    most = min(c.max_order, c.max_basis - 2) if c.max_basis else c.max_order
+    if change.project != "none" and change.project_top_k > most:
       raise ConfigError(
-        "intervention.project_top_k must be at most spectra.max_order, got "
-        f"project_top_k={change.project_top_k}, "
-        f"max_order={self.spectra.max_order}"
+        "intervention.project_top_k must be at most spectra.max_order, and two "
+        "less than spectra.max_basis if that is set, got "
+        f"project_top_k={change.project_top_k}, max_order={c.max_order}, "
+        f"max_basis={c.max_basis}"
       )
     if self.circuits.top_k > self.task.vocab_size:
       raise ConfigError(

@@ -24,6 +24,7 @@ from induction_jax.probes import (
   HeldOut,
   Probe,
   all_variables,
+  find_largest,
   make_curvature,
   make_draw,
   make_probes,
@@ -92,6 +93,7 @@ def make_experiment(config: Config) -> Experiment:
     curvature.shapes,
     curvature.partition,
     lambda params, key: curvature.hessian_at(params, draw(key)),
+    partial(find_largest, curvature.solve),
   )
   loss = make_loss(model, losses.make_weights(config.train.loss_tokens))
   sample = tasks.make_sampler(task, config.train.batch_size)

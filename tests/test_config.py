@@ -301,8 +301,19 @@ class CrossChecksTest(parameterized.TestCase):
     ),
     (
       dict(intervention__project="off", intervention__project_top_k=101),
-      "intervention.project_top_k must be at most spectra.max_order, got "
-      "project_top_k=101, max_order=100",
+      "intervention.project_top_k must be at most spectra.max_order, and two "
+      "less than spectra.max_basis if that is set, got project_top_k=101, "
+      "max_order=100, max_basis=0",
+    ),
+    (
+      dict(
+        intervention__project="off",
+        intervention__project_top_k=23,
+        spectra__max_basis=24,
+      ),
+      "intervention.project_top_k must be at most spectra.max_order, and two "
+      "less than spectra.max_basis if that is set, got project_top_k=23, "
+      "max_order=100, max_basis=24",
     ),
     (
       dict(optim__warmup_steps=5, train__num_steps=5),

@@ -16,6 +16,8 @@ from induction_jax.types import Key, Params
 # Draw of the stream "spectra" that no probe uses.
 LANCZOS_DRAW = 100
 
+Largest = Callable[[spectra.Operator, Params, int, Key], spectra.Eigenpairs]
+
 
 def intervene(
   tx: optax.GradientTransformation,
@@ -23,6 +25,7 @@ def intervene(
   shapes: Params,
   partition: spectra.Partition,
   hessian_at: Callable[[Params, Key], spectra.Operator],
+  largest: Largest,
 ) -> optax.GradientTransformation:
   """The optimiser with the interventions of a config; itself if it has none.
 
@@ -36,6 +39,7 @@ def intervene(
     shapes: the parameters, or their shapes.
     partition: of the parameters into blocks, to freeze by.
     hessian_at: (params, the run's key) -> the Hessian to project with.
+    largest: (operator, params, k, key) -> its k largest eigenpairs.
 
   Raises:
     ConfigError: if a name does not exist, or there are fewer parameters than
@@ -50,7 +54,7 @@ def intervene(
         "intervention.project_top_k must be at most the number of parameters "
         f"that are not frozen, {free}, got {c.project_top_k}"
       )
-    eigenspace = _make_eigenspace(config, mask, hessian_at)
+    eigenspace = _make_eigenspace(config, mask, hessian_at, largest)
     onto = c.project == "onto"
     projection = project(
       eigenspace, c.project_top_k, c.project_interval, onto=onto
@@ -65,6 +69,7 @@ def _make_eigenspace(
   config: Config,
   mask: dict[str, np.ndarray],
   hessian_at: Callable[[Params, Key], spectra.Operator],
+  largest: Largest,
 ) -> Eigenspace:
   """The k largest eigenvalues, signed, of the Hessian of what is not frozen."""
   free = jax.tree.map(np.logical_not, mask)
@@ -73,15 +78,7 @@ def _make_eigenspace(
     hessian = hessian_at(params, key)
     if config.intervention.freeze:
       hessian = spectra.restrict(hessian, free)
-    return spectra.lanczos(
-      hessian,
-      params,
-      jax.random.fold_in(stream(key, "spectra"), LANCZOS_DRAW),
-      k_top=config.intervention.project_top_k,
-      k_bottom=0,
-      max_order=config.spectra.max_order,
-      max_basis=config.spectra.max_basis or None,
-      tolerance=config.spectra.tolerance,
-    ).top
+    draw = jax.random.fold_in(stream(key, "spectra"), LANCZOS_DRAW)
+    return largest(hessian, params, config.intervention.project_top_k, draw)
 
   return eigenspace

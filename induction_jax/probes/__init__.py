@@ -17,6 +17,7 @@ from induction_jax.probes.markov import make_markov_probe
 from induction_jax.probes.memory import make_memory_probe
 from induction_jax.probes.probe import Probe
 from induction_jax.probes.projection import make_projection_probe
+from induction_jax.probes.solve import find_largest
 from induction_jax.probes.spectra import make_spectra_probe
 from induction_jax.types import Variable
 
@@ -26,6 +27,7 @@ __all__ = [
   "HeldOut",
   "Probe",
   "all_variables",
+  "find_largest",
   "make_curvature",
   "make_draw",
   "make_probes",

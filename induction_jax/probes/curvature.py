@@ -65,7 +65,7 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   plan = _plan(config, loss, shapes, batch)
   partition = partition_by_circuit(shapes)
   _check_sizes(config.spectra, partition.ids.size)
-  basis = _basis(config.spectra, shapes)
+  basis = _basis(config, shapes)
 
   def predict(params: Params, batch: Batch) -> Array:
     return model.apply(params, batch.tokens)[0]
@@ -117,11 +117,14 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   )
 
 
-def _most_pairs(c: SpectraConfig) -> int:
-  """The most eigenpairs that any one Lanczos of a measurement looks for."""
-  return 2 * max(
+def _most_pairs(config: Config) -> int:
+  """The most eigenpairs that any one Lanczos of the run looks for."""
+  c, intervention = config.spectra, config.intervention
+  both_ends = 2 * max(
     c.track_top_k_eigenvalues, c.preconditioned_top_k, c.gauss_newton_top_k
   )
+  projecting = intervention.project != "none"
+  return max(both_ends, projecting * intervention.project_top_k)
 
 
 def _check_sizes(c: SpectraConfig, n_params: int) -> None:
@@ -142,11 +145,12 @@ def _check_sizes(c: SpectraConfig, n_params: int) -> None:
     )
 
 
-def _basis(c: SpectraConfig, shapes: Params) -> int:
+def _basis(config: Config, shapes: Params) -> int:
   """Rows of Lanczos' basis."""
+  c = config.spectra
   return c.max_basis or spectra.plan_basis(
     shapes,
-    wanted=_most_pairs(c),
+    wanted=_most_pairs(config),
     max_order=c.max_order,
     memory=int(c.memory_gib * GIB),
   )

@@ -79,7 +79,6 @@ class Whole(NamedTuple):
 
 def make_density_probe(config: Config, curvature: Curvature) -> Probe:
   """The whole spectrum of the Hessian of the spectra probe."""
-  find_whole = _exactly if config.spectra.exact else _by_probes
 
   def measure(
     state: TrainState,
@@ -90,7 +89,11 @@ def make_density_probe(config: Config, curvature: Curvature) -> Probe:
     key = jax.random.fold_in(stream(state.key, "spectra"), 7)
     rounding_key, key = jax.random.split(key)
     rounding = curvature.rounding(state, held_out, hessian, rounding_key)
-    whole = find_whole(config, curvature, hessian, state.params, key)
+    whole = (
+      _exactly(hessian, state.params)
+      if config.spectra.exact
+      else _by_probes(config, curvature, hessian, state.params, key)
+    )
     density = spectra.density(whole.rules, jnp.asarray(PLACES), WIDTH, AXIS)
     values = {
       "density": density.value,
@@ -139,15 +142,8 @@ def _by_probes(
   return Whole(rules, sizes, products)
 
 
-def _exactly(
-  config: Config,
-  curvature: Curvature,
-  hessian: spectra.Operator,
-  params: Params,
-  key: Key,
-) -> Whole:
+def _exactly(hessian: spectra.Operator, params: Params) -> Whole:
   """From every eigenvalue of the dense matrix."""
-  del config, curvature, key
   found, values = spectra.exact_spectrum(hessian, params, k_top=1, k_bottom=0)
   rules = spectra.exact_quadrature(values)
   return Whole(rules, spectra.exact_sizes(values), found.products)

@@ -49,6 +49,14 @@ def make_solve(c: SpectraConfig, basis: int) -> Solve:
   return solve
 
 
+def find_largest(
+  solve: Solve, operator: spectra.Operator, params: Params, k: int, key: Key
+) -> spectra.Eigenpairs:
+  """The k largest eigenvalues, signed, and their vectors."""
+  ones = jax.tree.map(jnp.ones_like, params)
+  return solve(operator, params, Wanted("", ones, k, 0, key)).top
+
+
 def find_spectra(
   solve: Solve,
   tolerance: float,
