@@ -4,7 +4,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from scipy.special import expit
 
-from induction_jax.transition import detect
+from induction_jax.transition import detect, evidence, intervals, models
 
 STEPS = np.arange(10.0, 2001.0, 10.0)  # 200 measurements
 TENTH = 2 * np.log(9)  # expit(x) runs from 10 to 90 % over this
@@ -56,8 +56,11 @@ DRIFTS = {
 
 
 class JumpTest(parameterized.TestCase):
-  @parameterized.product(
-    seed=(0, 1), rho=(0.0, 0.7), width=(20.0, 90.0), sign=(1, -1)
+  @parameterized.parameters(
+    (0, 0.0, 20.0, 1),
+    (1, 0.0, 90.0, -1),
+    (2, 0.7, 20.0, -1),
+    (3, 0.7, 90.0, 1),
   )
   def test_a_logistic_is_recovered(self, seed, rho, width, sign):
     midpoint = 700.0 + 5 * seed
@@ -115,9 +118,8 @@ class JumpTest(parameterized.TestCase):
     signal = 0.1 + 0.8 * (STEPS > 405) + _noise(0, sd)
     found = detect(STEPS, signal, min_amplitude=0.2)
     self.assertEqual(found.status, "detected")
-    np.testing.assert_array_equal(
-      _points(found)[:, [0, 2]], [[400.0, 410.0]] * 3
-    )
+    ends = _points(found)[:, [0, 2]]
+    np.testing.assert_allclose(ends, [[400.0, 410.0]] * 3, atol=0.5)
 
   @parameterized.parameters(15.0, 40.0, 100.0)
   def test_intervals_cover_the_measurements_around(self, width):
@@ -139,35 +141,44 @@ class JumpTest(parameterized.TestCase):
     np.testing.assert_allclose(_points(one), _points(other), atol=0.1)
     np.testing.assert_allclose(other.amplitude, -300 * one.amplitude, rtol=1e-3)
     np.testing.assert_allclose(other.noise_sd, 300 * one.noise_sd, rtol=1e-2)
-    np.testing.assert_allclose(
-      other.bic_difference, one.bic_difference, atol=0.1
-    )
+    self.assertEqual(other.p_value, one.p_value)
 
 
 class NoJumpTest(parameterized.TestCase):
   @parameterized.product(drift=tuple(DRIFTS), rho=(0.0, 0.8))
   def test_drift_is_none(self, drift, rho):
-    # 5 seeds of 8 cases, without help from min_amplitude: 0 of 40 are other
-    # than none (and 0 of 400 detected, rho up to 0.97, when this was written).
+    # 3 seeds of 8 cases; the rate itself is that of the calibration.
     answers = [
-      detect(
-        STEPS, 0.1 + DRIFTS[drift] + _noise(seed, 0.01, rho), min_amplitude=1e-6
-      ).status
-      for seed in range(5)
+      detect(STEPS, 0.1 + DRIFTS[drift] + _noise(seed, 0.01, rho)).status
+      for seed in range(3)
     ]
-    self.assertEqual(answers, ["none"] * 5)
+    self.assertEqual(answers, ["none"] * 3)
 
-  def test_evidence_is_negative_under_white_noise(self):
-    found = detect(STEPS, _noise(0, 1.0), min_amplitude=1e-6)
-    self.assertLess(found.bic_difference, 0.0)
+  def test_the_p_value_of_white_noise_is_large(self):
+    found = detect(STEPS, _noise(0, 1.0))
+    self.assertEqual(found.reason, "no jump is needed")
+    self.assertGreater(found.p_value, 0.05)
 
   @parameterized.parameters(0, 1)
   def test_a_slow_ramp_is_none(self, seed):
     signal = 0.1 + 0.8 * _logistic(1000.0, 1600.0) + _noise(seed, 0.01)
     found = detect(STEPS, signal, min_amplitude=0.2)
-    self.assertEqual(found.reason, "wider than max_width")
+    self.assertIn(found.reason, ("wider than max_width", "no jump is needed"))
     self.assertEqual(found.status, "none")
     self.assertIsNone(found.midpoint)
+
+  def test_gates_name_themselves(self):
+    signal = 0.1 + 0.8 * _logistic(700.0, 80.0) + _noise(0, 0.005)
+    for gate, value, reason in (
+      ("min_amplitude", 0.9, "amplitude below min_amplitude"),
+      ("min_signal_to_noise", 300.0, "amplitude within the noise"),
+      ("min_share", 0.99, "amplitude below min_share of the signal's range"),
+      ("max_width", 0.03, "wider than max_width"),
+      ("max_ratio", 1.1, "slower than max_ratio"),
+    ):
+      found = detect(STEPS, signal, **{gate: value})
+      self.assertEqual((found.status, found.reason), ("none", reason))
+      self.assertEmpty(found.jumps)
 
   def test_a_low_jump_is_none(self):
     signal = 0.1 + 0.1 * _logistic(700.0, 80.0) + _noise(0, 0.005)
@@ -184,7 +195,7 @@ class NoJumpTest(parameterized.TestCase):
   def test_a_line_without_noise_is_none(self):
     found = detect(STEPS, STEPS, min_amplitude=0.2)
     self.assertEqual(found.status, "none")
-    self.assertLess(found.bic_difference, -5.0)
+    self.assertGreater(found.p_value, 0.05)
 
   def test_an_outlier_is_none(self):
     signal = 0.1 + 0.8 * (STEPS == 1000) + _noise(0, 0.01)
@@ -216,15 +227,148 @@ class CensoredTest(parameterized.TestCase):
     self.assertEqual(found.status, "ambiguous")
     self.assertIsNone(found.midpoint)
 
-  def test_evidence_below_the_margin_is_ambiguous(self):
+  def test_a_p_value_above_the_significance_is_ambiguous(self):
     signal = 0.1 + 0.2 * _logistic(700.0, 80.0) + _noise(0, 0.02, 0.5)
     found = detect(STEPS, signal, min_amplitude=0.1)
     self.assertEqual(found.status, "detected")
-    strict = detect(
-      STEPS, signal, min_amplitude=0.1, min_evidence=found.bic_difference + 1
-    )
+    self.assertEqual(found.p_value, 1 / 200)  # the least of 199 replicates
+    strict = detect(STEPS, signal, min_amplitude=0.1, significance=0.004)
     self.assertEqual(strict.status, "ambiguous")
-    self.assertEqual(strict.reason, "evidence below min_evidence")
+    self.assertEqual(strict.reason, "p = 0.005 is above the significance")
+
+
+class SeveralTest(parameterized.TestCase):
+  def test_three_jumps_are_three(self):
+    times, heights = (400.0, 1000.0, 1600.0), (1.0, -2.0, 1.5)
+    signal = _noise(0, 0.05, 0.3) + sum(
+      height * _logistic(time, 80.0) for time, height in zip(times, heights)
+    )
+    found = detect(STEPS, signal)
+    self.assertLen(found.jumps, 3)
+    for jump, time, height in zip(found.jumps, times, heights):
+      self.assertEqual(jump.status, "detected")
+      self.assertAlmostEqual(jump.amplitude, height, delta=0.15)
+      self.assertBetween(time, jump.midpoint.low, jump.midpoint.high)
+    self.assertEqual(found.midpoint, found.jumps[1].midpoint)  # the largest
+
+  def test_a_tail_is_the_shape_of_its_jump(self):
+    found = detect(STEPS, _loss(0))
+    self.assertLen(found.jumps, 1)
+
+
+class TimeAxisTest(parameterized.TestCase):
+  def test_a_logistic_in_log_time(self):
+    steps = np.unique(np.round(np.geomspace(10, 10_000, 120)))
+    in_log = expit(TENTH * (np.log(steps) - np.log(300.0)) / 1.0)
+    noise = _noise(0, 0.01, size=len(steps))
+    found = detect(steps, in_log + noise, log_time=True)
+    self.assertEqual(found.status, "detected")
+    truth = 300.0 * np.exp([-0.5, 0.0, 0.5])
+    low, estimate, high = _points(found).T
+    np.testing.assert_allclose(estimate, truth, rtol=0.1)
+    np.testing.assert_array_less(low, truth)
+    np.testing.assert_array_less(truth, high)
+
+  def test_steps_of_times_are_the_inverse(self):
+    for log_time in (False, True):
+      curve = models.make_curve(STEPS, STEPS, log_time)
+      np.testing.assert_allclose(models.steps_at(curve, curve.time), STEPS)
+
+
+class PartsTest(parameterized.TestCase):
+  """The pieces against plain loops."""
+
+  def setUp(self):
+    super().setUp()
+    self.steps = np.array([0, 5, 10, 15, 30, 35, 40, 50, 55, 60.0])
+    rng = np.random.default_rng(0)
+    self.curve = models.make_curve(self.steps, rng.normal(size=10))
+    self.model = models.Model("power", 2)
+    self.theta = np.array([0.4, 0.3, -2.0, 0.7, -0.5, 0.6])
+    self.coefficients = rng.normal(size=4)
+
+  def test_whitening_is_that_of_the_dense_covariance(self):
+    lags = np.abs(self.steps[:, None] - self.steps) / 5
+    factor = np.linalg.cholesky(0.4**lags)
+    values = np.random.default_rng(1).normal(size=(10, 3))
+    white = models.whiten(self.curve, 0.4, values)
+    np.testing.assert_allclose(white, np.linalg.solve(factor, values))
+    fitted = models.Fit(
+      models.Model("constant", 0), np.array([0.4]), np.zeros(1), 1.0, 0.0
+    )
+    simulated = models.simulate(self.curve, fitted, values)
+    slower = 0.4 + (1 + 3 * 0.4) / 10
+    factor = np.linalg.cholesky(slower**lags)
+    larger = np.sqrt((1 - 0.4**2) / (1 - slower**2))
+    np.testing.assert_allclose(simulated, larger * factor @ values)
+
+  def test_jacobian_is_that_of_differences(self):
+    columns = models.design(self.curve, self.model, self.theta)
+    slopes = models.jacobian(
+      self.curve, self.model, self.theta, self.coefficients, columns
+    )
+    np.testing.assert_array_equal(slopes[:, :4], columns)
+    for i in range(1, 6):
+      step = 1e-6 * np.eye(6)[i]
+      ahead, behind = (
+        models.design(self.curve, self.model, self.theta + x)
+        for x in (step, -step)
+      )
+      numeric = (ahead - behind) @ self.coefficients / 2e-6
+      np.testing.assert_allclose(slopes[:, 3 + i], numeric, atol=1e-7)
+
+  @parameterized.parameters(0, 1)
+  def test_evidence_is_the_ratio_of_least_squares(self, jumps):
+    model = models.Model("power", jumps)
+    theta = np.array([0.4, *self.theta[1 : 1 + 2 * jumps], 0.5])
+    null = models.Fit(model, theta, np.ones(2 + jumps), 1.0, 0.0)
+    grid = evidence.Grid(np.array([0.3, 0.6, 0.8]), np.log([0.2, 0.1, 0.6]))
+    curves = np.random.default_rng(2).normal(size=(10, 4))
+    scores = evidence.score(self.curve, null, grid, curves)
+    columns = [
+      evidence.null_columns(self.curve, null, p) for p in evidence.POWERS
+    ]
+    self.assertEqual(columns[0].shape[1], 2 + 3 * jumps)
+    jumping = models.logistic(
+      self.curve, grid.midpoints, np.exp(grid.log_widths)
+    )
+    for i in range(4):
+      best = self._best(curves[:, i], columns)
+      with_jump = self._best(
+        curves[:, i],
+        [np.column_stack([c, j]) for c in columns for j in jumping],
+      )
+      np.testing.assert_allclose(scores.null[i], best, rtol=1e-6)
+      np.testing.assert_allclose(scores.jump[i], with_jump, rtol=1e-6)
+
+  def _best(self, curve, designs):
+    """The highest log likelihood over designs and rho, by least squares."""
+    best = -np.inf
+    for rho in evidence.RHOS:
+      white = models.whiten(self.curve, rho, curve)
+      for columns in designs:
+        columns = models.whiten(self.curve, rho, columns)
+        left = np.linalg.lstsq(columns, white, rcond=None)[1]
+        variance = np.sum(left) / len(white) + models.NOISE_FLOOR**2
+        log_det = np.sum(np.log(1 - rho ** (2 * self.curve.lags)))
+        best = max(best, -(len(white) * np.log(variance) + log_det) / 2)
+    return best
+
+  def test_the_bootstrap_spreads_as_refits_of_new_noise_do(self):
+    truth = 0.8 * _logistic(1000.0, 300.0)
+    midpoints, spreads = [], []
+    for seed in range(60):
+      curve = models.make_curve(STEPS, truth + _noise(seed, 0.05, 0.5))
+      start = np.array([0.5, 0.5, np.log(0.15)])
+      fitted = models.fit(curve, models.Model("constant", 1), [start])
+      midpoints.append(intervals.points(curve, fitted)[0, 1])
+      if seed < 10:
+        rng = np.random.default_rng(seed)
+        bounds = intervals.bootstrap(curve, fitted, 199, 0.68, rng)
+        spreads.append(np.diff(bounds[0, 1]) / 2)
+    # Half of a 68 % interval is one standard deviation; the wider of two
+    # bootstraps is a little more.
+    self.assertBetween(np.mean(spreads) / np.std(midpoints), 0.85, 1.5)
 
 
 class BadInputTest(parameterized.TestCase):
@@ -243,7 +387,9 @@ class BadInputTest(parameterized.TestCase):
   @parameterized.parameters(
     ({"min_amplitude": -0.1},),
     ({"min_amplitude": 0.2, "max_width": 1.5},),
-    ({"min_amplitude": 0.2, "min_evidence": -1.0},),
+    ({"min_amplitude": 0.2, "significance": 0.3},),
+    ({"min_amplitude": 0.2, "max_ratio": 0.5},),
+    ({"min_amplitude": 0.2, "min_share": 1.0},),
     ({"min_amplitude": 0.2, "min_signal_to_noise": -1.0},),
     ({"min_amplitude": 0.2, "confidence": 95.0},),
   )

@@ -3,8 +3,9 @@
 from induction_jax.transition.detector import (
   MIN_POINTS,
   Interval,
+  Jump,
   Transition,
   detect,
 )
 
-__all__ = ["MIN_POINTS", "Interval", "Transition", "detect"]
+__all__ = ["MIN_POINTS", "Interval", "Jump", "Transition", "detect"]

@@ -1,32 +1,39 @@
 """When a learning curve jumps, with uncertainty, or that it does not.
 
 A pure function of (steps, signal): pattern accuracy, prefix matching or
-pattern loss, whichever the caller trusts, and nothing about curvature.
+pattern loss, whichever the caller trusts. How often it is wrong is known:
+experiments/calibrate_detector.py measures it.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
-from induction_jax.transition import models
+from induction_jax.transition import evidence, intervals, models
 
-# A model with every part has nine parameters; below this many points BIC, an
-# asymptotic criterion, is not worth computing.
+# A model with one jump and every part of a drift has nine parameters.
 MIN_POINTS = 20
-# Fewer measurements than this on a level of the jump may be an outlier.
+MAX_JUMPS = 3
+# Fewer measurements than this on a level of a jump may be an outlier.
 MIN_LEVEL_POINTS = 3
 # Drifts whose BIC is this near the best one's also have a say in the
 # intervals: which drift lies under a jump is rarely clear, and moves its ends.
-RIVAL_BIC = 10.0
+RIVAL_BIC = 4.0
+# Replicates of each bootstrap: p-values in units of 1 / 200.
+REPLICATES = 199
+# Above `significance` and up to so many times it the answer is ambiguous.
+DOUBT = 5.0
 
 _THRESHOLDS = {
   "min_amplitude": (0.0, np.inf),
   "max_width": (0.0, 1.0),
-  "min_evidence": (0.0, np.inf),
+  "max_ratio": (1.0, np.inf),
   "min_signal_to_noise": (0.0, np.inf),
+  "min_share": (0.0, 1.0),
+  "significance": (0.0, 1.0 / DOUBT),
   "confidence": (0.0, 1.0),
 }
+_ANSWERED = ("detected", "in_progress", "before_start")
 
 
 class Interval(NamedTuple):
@@ -37,71 +44,101 @@ class Interval(NamedTuple):
   high: float
 
 
-class Transition(NamedTuple):
-  """What `detect` found; the numbers are of the best curve with a jump.
+class Jump(NamedTuple):
+  """One logistic change. A point beyond the run's ends is None.
 
-  onset, midpoint and completion are the 10, 50 and 90 % points of the jump,
-  drift taken away, and None where the answer is none or ambiguous or where
-  the point lies beyond the run's ends. With nothing to fit (a constant
-  signal) the numbers are 0.
+  onset, midpoint and completion are its 10, 50 and 90 % points, drift and
+  other jumps taken away.
+  """
+
+  status: str  # none | detected | in_progress | before_start | ambiguous
+  reason: str  # the rule that decided
+  onset: Interval | None
+  midpoint: Interval | None
+  completion: Interval | None
+  amplitude: float  # height seen in the run, signal units; < 0: falling
+  width: float  # steps from onset to completion
+  p_value: float  # that the curve has no such jump
+
+
+class Transition(NamedTuple):
+  """What `detect` found.
+
+  status, reason and times are those of the largest jump found, or of the one
+  that came nearest where none was; `jumps` has every one found, by time. With
+  nothing to fit (a constant signal) the numbers are 0.
   """
 
   status: str = "none"  # detected | in_progress | before_start | ambiguous
-  reason: str = ""  # the rule that decided
+  reason: str = ""
   onset: Interval | None = None
   midpoint: Interval | None = None
   completion: Interval | None = None
-  amplitude: float = 0.0  # height seen in the run, signal units; < 0: falling
-  width: float = 0.0  # steps from onset to completion
-  bic_difference: float = 0.0  # best drift less best drift + jump; > 0: jump
+  amplitude: float = 0.0
+  width: float = 0.0
+  p_value: float = 1.0
   noise_sd: float = 0.0  # marginal, misfit included, signal units
   autocorrelation: float = 0.0  # of the noise over the median gap
-  drift: str = "constant"  # constant | linear | power: beside the jump
+  drift: str = "constant"  # constant | linear | power: beside the jumps
+  jumps: tuple[Jump, ...] = ()
+
+
+class Gates(NamedTuple):
+  """What a jump must be to count; see `detect`."""
+
+  min_amplitude: float
+  max_width: float
+  max_ratio: float
+  min_signal_to_noise: float
+  min_share: float
+  significance: float
 
 
 def detect(
   steps: np.ndarray,
   signal: np.ndarray,
   *,
-  min_amplitude: float,
-  max_width: float = 0.25,
-  min_evidence: float = 20.0,
-  min_signal_to_noise: float = 4.0,
+  min_amplitude: float = 0.0,
+  max_width: float = 0.35,
+  max_ratio: float = 4.0,
+  min_signal_to_noise: float = 2.0,
+  min_share: float = 0.25,
+  significance: float = 0.01,
   confidence: float = 0.95,
+  log_time: bool = False,
+  seed: int = 0,
 ) -> Transition:
-  """Finds the main abrupt change of a learning curve, rising or falling.
+  """Finds the abrupt changes of a learning curve, rising or falling.
 
-  Compares drifts (constant, linear, power law of the step) with the same
-  drifts plus a logistic jump, all in AR(1) noise, and answers
+  A drift (constant, linear, or a power law of the step) gets logistic jumps,
+  one at a time and up to three, in AR(1) noise, while a parametric bootstrap
+  of the likelihood ratio says that one more is needed. The answer is
 
-  * `none`: no curve with a jump is better by BIC; or the best one's jump is
-    too low (`min_amplitude`, `min_signal_to_noise`) or too wide (`max_width`),
-    which is what a slow ramp comes to;
-  * `ambiguous`: a jump passes those gates but BIC gains less than
-    `min_evidence`, or both its ends lie beyond the run, or one of its levels
-    has fewer than 3 measurements;
+  * `none`: none is needed (p above `significance`); or none is high enough
+    (`min_amplitude`, `min_signal_to_noise`, `min_share`) and abrupt
+    (`max_width`, `max_ratio`), which is what ramps and broken power laws come
+    to;
+  * `ambiguous`: the first jump passes those gates, but p is above
+    `significance` and at most five times it; or a jump has both its ends
+    beyond the run, or fewer than 3 measurements on one of its levels;
   * `before_start`, `in_progress`: a jump whose onset lies before the first
     step, or whose completion lies after the last;
   * `detected`: otherwise.
 
-  Amplitude counts only what was seen: the rise of the logistic from the first
-  step to the last. A jump less than half of which was seen is an exponential,
-  without a height or a midpoint: `midpoint` is then None, and the end that is
-  given leans on the part seen. A jump that was over before the first step
-  leaves a flat curve, which is `none`.
+  Two logistics whose 10-90 % bands overlap are the shape of one jump, and are
+  not told apart. Amplitude counts only what was seen: the rise of the
+  logistic from the first step to the last. A jump less than half of which was
+  seen is an exponential, without a height or a midpoint: `midpoint` is then
+  None, and the end that is given leans on the part seen. A jump that was over
+  before the first step leaves a flat curve, which is `none`.
 
-  Not yet calibrated: the false-alarm rate, for which `min_evidence` is a
-  margin chosen on simulated drifts and not a level (chi-square thresholds do
-  not hold, as the midpoint does not exist under the null; Davies 1987); and
-  the intervals' coverage. A parametric bootstrap of both is to come.
-
-  The intervals are the delta method's, with the larger of two variances: of
-  the noise model and of a sandwich that holds if noise or misfit is larger at
-  the jump; they span those of every drift within 10 of the best BIC. They take
-  the logistic for true. On an asymmetric curve (a slow start and a sharp stop,
-  or a long tail) the misfit goes into the autocorrelation, the fit follows the
-  steepest part, and onset and completion lie symmetrically around it: the end
-  at the slower side comes too near, the one at the sharper side too far.
+  The intervals are those of `intervals.bootstrap`; they span those of every
+  drift within 4 of the best BIC, and cover at least the two measurements
+  around the estimate. They take the logistic for true. On an asymmetric curve
+  (a slow start and a sharp stop, or a long tail) the misfit goes into the
+  autocorrelation, the fit follows the steepest part, and onset and completion
+  lie symmetrically around it: the end at the slower side comes too near, the
+  one at the sharper side too far.
 
   Args:
     steps: [N] steps of measurement, non-negative, increasing. They may be
@@ -109,15 +146,22 @@ def detect(
       dense stretch does not count as many independent measurements.
     signal: [N] the curve, in any units.
     min_amplitude: the smallest jump of interest, in units of the signal.
-    max_width: the widest jump, 10-90 %, as a fraction of last - first step.
-    min_evidence: how much BIC must gain, in units of 2 log likelihood.
+    max_width: the widest jump, 10-90 %, as a fraction of last - first step
+      (of their logarithms with `log_time`); a jump is refused where the lower
+      end of what its width may be is above it.
+    max_ratio: of completion to onset, at most: what takes longer than three
+      times the time before it is no abrupt change. Both count from one median
+      gap before step 0, and an onset before the first step counts as there.
     min_signal_to_noise: the smallest amplitude in marginal noise sds.
+    min_share: the smallest amplitude as a share of the signal's range.
+    significance: the level of each test for a further jump.
     confidence: nominal coverage of the intervals.
+    log_time: jumps are logistic in log(step + median gap).
+    seed: of the bootstraps.
 
   Returns:
-    A Transition. Intervals cover at least the two measurements around the
-    estimate. Scaling or shifting the signal (and `min_amplitude` with it)
-    changes nothing but the units. About 0.4 s for 200 points on one core.
+    A Transition. Scaling or shifting the signal (and `min_amplitude` with it)
+    changes nothing but the units. About 2 s for 400 points on one core.
 
   Raises:
     ValueError: for arrays of unequal length, fewer than 20 points, values
@@ -125,138 +169,249 @@ def detect(
       threshold out of range.
   """
   steps, signal = _check_curve(steps, signal)
-  _check_thresholds(
+  gates = Gates(
     min_amplitude=min_amplitude,
     max_width=max_width,
-    min_evidence=min_evidence,
+    max_ratio=max_ratio,
     min_signal_to_noise=min_signal_to_noise,
-    confidence=confidence,
+    min_share=min_share,
+    significance=significance,
   )
+  _check_thresholds(confidence=confidence, **gates._asdict())
   height = np.ptp(signal)
   if height <= 1e-12 * np.max(np.abs(signal)):
     return Transition("none", "the signal is constant")
-  curve = models.make_curve(steps, signal)
-  null = models.fit_drifts(curve, jump=False)[0]
-  rivals = models.fit_drifts(curve, jump=True)
+  curve = models.make_curve(steps, signal, log_time)
+  rng = np.random.default_rng(seed)
+  rivals, p_values = _add_jumps(curve, significance, rng)
   best = rivals[0]
-  span = steps[-1] - steps[0]
   found = Transition(
-    amplitude=float(height * models.visible_jump(curve, best)),
-    width=float(span * models.jump_width(curve, *best.theta[1:3])),
-    bic_difference=null.bic - best.bic,
+    reason="no jump is needed",
+    p_value=p_values[0],
     noise_sd=float(height * best.noise_sd),
     autocorrelation=float(best.theta[0]),
     drift=best.model.drift,
   )
-  points = _points(steps, curve, rivals, confidence)
-  onset, _, completion = (point.estimate for point in points)
-  status, reason = (
-    _rejection(found, min_amplitude, max_width * span, min_signal_to_noise)
-    or _doubt(found, steps, onset, completion, min_evidence)
-    or _acceptance(steps, onset, completion)
-  )
-  found = found._replace(status=status, reason=reason)
-  if status in ("none", "ambiguous"):
+  if not best.model.jumps:
     return found
+  bounds = _bounds(curve, rivals, confidence, rng)
+  jumps = [
+    _make_jump(curve, best, height, gates, i, p_values[i], bounds[i])
+    for i in range(best.model.jumps)
+  ]
+  main = min(jumps, key=_precedence)
+  order = np.argsort(intervals.points(curve, best)[:, 1])
+  return found._replace(
+    **main._asdict(),
+    jumps=tuple(jumps[i] for i in order if jumps[i].status in _ANSWERED),
+  )
+
+
+def _add_jumps(
+  curve: models.Curve, significance: float, rng: np.random.Generator
+) -> tuple[list[models.Fit], list[float]]:
+  """Fits of every drift with as many jumps as are needed, and their p-values.
+
+  The best BIC first. A second or third jump counts only if it lies apart; a
+  first is fitted even where it is merely doubtful.
+  """
+  rivals, p_values = _fit_drifts(curve, 0, _null_starts()), [1.0]
+  for jumps in range(MAX_JUMPS):
+    found = evidence.search(curve, rivals[0], REPLICATES, rng)
+    level = significance if jumps else DOUBT * significance
+    if found.p_value > level:
+      return rivals, p_values if jumps else [found.p_value]
+    starts = [_with_jump(rivals[0], start) for start in found.starts]
+    wider = _fit_drifts(curve, jumps + 1, starts)
+    if _overlapping(intervals.points(curve, wider[0])):
+      return rivals, p_values
+    p_values = _match(curve, rivals[0], wider[0], p_values, found.p_value)
+    rivals = wider
+    if found.p_value > significance:
+      return rivals, p_values
+  return rivals, p_values
+
+
+def _fit_drifts(
+  curve: models.Curve, jumps: int, starts: list[np.ndarray]
+) -> list[models.Fit]:
+  """One fit for each drift, the lowest BIC first; starts end in a power."""
+  fits = [
+    models.fit(
+      curve,
+      models.Model(drift, jumps),
+      [start if drift == "power" else start[:-1] for start in starts],
+    )
+    for drift in models.DRIFTS
+  ]
+  return sorted(fits, key=lambda each: each.bic)
+
+
+def _null_starts() -> list[np.ndarray]:
+  """Starts [rho, power] from several sides."""
+  return [
+    np.array([rho, power]) for rho in (0.1, 0.9) for power in (-1.0, 0.0, 1.0)
+  ]
+
+
+def _with_jump(fitted: models.Fit, start: np.ndarray) -> np.ndarray:
+  """[rho, jumps so far, the new one, power] from [rho, jump, power]."""
+  so_far = fitted.theta[1 : 1 + 2 * fitted.model.jumps]
+  return np.concatenate([start[:1], so_far, start[1:]])
+
+
+def _overlapping(points: np.ndarray) -> bool:
+  """Whether any two of [jumps, (onset, midpoint, completion)] overlap."""
+  ordered = points[np.argsort(points[:, 1])]
+  return bool(np.any(ordered[1:, 0] < ordered[:-1, 2]))
+
+
+def _match(
+  curve: models.Curve,
+  fewer: models.Fit,
+  more: models.Fit,
+  p_values: list[float],
+  p_value: float,
+) -> list[float]:
+  """p-values of the jumps of `more`: a jump keeps its own, the new one new."""
+  if not fewer.model.jumps:
+    return [p_value]
+  old = intervals.points(curve, fewer)[:, 1]
+  new = intervals.points(curve, more)[:, 1]
+  matched = [p_value] * len(new)
+  for midpoint, known in zip(old, p_values):
+    matched[int(np.argmin(np.abs(new - midpoint)))] = known
+  return matched
+
+
+def _bounds(
+  curve: models.Curve,
+  rivals: list[models.Fit],
+  confidence: float,
+  rng: np.random.Generator,
+) -> np.ndarray:
+  """[jumps, 4, 2]: low and high of the three points and of the width."""
+  best = intervals.points(curve, rivals[0])[:, 1]
+  plausible = []
+  for fit in rivals:
+    if fit.bic > rivals[0].bic + RIVAL_BIC:
+      continue
+    # Rivals may have found the same jumps in another order.
+    order = [
+      int(np.argmin(np.abs(intervals.points(curve, fit)[:, 1] - midpoint)))
+      for midpoint in best
+    ]
+    bounds = intervals.bootstrap(curve, fit, REPLICATES, confidence, rng)
+    plausible.append(bounds[order])
+  low = np.min([each[..., 0] for each in plausible], axis=0)
+  high = np.max([each[..., 1] for each in plausible], axis=0)
+  return np.stack([low, high], axis=-1)
+
+
+def _make_jump(
+  curve: models.Curve,
+  fitted: models.Fit,
+  height: float,
+  gates: Gates,
+  index: int,
+  p_value: float,
+  bounds: np.ndarray,
+) -> Jump:
+  """One jump of a fit, judged."""
+  times = intervals.points(curve, fitted)[index, :3]
+  midpoint, width = models.jumps_of(curve, fitted.model, fitted.theta)[index]
+  risen = models.logistic(curve, midpoint, width)
+  seen = fitted.coefficients[index - fitted.model.jumps] * (
+    risen[-1] - risen[0]
+  )
+  points = [
+    _interval(curve, estimate, *each) for estimate, each in zip(times, bounds)
+  ]
+  onset, _, completion = (point.estimate for point in points)
+  jump = Jump(
+    "", "", None, None, None, float(height * seen), completion - onset, p_value
+  )
+  status, reason = (
+    _rejection(curve, jump, fitted, height, gates, times, bounds[3, 0])
+    or _doubt(curve, p_value, times, gates.significance)
+    or _acceptance(times)
+  )
+  jump = jump._replace(status=status, reason=reason)
+  if status not in _ANSWERED:
+    return jump
   # A midpoint at the very end of the run is at its bound, not an estimate.
-  seen = [p if steps[0] < p.estimate < steps[-1] else None for p in points]
-  return found._replace(onset=seen[0], midpoint=seen[1], completion=seen[2])
+  inside = [
+    p if curve.steps[0] < p.estimate < curve.steps[-1] else None for p in points
+  ]
+  return jump._replace(
+    onset=inside[0], midpoint=inside[1], completion=inside[2]
+  )
+
+
+def _interval(
+  curve: models.Curve, estimate: float, low: float, high: float
+) -> Interval:
+  """In steps, with at least the two measurements around the estimate."""
+  above = np.searchsorted(curve.time, estimate, side="right")
+  after = int(np.clip(above, 1, len(curve.time) - 1))
+  low, estimate, high = models.steps_at(curve, np.array([low, estimate, high]))
+  return Interval(
+    float(min(low, curve.steps[after - 1], estimate)),
+    float(estimate),
+    float(max(high, curve.steps[after], estimate)),
+  )
 
 
 def _rejection(
-  found: Transition,
-  min_amplitude: float,
-  max_width: float,
-  min_signal_to_noise: float,
+  curve: models.Curve,
+  jump: Jump,
+  fitted: models.Fit,
+  height: float,
+  gates: Gates,
+  times: np.ndarray,
+  least_width: float,
 ) -> tuple[str, str] | None:
-  height = abs(found.amplitude)
-  if found.bic_difference <= 0:
-    return "none", "drift alone is as good"
-  if height < min_amplitude:
+  amplitude = abs(jump.amplitude)
+  if amplitude < gates.min_amplitude:
     return "none", "amplitude below min_amplitude"
-  if height < min_signal_to_noise * found.noise_sd:
+  if amplitude < gates.min_signal_to_noise * fitted.noise_sd * height:
     return "none", "amplitude within the noise"
-  if found.width > max_width:
+  if amplitude < gates.min_share * height:
+    return "none", "amplitude below min_share of the signal's range"
+  if least_width > gates.max_width:
     return "none", "wider than max_width"
+  ends = models.steps_at(curve, np.maximum(times[[0, 2]], 0.0)) + curve.gap
+  if ends[1] > gates.max_ratio * ends[0]:
+    return "none", "slower than max_ratio"
   return None
 
 
 def _doubt(
-  found: Transition,
-  steps: np.ndarray,
-  onset: float,
-  completion: float,
-  min_evidence: float,
+  curve: models.Curve, p_value: float, times: np.ndarray, significance: float
 ) -> tuple[str, str] | None:
-  if found.bic_difference < min_evidence:
-    return "ambiguous", "evidence below min_evidence"
-  if onset < steps[0] and completion > steps[-1]:
+  onset, _, completion = times
+  if onset < 0 and completion > 1:
     return "ambiguous", "both ends lie beyond the run"
-  beside = min(np.sum(steps > onset), np.sum(steps < completion))
+  beside = min(np.sum(curve.time > onset), np.sum(curve.time < completion))
   if beside < MIN_LEVEL_POINTS:
     return "ambiguous", "too few measurements on one level"
+  if p_value > significance:
+    return "ambiguous", f"p = {p_value:.3g} is above the significance"
   return None
 
 
-def _acceptance(
-  steps: np.ndarray, onset: float, completion: float
-) -> tuple[str, str]:
-  if completion > steps[-1]:
+def _acceptance(times: np.ndarray) -> tuple[str, str]:
+  if times[2] > 1:
     return "in_progress", "completion lies beyond the last step"
-  if onset < steps[0]:
+  if times[0] < 0:
     return "before_start", "onset lies before the first step"
   return "detected", "every gate passed"
 
 
-def _points(
-  steps: np.ndarray,
-  curve: models.Curve,
-  rivals: list[models.Fit],
-  confidence: float,
-) -> list[Interval]:
-  """Onset, midpoint and completion of the first rival, wherever they lie."""
-  plausible = [
-    _delta_intervals(curve, fit, confidence)
-    for fit in rivals
-    if fit.bic < rivals[0].bic + RIVAL_BIC
-  ]  # [rivals, point, (low, estimate, high)]
-  lows, highs = np.min(plausible, axis=0), np.max(plausible, axis=0)
-  span = steps[-1] - steps[0]
-  points = []
-  for low, estimate, high in zip(lows[:, 0], plausible[0][:, 1], highs[:, 2]):
-    low, estimate, high = steps[0] + span * np.array([low, estimate, high])
-    after = np.searchsorted(steps, estimate, side="right")
-    after = np.clip(after, 1, len(steps) - 1)
-    points.append(
-      Interval(
-        float(min(low, steps[after - 1], estimate)),
-        float(estimate),
-        float(max(high, steps[after], estimate)),
-      )
-    )
-  return points
-
-
-def _delta_intervals(
-  curve: models.Curve, fit: models.Fit, confidence: float
-) -> np.ndarray:
-  """[3, 3]: low, estimate, high of onset, midpoint, completion; run time."""
-  width = models.jump_width(curve, *fit.theta[1:3])
-  offset = width * np.array([-0.5, 0.0, 0.5])
-  # The offset is a fixed fraction of the width, so d offset / d log width is
-  # the offset itself.
-  directions = np.stack([np.ones(3), offset], axis=1)  # [3, 2]
-  variance = np.max(
-    [
-      np.sum(directions @ each * directions, axis=1)
-      for each in models.covariance(curve, fit)
-    ],
-    axis=0,
-  )
-  n_free = len(curve.time) - len(fit.coefficients) - len(fit.theta) - 1
-  half = stats.t.ppf((1 + confidence) / 2, n_free) * np.sqrt(variance)
-  estimate = fit.theta[1] + offset
-  return np.stack([estimate - half, estimate, estimate + half], axis=1)
+def _precedence(jump: Jump) -> tuple[int, float]:
+  """Found before doubtful before refused; then the largest first."""
+  rank = 0 if jump.status in _ANSWERED else 1 + (jump.status == "none")
+  return rank, -abs(jump.amplitude)
 
 
 def _check_curve(
