@@ -1,4 +1,4 @@
-"""Time: when behaviour changes. Sees arrays of (step, signal) only."""
+"""Time: when something changes. Sees arrays of (step, signal) only."""
 
 from induction_jax.transition.detector import (
   MIN_POINTS,
@@ -7,5 +7,26 @@ from induction_jax.transition.detector import (
   Transition,
   detect,
 )
+from induction_jax.transition.events import Excursion, date_excursion
+from induction_jax.transition.lead_lag import (
+  Lead,
+  alarm_threshold,
+  compare,
+  departures,
+  first_alarm,
+)
 
-__all__ = ["MIN_POINTS", "Interval", "Jump", "Transition", "detect"]
+__all__ = [
+  "MIN_POINTS",
+  "Excursion",
+  "Interval",
+  "Jump",
+  "Lead",
+  "Transition",
+  "alarm_threshold",
+  "compare",
+  "date_excursion",
+  "departures",
+  "detect",
+  "first_alarm",
+]
