@@ -6,6 +6,7 @@ below as pure functions and is compiled once.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -170,7 +171,7 @@ def run(
           raise FloatingPointError(f"step {step}: {complaint}")
         record(step, "probe", values, probe=probe.name)
         keep_vectors(probe, directory.eigenvectors, step, carries[probe.name])
-        newest |= _scalars(values)
+        newest |= scalars(values)
     watch(Progress(step, newest))
     stopping = step >= config.train.num_steps or should_stop()
     if stopping or (not resumed and _checkpoint_due(step, config)):
@@ -194,7 +195,7 @@ def run(
     step = target
     train = {f"train_{k}": v for k, v in metrics.mean._asdict().items()}
     record(step, "train", train)
-    newest |= _scalars(train)
+    newest |= scalars(train)
 
 
 def load_or_init(
@@ -245,16 +246,32 @@ def write_results(
   Raises:
     ConfigError: if nothing was; an earlier results.nc stays as it is.
   """
+  results = make_results(experiment, directory)
+  dataset.write_dataset(results, directory.results)
+  return results
+
+
+def make_results(experiment: Experiment, directory: RunDirectory) -> xr.Dataset:
+  """What results.nc is to hold: all that was measured, on one `step` axis.
+
+  A replay adds to what the run measured and replaces nothing of it; what was
+  measured again with other settings does replace it.
+
+  Raises:
+    ConfigError: if nothing was measured.
+  """
   own = history.read(directory.history)
   if not any(record["kind"] == "probe" for record in own):
     raise ConfigError(f"{directory.history} holds no measurement yet")
+  zoomed = history.read(directory.zoomed)
   again = history.read(directory.remeasured)
-  records = own + again
   variables = all_variables(experiment.all_probes)
   attributes = {
     "title": "training run of induction_jax",
     "config": json.dumps(to_dict(experiment.config)),
     "hessian_products": experiment.products,
+    "zoomed": json.dumps(_zooms(zoomed)),
+    "replayed": json.dumps(_replays(zoomed)),
     "remeasured": json.dumps(
       [{k: v for k, v in each.items() if k != "values"} for each in again]
     ),
@@ -262,9 +279,34 @@ def write_results(
   coordinates: dict[str, Sequence] = {}
   for probe in experiment.all_probes:
     coordinates |= probe.coordinates
-  results = dataset.make_dataset(records, variables, coordinates, attributes)
-  dataset.write_dataset(results, directory.results)
-  return results
+  # Of two values the later one counts.
+  records = zoomed + own + again
+  return dataset.make_dataset(records, variables, coordinates, attributes)
+
+
+def _zooms(records: list[history.Record]) -> list[dict[str, Any]]:
+  """Which steps were measured in replays: by probe and range, with a count."""
+  counts = Counter(
+    (each["probe"], *each["zoom"].values())
+    for each in records
+    if each["kind"] == "probe"
+  )
+  names = ("probe", "from", "to", "every", "measurements")
+  return [dict(zip(names, (*zoom, n))) for zoom, n in counts.items()]
+
+
+def _replays(records: list[history.Record]) -> list[dict[str, Any]]:
+  """How replays compared with checkpoints, the newest of equal ranges."""
+  newest = {
+    (each["start"], each["step"]): each
+    for each in records
+    if each["kind"] == "replay"
+  }
+  names = ("equal", "largest_difference")
+  return [
+    {"from": start, "to": step} | {name: each[name] for name in names}
+    for (start, step), each in newest.items()
+  ]
 
 
 class Cost:
@@ -330,5 +372,6 @@ def _next_stop(step: int, probes: Iterable[Probe], config: Config) -> int:
   return min(*stops, config.train.num_steps)
 
 
-def _scalars(values: dict[str, Any]) -> dict[str, float]:
+def scalars(values: dict[str, Any]) -> dict[str, float]:
+  """Those of the values that are single numbers."""
   return {k: float(v) for k, v in values.items() if np.ndim(v) == 0}
