@@ -30,6 +30,14 @@ from induction_jax.probes import (
   make_draw,
   make_probes,
 )
+from induction_jax.probes.alarm import (
+  DENSER,
+  WATCHED,
+  alarm_constants,
+  alarm_signal,
+  alarm_values,
+)
+from induction_jax.probes.alarm import VARIABLES as ALARM_VARIABLES
 from induction_jax.state import TrainState, init_state
 from induction_jax.step import (
   TrainChunk,
@@ -43,7 +51,10 @@ from induction_jax.storage.run_directory import (
   read_json,
   write_json,
 )
+from induction_jax.transition import trigger
 from induction_jax.types import Key, PyTree
+
+ALARM = "alarm"  # the trigger's name in the history and among the carries
 
 
 class Experiment(NamedTuple):
@@ -64,7 +75,10 @@ class Experiment(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-  """What a checkpoint holds: the state, and each probe's carry by name."""
+  """What a checkpoint holds: the state, and each probe's carry by name.
+
+  Among the carries is the online trigger's, as ALARM, if the run has one.
+  """
 
   state: TrainState
   carries: dict[str, PyTree]
@@ -150,6 +164,8 @@ def run(
   config = experiment.config
   snapshot, resumed = load_or_init(experiment, directory)
   state, carries = snapshot
+  if ALARM in carries:  # decides what is due, so it lives on the host
+    carries[ALARM] = jax.device_get(carries[ALARM])
   held_out = experiment.draw(state.key)
   step = int(state.step)
   cost = cost or Cost(directory)
@@ -159,10 +175,13 @@ def run(
     for probe in experiment.probes:
       values = measure_constants(probe, state, held_out)
       record(0, "constants", values, probe=probe.name)
+    if ALARM in carries:
+      record(0, "constants", alarm_constants(), probe=ALARM)
   newest: dict[str, float] = {}
   while True:
     for probe in () if resumed else experiment.probes:
-      if _due(step, probe.interval, config.train.num_steps):
+      interval = _interval(probe, carries, config)
+      if _due(step, interval, config.train.num_steps):
         with cost.measuring:
           values, carries[probe.name] = measure(
             probe, state, held_out, carries[probe.name]
@@ -172,15 +191,20 @@ def run(
         record(step, "probe", values, probe=probe.name)
         keep_vectors(probe, directory.eigenvectors, step, carries[probe.name])
         newest |= scalars(values)
+        if probe.name == WATCHED and ALARM in carries:
+          carries[ALARM] = trigger.update(carries[ALARM], alarm_signal(values))
+          record(step, "probe", alarm_values(carries[ALARM]), probe=ALARM)
     watch(Progress(step, newest))
     stopping = step >= config.train.num_steps or should_stop()
     if stopping or (not resumed and _checkpoint_due(step, config)):
-      checkpoints.save(directory.checkpoints, step, Snapshot(state, carries))
+      snapshot = Snapshot(state, jax.device_put(carries))
+      checkpoints.save(directory.checkpoints, step, snapshot)
       cost.save()
     if stopping:
       return step
     resumed = False
-    target = _next_stop(step, experiment.probes, config)
+    intervals = [_interval(p, carries, config) for p in experiment.probes]
+    target = _next_stop(step, intervals, config)
     with cost.training:
       state, metrics = experiment.train_chunk(state, jnp.int32(target - step))
       metrics = jax.device_get(metrics)
@@ -206,6 +230,8 @@ def load_or_init(
   carries = {
     probe.name: probe.init_carry(state.params) for probe in experiment.probes
   }
+  if experiment.config.spectra.adaptive:
+    carries[ALARM] = jax.device_put(trigger.init_trigger())
   snapshot = Snapshot(state, carries)
   steps = checkpoints.steps(directory.checkpoints)
   if not steps:
@@ -265,7 +291,7 @@ def make_results(experiment: Experiment, directory: RunDirectory) -> xr.Dataset:
     raise ConfigError(f"{directory.history} holds no measurement yet")
   zoomed = history.read(directory.zoomed)
   again = history.read(directory.remeasured)
-  variables = all_variables(experiment.all_probes)
+  variables = all_variables(experiment.all_probes) + ALARM_VARIABLES
   attributes = {
     "title": "training run of induction_jax",
     "config": json.dumps(to_dict(experiment.config)),
@@ -362,10 +388,16 @@ def _checkpoint_due(step: int, config: Config) -> bool:
   return early and step & (step - 1) == 0
 
 
-def _next_stop(step: int, probes: Iterable[Probe], config: Config) -> int:
+def _interval(probe: Probe, carries: dict[str, PyTree], config: Config) -> int:
+  """Steps between a probe's measurements as things stand."""
+  if probe.name == DENSER and ALARM in carries and carries[ALARM].alarm:
+    return config.spectra.adaptive
+  return probe.interval
+
+
+def _next_stop(step: int, intervals: Iterable[int], config: Config) -> int:
   """The next step at which a probe, a checkpoint or the end is due."""
-  intervals = [probe.interval for probe in probes]
-  intervals.append(config.checkpoint.interval)
+  intervals = [*intervals, config.checkpoint.interval]
   stops = [interval * (step // interval + 1) for interval in intervals]
   if config.checkpoint.log_spaced and step < config.checkpoint.interval:
     stops.append(1 << step.bit_length())
