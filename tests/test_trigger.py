@@ -13,7 +13,7 @@ from induction_jax.storage.run_directory import open_run
 from induction_jax.transition import trigger
 from tests.tiny import tiny_config, with_light_spectra
 
-SENSITIVE = 0.01  # a band that tiny runs leave and enter
+SENSITIVE = 0.5  # a threshold that tiny runs pass, and soon again
 
 
 def noise(n, correlation=0.5, seed=0):
@@ -138,7 +138,9 @@ class AdaptiveRunTest(parameterized.TestCase):
     experiment = loop.make_experiment(cls.config)
     cls.experiment = with_light_spectra(experiment)
     cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
-    cls.enterClassContext(mock.patch.multiple(trigger, LEARN=3, BAND=SENSITIVE))
+    cls.enterClassContext(
+      mock.patch.multiple(trigger, LEARN=6, THRESHOLD=SENSITIVE)
+    )
     cls.whole = open_run(cls.root / "whole", cls.config, resume=True)
     loop.run(cls.experiment, cls.whole)
     cls.results = loop.write_results(cls.experiment, cls.whole)
