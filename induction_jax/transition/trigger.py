@@ -16,7 +16,7 @@ The threshold is set by simulation (`find_threshold`): of the whole procedure,
 learning included, for a signal in AR(1) noise of correlation CORRELATION, an
 alarm comes once in ARL measurements. Stronger correlation, which so short a
 stretch underestimates, makes it come sooner: once in about 450 at 0.8 and 110
-at 0.95; without any, once in about 2000. All that holds where the noise exceeds
+at 0.95; without any, once in about 2400. All that holds where the noise exceeds
 FLOOR, the least standard deviation; below that alarms are rarer.
 """
 
