@@ -68,6 +68,7 @@ def get_config() -> ConfigDict:
       "ablation": {"interval": 100, "batch_size": 16, "pairs": True},
       "spectra": {
         "eigen_interval": 100,
+        "adaptive": 0,
         "track_top_k_eigenvalues": 10,
         "batch_size": 64,
         "micro_batch_size": 0,

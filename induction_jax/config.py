@@ -227,6 +227,8 @@ class AblationConfig:
 class SpectraConfig:
   """Hessian spectra; never if `eigen_interval` is 0.
 
+  Every `adaptive` steps, unless that is 0, while behaviour changes (see
+  induction_jax.transition.trigger).
   Without the preconditioned Hessian if `preconditioned_top_k` is 0, without
   the Gauss-Newton split if `gauss_newton_top_k` is. `memory_gib` is what the
   Hessian's linear map, or one micro-batch, may take, and the same again for
@@ -236,6 +238,7 @@ class SpectraConfig:
   """
 
   eigen_interval: int = _at_least(0)
+  adaptive: int = _at_least(0)
   track_top_k_eigenvalues: int = _at_least(1)
   batch_size: int = _at_least(1)
   micro_batch_size: int = _at_least(0)
@@ -250,6 +253,12 @@ class SpectraConfig:
   keep_eigenvectors: bool = _boolean()
 
   def __post_init__(self) -> None:
+    if self.adaptive > self.eigen_interval:
+      raise ConfigError(
+        "spectra.adaptive must be at most spectra.eigen_interval (it is the "
+        f"denser of the two), got adaptive={self.adaptive}, "
+        f"eigen_interval={self.eigen_interval}"
+      )
     k = max(
       self.track_top_k_eigenvalues,
       self.preconditioned_top_k,

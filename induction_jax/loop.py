@@ -6,6 +6,7 @@ below as pure functions and is compiled once.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,14 @@ from induction_jax.probes import (
   make_draw,
   make_probes,
 )
+from induction_jax.probes.alarm import (
+  DENSER,
+  WATCHED,
+  alarm_constants,
+  alarm_signal,
+  alarm_values,
+)
+from induction_jax.probes.alarm import VARIABLES as ALARM_VARIABLES
 from induction_jax.state import TrainState, init_state
 from induction_jax.step import (
   TrainChunk,
@@ -42,7 +51,10 @@ from induction_jax.storage.run_directory import (
   read_json,
   write_json,
 )
+from induction_jax.transition import trigger
 from induction_jax.types import Key, PyTree
+
+ALARM = "alarm"  # the trigger's name in the history and among the carries
 
 
 class Experiment(NamedTuple):
@@ -63,7 +75,10 @@ class Experiment(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-  """What a checkpoint holds: the state, and each probe's carry by name."""
+  """What a checkpoint holds: the state, and each probe's carry by name.
+
+  Among the carries is the online trigger's, as ALARM, if the run has one.
+  """
 
   state: TrainState
   carries: dict[str, PyTree]
@@ -149,6 +164,8 @@ def run(
   config = experiment.config
   snapshot, resumed = load_or_init(experiment, directory)
   state, carries = snapshot
+  if ALARM in carries:  # decides what is due, so it lives on the host
+    carries[ALARM] = jax.device_get(carries[ALARM])
   held_out = experiment.draw(state.key)
   step = int(state.step)
   cost = cost or Cost(directory)
@@ -158,10 +175,13 @@ def run(
     for probe in experiment.probes:
       values = measure_constants(probe, state, held_out)
       record(0, "constants", values, probe=probe.name)
+    if ALARM in carries:
+      record(0, "constants", alarm_constants(), probe=ALARM)
   newest: dict[str, float] = {}
   while True:
     for probe in () if resumed else experiment.probes:
-      if _due(step, probe.interval, config.train.num_steps):
+      interval = _interval(probe, carries, config)
+      if _due(step, interval, config.train.num_steps):
         with cost.measuring:
           values, carries[probe.name] = measure(
             probe, state, held_out, carries[probe.name]
@@ -170,16 +190,21 @@ def run(
           raise FloatingPointError(f"step {step}: {complaint}")
         record(step, "probe", values, probe=probe.name)
         keep_vectors(probe, directory.eigenvectors, step, carries[probe.name])
-        newest |= _scalars(values)
+        newest |= scalars(values)
+        if probe.name == WATCHED and ALARM in carries:
+          carries[ALARM] = trigger.update(carries[ALARM], alarm_signal(values))
+          record(step, "probe", alarm_values(carries[ALARM]), probe=ALARM)
     watch(Progress(step, newest))
     stopping = step >= config.train.num_steps or should_stop()
     if stopping or (not resumed and _checkpoint_due(step, config)):
-      checkpoints.save(directory.checkpoints, step, Snapshot(state, carries))
+      snapshot = Snapshot(state, jax.device_put(carries))
+      checkpoints.save(directory.checkpoints, step, snapshot)
       cost.save()
     if stopping:
       return step
     resumed = False
-    target = _next_stop(step, experiment.probes, config)
+    intervals = [_interval(p, carries, config) for p in experiment.probes]
+    target = _next_stop(step, intervals, config)
     with cost.training:
       state, metrics = experiment.train_chunk(state, jnp.int32(target - step))
       metrics = jax.device_get(metrics)
@@ -194,7 +219,7 @@ def run(
     step = target
     train = {f"train_{k}": v for k, v in metrics.mean._asdict().items()}
     record(step, "train", train)
-    newest |= _scalars(train)
+    newest |= scalars(train)
 
 
 def load_or_init(
@@ -205,6 +230,8 @@ def load_or_init(
   carries = {
     probe.name: probe.init_carry(state.params) for probe in experiment.probes
   }
+  if experiment.config.spectra.adaptive:
+    carries[ALARM] = jax.device_put(trigger.init_trigger())
   snapshot = Snapshot(state, carries)
   steps = checkpoints.steps(directory.checkpoints)
   if not steps:
@@ -245,16 +272,32 @@ def write_results(
   Raises:
     ConfigError: if nothing was; an earlier results.nc stays as it is.
   """
+  results = make_results(experiment, directory)
+  dataset.write_dataset(results, directory.results)
+  return results
+
+
+def make_results(experiment: Experiment, directory: RunDirectory) -> xr.Dataset:
+  """What results.nc is to hold: all that was measured, on one `step` axis.
+
+  A replay adds to what the run measured and replaces nothing of it; what was
+  measured again with other settings does replace it.
+
+  Raises:
+    ConfigError: if nothing was measured.
+  """
   own = history.read(directory.history)
   if not any(record["kind"] == "probe" for record in own):
     raise ConfigError(f"{directory.history} holds no measurement yet")
+  zoomed = history.read(directory.zoomed)
   again = history.read(directory.remeasured)
-  records = own + again
-  variables = all_variables(experiment.all_probes)
+  variables = all_variables(experiment.all_probes) + ALARM_VARIABLES
   attributes = {
     "title": "training run of induction_jax",
     "config": json.dumps(to_dict(experiment.config)),
     "hessian_products": experiment.products,
+    "zoomed": json.dumps(_zooms(zoomed)),
+    "replayed": json.dumps(_replays(zoomed)),
     "remeasured": json.dumps(
       [{k: v for k, v in each.items() if k != "values"} for each in again]
     ),
@@ -262,9 +305,34 @@ def write_results(
   coordinates: dict[str, Sequence] = {}
   for probe in experiment.all_probes:
     coordinates |= probe.coordinates
-  results = dataset.make_dataset(records, variables, coordinates, attributes)
-  dataset.write_dataset(results, directory.results)
-  return results
+  # Of two values the later one counts.
+  records = zoomed + own + again
+  return dataset.make_dataset(records, variables, coordinates, attributes)
+
+
+def _zooms(records: list[history.Record]) -> list[dict[str, Any]]:
+  """Which steps were measured in replays: by probe and range, with a count."""
+  counts = Counter(
+    (each["probe"], *each["zoom"].values())
+    for each in records
+    if each["kind"] == "probe"
+  )
+  names = ("probe", "from", "to", "every", "measurements")
+  return [dict(zip(names, (*zoom, n))) for zoom, n in counts.items()]
+
+
+def _replays(records: list[history.Record]) -> list[dict[str, Any]]:
+  """How replays compared with checkpoints, the newest of equal ranges."""
+  newest = {
+    (each["start"], each["step"]): each
+    for each in records
+    if each["kind"] == "replay"
+  }
+  names = ("equal", "largest_difference")
+  return [
+    {"from": start, "to": step} | {name: each[name] for name in names}
+    for (start, step), each in newest.items()
+  ]
 
 
 class Cost:
@@ -320,15 +388,22 @@ def _checkpoint_due(step: int, config: Config) -> bool:
   return early and step & (step - 1) == 0
 
 
-def _next_stop(step: int, probes: Iterable[Probe], config: Config) -> int:
+def _interval(probe: Probe, carries: dict[str, PyTree], config: Config) -> int:
+  """Steps between a probe's measurements as things stand."""
+  if probe.name == DENSER and ALARM in carries and carries[ALARM].alarm:
+    return config.spectra.adaptive
+  return probe.interval
+
+
+def _next_stop(step: int, intervals: Iterable[int], config: Config) -> int:
   """The next step at which a probe, a checkpoint or the end is due."""
-  intervals = [probe.interval for probe in probes]
-  intervals.append(config.checkpoint.interval)
+  intervals = [*intervals, config.checkpoint.interval]
   stops = [interval * (step // interval + 1) for interval in intervals]
   if config.checkpoint.log_spaced and step < config.checkpoint.interval:
     stops.append(1 << step.bit_length())
   return min(*stops, config.train.num_steps)
 
 
-def _scalars(values: dict[str, Any]) -> dict[str, float]:
+def scalars(values: dict[str, Any]) -> dict[str, float]:
+  """Those of the values that are single numbers."""
   return {k: float(v) for k, v in values.items() if np.ndim(v) == 0}

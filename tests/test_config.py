@@ -86,6 +86,7 @@ class RangesTest(parameterized.TestCase):
     ("circuits.top_k", 0, "at least 1"),
     ("circuits.rotary_offset", -1, "at least 0"),
     ("spectra.eigen_interval", -1, "at least 0"),
+    ("spectra.adaptive", -1, "at least 0"),
     ("spectra.track_top_k_eigenvalues", 0, "at least 1"),
     ("spectra.preconditioned_top_k", -1, "at least 0"),
     ("spectra.batch_size", 0, "at least 1"),
@@ -272,6 +273,11 @@ class CrossChecksTest(parameterized.TestCase):
       dict(task__name="bigram_trigger", task__triggers=50),
       "task.triggers must be below task.vocab_size for bigram_trigger, got "
       "triggers=50, vocab_size=50",
+    ),
+    (
+      dict(spectra__adaptive=101),
+      "spectra.adaptive must be at most spectra.eigen_interval (it is the "
+      "denser of the two), got adaptive=101, eigen_interval=100",
     ),
     (
       dict(spectra__max_order=19, spectra__track_top_k_eigenvalues=10),

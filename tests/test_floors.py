@@ -21,6 +21,7 @@ FLOORS = {
   "progress": 5,
   "interrupt": 5,
   "loop": 4,
+  "replay": 4,
   "report": 4,
   "probes": 3,
   "interventions": 3,
@@ -42,8 +43,11 @@ FLOORS = {
 SAME_FLOOR = {
   ("step", "state"),
   ("config", "types"),
-  # A run ends with its figures.
+  # A replay is a run, of steps that have been.
+  ("replay", "loop"),
+  # A run ends with its figures, a zoom as well.
   ("train", "visualize"),
+  ("zoom", "visualize"),
   # What the entry points share, and they alone.
   ("train", "cli"),
   ("train", "progress"),
@@ -51,6 +55,9 @@ SAME_FLOOR = {
   ("visualize", "cli"),
   ("measure", "cli"),
   ("export", "cli"),
+  ("zoom", "cli"),
+  ("zoom", "progress"),
+  ("zoom", "interrupt"),
   ("measure_weights", "cli"),
   # The same measurements, of a file of weights in place of a run.
   ("measure", "measure_weights"),

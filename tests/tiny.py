@@ -2,7 +2,11 @@
 
 import copy
 
+import jax
+import jax.numpy as jnp
+
 from configs import quick
+from induction_jax.probes import probe
 
 # Task settings that only Markov chains have, after those of `repeats`.
 NO_CHAINS = (1.0, False, 1, False)
@@ -37,3 +41,27 @@ def tiny_config(**overrides):
     section, leaf = name.split("__")
     config[section][leaf] = value
   return config
+
+
+def with_light_spectra(experiment):
+  """The same, but its spectra cost no compilation: of the weights' squares."""
+
+  def measure(state, held_out, prepared, carry):
+    leaves = jax.tree.leaves(state.params)
+    norm = sum(jnp.sum(leaf**2) for leaf in leaves)
+    return {"spectral_norm": norm}, carry
+
+  light = tuple(
+    each._replace(
+      constants=probe.no_arrays,
+      init_carry=probe.nothing,
+      prepare=probe.nothing,
+      measure=jax.jit(measure),
+      complain=probe.content,
+      keep=probe.no_arrays,
+    )
+    if each.name == "spectra"
+    else each
+    for each in experiment.probes
+  )
+  return experiment._replace(probes=light)

@@ -19,10 +19,25 @@ from induction_jax.report.findings import Findings, Head, measured
 
 def plot_transition(results: xr.Dataset, findings: Findings) -> Figure:
   """Accuracy and loss on both kinds of tokens; head scores with nulls."""
-  figure, axes = plt.subplots(2, 2, figsize=(style.WIDTH, 4.6), sharex=True)
+  zoom = style.find_zoom(results, "behaviour")
+  if zoom is None:
+    figure, axes = plt.subplots(2, 2, figsize=(style.WIDTH, 4.6), sharex=True)
+    _draw_transition(axes.ravel(), results, findings)
+    _finish(axes, results, findings)
+    return figure
+  figure, axes = _zoomed_rows(4, 1.75)
+  for column in axes.T:
+    _draw_transition(column, results, findings)
+  _finish_zoomed(axes, results, findings, zoom)
+  return figure
+
+
+def _draw_transition(
+  axes: np.ndarray, results: xr.Dataset, findings: Findings
+) -> None:
   for ax, quantity, unit in (
-    (axes[0, 0], "accuracy", ""),
-    (axes[0, 1], "loss", " (nats)"),
+    (axes[0], "accuracy", ""),
+    (axes[1], "loss", " (nats)"),
   ):
     _curve(ax, results[f"pattern_{quantity}"], "predictable", style.BLUE)
     _curve(ax, results[f"random_{quantity}"], "other tokens", style.VERMILION)
@@ -34,25 +49,41 @@ def plot_transition(results: xr.Dataset, findings: Findings) -> Figure:
     _null(ax, results[f"pattern_{quantity}_null"], "uniform")
     ax.set_ylabel(quantity + unit)
     style.legend_above(ax, ncols=3)
-  axes[0, 0].set_ylim(-0.02, 1.02)
-  _plot_heads(axes[1, 0], results, "prefix_matching", findings.induction_head)
-  axes[1, 0].set_ylabel("prefix matching")
-  _plot_heads(
-    axes[1, 1], results, "previous_token", findings.previous_token_head
-  )
-  axes[1, 1].set_ylabel("previous-token attention")
-  _finish(axes, results, findings)
-  return figure
+  axes[0].set_ylim(-0.02, 1.02)
+  for ax, name, label, head in (
+    (axes[2], "prefix_matching", "prefix matching", findings.induction_head),
+    (
+      axes[3],
+      "previous_token",
+      "previous-token attention",
+      findings.previous_token_head,
+    ),
+  ):
+    _plot_heads(ax, results, name, head)
+    ax.set_ylabel(label)
 
 
 def plot_spectrum(results: xr.Dataset, findings: Findings) -> Figure:
   """Both ends of the Hessian, and the preconditioned top against its edge."""
-  preconditioned = "preconditioned_top_eigenvalues" in results
-  rows = 3 if preconditioned else 2
-  figure, axes = plt.subplots(
-    rows, 1, figsize=(style.WIDTH, 1.9 * rows), sharex=True, squeeze=False
-  )
-  top, bottom = axes[0, 0], axes[1, 0]
+  zoom = style.find_zoom(results, "spectra")
+  rows = 3 if "preconditioned_top_eigenvalues" in results else 2
+  if zoom is None:
+    figure, axes = plt.subplots(
+      rows, 1, figsize=(style.WIDTH, 1.9 * rows), sharex=True, squeeze=False
+    )
+    _draw_spectrum(axes[:, 0], results)
+    _finish(axes, results, findings)
+    return figure
+  figure, axes = _zoomed_rows(rows, 1.9)
+  for column in axes.T:
+    _draw_spectrum(column, results)
+  _finish_zoomed(axes, results, findings, zoom)
+  return figure
+
+
+def _draw_spectrum(axes: np.ndarray, results: xr.Dataset) -> None:
+  """The panels; the third, of the preconditioned Hessian, may be absent."""
+  top, bottom, *preconditioned = axes
   _plot_eigenvalues(top, results, "top", style.BLUE)
   norm = measured(results["spectral_norm"])
   top.plot(
@@ -65,8 +96,7 @@ def plot_spectrum(results: xr.Dataset, findings: Findings) -> Figure:
   bottom.set_ylabel("bottom eigenvalues (nats)")
   bottom.set_yscale("symlog", linthresh=0.1)
   style.legend_above(bottom, ncols=3)
-  if preconditioned:
-    ax = axes[2, 0]
+  for ax in preconditioned:
     _plot_eigenvalues(ax, results, "preconditioned_top", style.GREEN)
     edge = measured(results["preconditioned_edge"])
     ax.plot(
@@ -79,8 +109,6 @@ def plot_spectrum(results: xr.Dataset, findings: Findings) -> Figure:
     style.log_axis(ax.yaxis)
     ax.set_ylabel("preconditioned top\neigenvalues (1)")
     style.legend_above(ax, ncols=4)
-  _finish(axes, results, findings)
-  return figure
 
 
 def plot_alignment(results: xr.Dataset, findings: Findings) -> Figure:
@@ -194,3 +222,24 @@ def _finish(axes: np.ndarray, results: xr.Dataset, findings: Findings) -> None:
   if axes.ndim == 2:
     for ax in axes[:-1].ravel():
       ax.set_xlabel("")
+
+
+def _zoomed_rows(rows: int, height: float) -> tuple[Figure, np.ndarray]:
+  """Panels one below the other, [rows, 2]: the run, and its zoom beside it."""
+  return plt.subplots(
+    rows,
+    2,
+    figsize=(style.WIDTH, height * rows),
+    sharex="col",
+    sharey="row",
+    width_ratios=(3, 2),
+  )
+
+
+def _finish_zoomed(
+  axes: np.ndarray, results: xr.Dataset, findings: Findings, zoom: style.Zoom
+) -> None:
+  _finish(axes, results, findings)
+  for run, closer in axes:
+    style.mark_zoom(run, closer, zoom)
+  axes[0, 1].set_title(style.describe_zoom(zoom))

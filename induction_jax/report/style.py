@@ -1,8 +1,9 @@
 """How figures look: legible in print, safe for the colour blind."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -113,6 +114,50 @@ def step_axis(axes: Axes, steps: np.ndarray, findings: Findings) -> None:
       transition.midpoint.estimate, color="0.6", linewidth=0.8, zorder=0
     )
   axes.set_xlabel("training step")
+
+
+class Zoom(NamedTuple):
+  """A stretch of a run that was measured more closely."""
+
+  first: int
+  last: int
+  every: int
+
+
+def find_zoom(results: xr.Dataset, probe: str) -> Zoom | None:
+  """The newest zoom that a probe took part in, if it is more than a step."""
+  zooms = [
+    Zoom(each["from"], each["to"], each["every"])
+    for each in json.loads(results.attrs.get("zoomed", "[]"))
+    if each["probe"] == probe and each["from"] < each["to"]
+  ]
+  return zooms[-1] if zooms else None
+
+
+def mark_zoom(run: Axes, closer: Axes, zoom: Zoom) -> None:
+  """Makes `closer`, which shows the same as `run`, a zoom; frames it there."""
+  closer.set_xscale("linear")
+  closer.set_xlim(zoom.first, zoom.last)
+  closer.set_ylabel("")
+  closer.tick_params(labelleft=False)
+  if legend := closer.get_legend():
+    legend.remove()
+  for spine in closer.spines.values():
+    spine.set(visible=True, color="0.6", linewidth=0.6)
+  run.axvspan(
+    zoom.first,
+    zoom.last,
+    facecolor="none",
+    edgecolor="0.6",
+    linewidth=0.6,
+    zorder=0,
+  )
+
+
+def describe_zoom(zoom: Zoom) -> str:
+  """What a zoomed panel is of."""
+  often = "every step" if zoom.every == 1 else f"every {zoom.every} steps"
+  return f"zoom: {often}"
 
 
 def three_steps(series: xr.DataArray, findings: Findings) -> list[int]:

@@ -43,6 +43,10 @@ class RunDirectory(NamedTuple):
     return self.root / "remeasured.jsonl"
 
   @property
+  def zoomed(self) -> Path:
+    return self.root / "zoomed.jsonl"
+
+  @property
   def results(self) -> Path:
     return self.root / "results.nc"
 

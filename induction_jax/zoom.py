@@ -1,0 +1,224 @@
+"""Looks at a stretch of a run more closely, by replaying it bit for bit.
+
+  python -m induction_jax.zoom runs/a
+  python -m induction_jax.zoom runs/a --from=380 --to=430 --every=1
+  python -m induction_jax.zoom runs/a --probes=behaviour,spectra,circuits
+
+Training starts again at the newest checkpoint before the stretch, is measured
+every few steps within it with the run's own settings, and goes on to the next
+checkpoint. Every checkpoint on the way is compared with the replayed state:
+where all bits are equal, what was measured is what the run went through.
+
+By default the stretch is the transition that results.nc shows, from onset to
+completion, with as much again on either side, measured about 100 times. What
+is measured goes to zoomed.jsonl and joins results.nc at steps where the run
+itself measured nothing; history.jsonl and the checkpoints are left as they
+are. An overlap with the measurement before is not measured in a zoom.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from induction_jax import cli, visualize
+from induction_jax.config import ConfigError
+from induction_jax.interrupt import Interrupt
+from induction_jax.loop import (
+  Experiment,
+  make_experiment,
+  make_results,
+  write_results,
+)
+from induction_jax.probes import Probe
+from induction_jax.progress import make_watcher
+from induction_jax.replay import (
+  Comparison,
+  Plan,
+  changed_environment,
+  last_step,
+  make_plan,
+  replay,
+)
+from induction_jax.report.findings import Findings, find
+from induction_jax.storage import checkpoints
+from induction_jax.storage.run_directory import RunDirectory, load_run
+
+FAILED = 1  # not the same bits, or numbers that are not finite
+PROBES = ("behaviour", "spectra")  # by default, where the run has them
+MEASUREMENTS = 100  # about as many by default
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command line; returns the exit status."""
+  values = flags.FlagValues()
+  for name, what in (
+    ("from", "First step to measure; by default before the transition."),
+    ("to", "Last step to measure; by default after the transition."),
+    ("every", "Steps from one measurement to the next."),
+  ):
+    flags.DEFINE_integer(name, None, what, flag_values=values)
+  flags.DEFINE_list(
+    "probes",
+    None,
+    f"Some of those of the run; default {','.join(PROBES)}.",
+    flag_values=values,
+  )
+  extra = cli.parse(values, argv, __doc__ or "")
+  if len(extra) != 1:
+    raise ConfigError("one run directory is required, such as runs/a")
+  directory, config = load_run(Path(extra[0]))
+  if not checkpoints.steps(directory.checkpoints):
+    raise ConfigError(
+      f"{directory.root} has no checkpoint: there is nothing to replay from"
+    )
+  experiment = make_experiment(config)
+  probes = _chosen_probes(values.probes, experiment)
+  first, last = values["from"].value, values["to"].value
+  if first is None or last is None:
+    around = _around_transition(experiment, directory)
+    first = around[0] if first is None else first
+    last = around[1] if last is None else last
+  every = values.every
+  if every is None:
+    every = max(1, math.ceil((last - first) / MEASUREMENTS))
+  plan = make_plan(directory, first, last, every)
+  return zoom(experiment, directory, plan, probes)
+
+
+def zoom(
+  experiment: Experiment,
+  directory: RunDirectory,
+  plan: Plan,
+  probes: list[Probe],
+) -> int:
+  """Replays, says how it compared, and draws; returns the exit status."""
+  changed = changed_environment(directory)
+  if changed:
+    print(f"warning: {changed}: the replay's bits may differ", file=sys.stderr)
+  names = ",".join(probe.name for probe in probes)
+  print(
+    f"replaying {plan.start} -> {plan.stop}: {names} at {len(plan.steps)} "
+    f"steps from {plan.first} to {plan.last}",
+    flush=True,
+  )
+  again = (
+    f"python -m induction_jax.zoom {directory.root} --from={plan.first} "
+    f"--to={plan.last} --every={plan.every} --probes={names}"
+  )
+  with Interrupt(last_words=again) as interrupt:
+    watcher = make_watcher(plan.stop)
+    try:
+      step, compared = replay(
+        experiment,
+        directory,
+        plan,
+        probes,
+        should_stop=lambda: bool(interrupt.signal),
+        watch=watcher.update,
+      )
+    except FloatingPointError as error:
+      print(f"error: {error}", file=sys.stderr)
+      write_results(experiment, directory)
+      return FAILED
+    finally:
+      watcher.close()
+    results = write_results(experiment, directory)
+    print(_verdict(plan, compared), flush=True)
+    if step < plan.stop:
+      print(f"stopped at step {step}; to go on:\n  {interrupt.last_words}")
+      return 128 + interrupt.signal
+    interrupt.stop_at_once()
+    findings = find(results)
+    form = experiment.config.report.format
+    visualize.draw(experiment, directory, results, findings, form)
+    print(_describe(findings))
+  differs = not all(each.equal for each in compared)
+  return FAILED if differs and not changed else 0
+
+
+def _chosen_probes(
+  named: list[str] | None, experiment: Experiment
+) -> list[Probe]:
+  known = [probe.name for probe in experiment.probes]
+  if named is None:
+    named = [name for name in PROBES if name in known]
+  for name in named:
+    if name not in known:
+      raise ConfigError(
+        "--probes must be some of those that the run measured with "
+        f"({', '.join(known)}), got {name!r}"
+      )
+  if not named:
+    raise ConfigError(f"--probes must be some of {', '.join(known)}, got none")
+  # In the run's order, each once.
+  return [probe for probe in experiment.probes if probe.name in named]
+
+
+def _around_transition(
+  experiment: Experiment, directory: RunDirectory
+) -> tuple[int, int]:
+  """The transition with its own length on either side, within the run."""
+  transition = find(make_results(experiment, directory)).transition
+  onset, completion = transition.onset, transition.completion
+  if onset is None or completion is None:
+    raise ConfigError(
+      f"{directory.root} shows no dated transition ({transition.status}: "
+      f"{transition.reason}): give --from and --to"
+    )
+  length = completion.estimate - onset.estimate
+  reached = last_step(directory)
+  first = math.floor(onset.estimate - length)
+  last = math.ceil(completion.estimate + length)
+  return min(max(first, 0), reached), min(max(last, 0), reached)
+
+
+def _verdict(plan: Plan, compared: list[Comparison]) -> str:
+  """How the replay compares with the run, in one line."""
+  if not compared:
+    return (
+      f"replayed from {plan.start}: no checkpoint comes after it to compare "
+      "with, so nothing could be checked"
+    )
+  told = f"replayed {plan.start} -> {compared[-1].step}: "
+  different = [each for each in compared if not each.equal]
+  if different:
+    first = different[0]
+    return told + (
+      f"differs from the checkpoint at {first.step}: largest relative "
+      f"difference {first.difference:.2g}, in {first.leaf}"
+    )
+  steps = ", ".join(str(each.step) for each in compared)
+  return (
+    told
+    + f"equal to the checkpoints at {steps}, bit for bit"
+    + (
+      f"; nothing after {compared[-1].step} could be checked"
+      if compared[-1].step < plan.stop
+      else ""
+    )
+  )
+
+
+def _describe(findings: Findings) -> str:
+  """The transition again, from all that is measured now."""
+  transition = findings.transition
+  onset, completion = transition.onset, transition.completion
+  told = f"transition on repeats: {transition.status}"
+  if onset is None or transition.midpoint is None or completion is None:
+    return told
+  lines = [told]
+  for name in ("onset", "midpoint", "completion"):
+    low, estimate, high = getattr(transition, name)[:3]
+    lines.append(f"  {name:<11}{estimate:.1f} [{low:.1f}, {high:.1f}]")
+  # The ends' intervals taken together: never too narrow.
+  low = max(0.0, completion.low - onset.high)
+  high = completion.high - onset.low
+  width = completion.estimate - onset.estimate
+  lines.append(f"  10-90 % width {width:.1f} [{low:.1f}, {high:.1f}] steps")
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  cli.run_main(main)

@@ -1,0 +1,247 @@
+"""Zoom: the same steps again, beside what the run measured itself."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from induction_jax import loop, replay, visualize, zoom
+from induction_jax.config import make_config
+from induction_jax.report import figures, style
+from induction_jax.report.findings import find
+from induction_jax.storage import checkpoints, history
+from induction_jax.storage.run_directory import (
+  RunDirectory,
+  open_run,
+  read_json,
+  write_json,
+)
+from induction_jax.transition import Interval, Transition
+from tests.test_entry_points import call
+from tests.tiny import tiny_config, with_light_spectra
+
+
+class ZoomTest(parameterized.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    values = tiny_config(
+      circuits__interval=0, ablation__interval=0, behaviour__interval=6
+    )
+    cls.config = make_config(values.to_dict())
+    experiment = loop.make_experiment(cls.config)
+    cls.experiment = with_light_spectra(experiment)
+    cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+    cls.original = open_run(cls.root / "original", cls.config, resume=True)
+    loop.run(cls.experiment, cls.original)
+    cls.own = loop.write_results(cls.experiment, cls.original)
+    # The same run, measured at every step.
+    every = tuple(p._replace(interval=1) for p in cls.experiment.probes)
+    often = open_run(cls.root / "often", cls.config, resume=True)
+    loop.run(cls.experiment._replace(probes=every), often)
+    cls.often = loop.write_results(cls.experiment, often)
+
+  def setUp(self):
+    super().setUp()
+    root = Path(self.enter_context(tempfile.TemporaryDirectory())) / "run"
+    self.run_directory = RunDirectory(root)
+    shutil.copytree(self.original.root, root)
+    self.enter_context(
+      mock.patch.object(zoom, "make_experiment", return_value=self.experiment)
+    )
+    self.draw = self.enter_context(mock.patch.object(visualize, "draw"))
+
+  def zoom(self, *arguments):
+    return call(zoom.main, self.run_directory.root, *arguments)
+
+  def results(self):
+    return loop.make_results(self.experiment, self.run_directory)
+
+  def assert_run_untouched(self):
+    self.assertEqual(
+      self.run_directory.history.read_bytes(),
+      self.original.history.read_bytes(),
+    )
+    self.assertEqual(
+      checkpoints.steps(self.run_directory.checkpoints), [0, 1, 2, 4, 8, 12, 24]
+    )
+
+  def assert_zoomed(self, steps):
+    """The run's own steps and these, with the values of the other run."""
+    joined = self.results()
+    for name in "pattern_loss", "prefix_matching", "spectral_norm":
+      got = joined[name].dropna("step", how="all")
+      self.assertEqual(list(got.step), sorted({0, 6, 12, 18, 24, *steps}), name)
+      np.testing.assert_array_equal(got, self.often[name].sel(step=got.step))
+    # What is a mean since the measurement before is the run's alone.
+    for name in "train_loss", "train_grad_norm":
+      got = joined[name].dropna("step")
+      np.testing.assert_array_equal(got, self.own[name].dropna("step"))
+
+  def test_measures_what_the_run_went_through(self):
+    status, out, err = self.zoom("--from=5", "--to=9", "--every=1")
+    self.assertEqual((status, err), (0, ""))
+    self.assertIn("replaying 4 -> 12: behaviour,spectra at 5 steps", out)
+    self.assertIn(
+      "replayed 4 -> 12: equal to the checkpoints at 8, 12, bit for bit\n", out
+    )
+    self.assertIn("transition on repeats: ", out)
+    self.assert_zoomed([5, 6, 7, 8, 9])
+    self.assert_run_untouched()
+    results = self.draw.call_args.args[2]
+    self.assertEqual(
+      json.loads(results.attrs["zoomed"]),
+      [
+        {"probe": probe, "from": 5, "to": 9, "every": 1, "measurements": 4}
+        for probe in ("behaviour", "spectra")
+      ],
+    )
+    self.assertEqual(
+      json.loads(results.attrs["replayed"]),
+      [
+        {"from": 4, "to": step, "equal": True, "largest_difference": 0.0}
+        for step in (8, 12)
+      ],
+    )
+    self.check_figures(results)
+
+  def check_figures(self, results):
+    """A panel of the zoom beside each of the run, and none without a zoom."""
+    with style.paper_style():
+      for found, panels in ((results, 8), (self.own, 4)):
+        axes = figures.plot_transition(found, find(found)).axes
+        self.assertLen(axes, panels)
+      axes = figures.plot_transition(results, find(results)).axes
+      for run, closer in zip(axes[::2], axes[1::2]):
+        self.assertEqual(closer.get_xlim(), (5, 9))
+        self.assertIsNone(closer.get_legend())
+        self.assertIsNotNone(run.get_legend())
+
+  def test_repeated_and_overlapping_zooms_add_nothing_twice(self):
+    self.zoom("--from=5", "--to=9", "--every=2", "--probes=behaviour")
+    with self.run_directory.zoomed.open("a") as file:
+      file.write('{"step": 9, "kind": "pro')  # cut off by a crash
+    self.zoom("--from=5", "--to=9", "--every=2")
+    status, _, err = self.zoom("--from=7", "--to=14", "--every=1")
+    self.assertEqual((status, err), (0, ""))
+    self.assert_zoomed([5, 7, 8, 9, 10, 11, 13, 14])
+    measured = [
+      (record["probe"], record["step"])
+      for record in history.read(self.run_directory.zoomed)
+      if record["kind"] == "probe"
+    ]
+    self.assertLen(measured, 16)
+    self.assertLen(set(measured), 16)
+    self.assert_run_untouched()
+
+  def test_stopped_half_way_keeps_what_it_has(self):
+    plan = replay.make_plan(self.run_directory, 5, 9, 1)
+    seen = []
+    step, compared = replay.replay(
+      self.experiment,
+      self.run_directory,
+      plan,
+      self.experiment.probes,
+      should_stop=lambda: seen[-1] >= 7,
+      watch=lambda progress: seen.append(progress.step),
+    )
+    self.assertEqual((step, compared), (7, []))
+    self.assert_zoomed([5, 7])
+    self.assertEqual(self.zoom("--from=5", "--to=9", "--every=1")[0], 0)
+    self.assert_zoomed([5, 7, 8, 9])
+    self.assert_run_untouched()
+
+  def test_other_bits_are_said(self):
+    snapshot = loop.load_or_init(self.experiment, self.run_directory)[0]
+    kept = self.run_directory.checkpoints
+    snapshot = checkpoints.restore(kept, 8, snapshot)
+    params = dict(snapshot.state.params)
+    params["w_u"] = params["w_u"].at[0, 0].add(np.abs(params["w_u"]).max())
+    state = snapshot.state._replace(params=params)
+    shutil.rmtree(kept / "8")
+    checkpoints.save(kept, 8, snapshot._replace(state=state))
+    status, out, err = self.zoom("--from=5", "--to=6")
+    self.assertEqual((status, err), (1, ""))
+    self.assertRegex(
+      out, r"4 -> 8: differs from the checkpoint at 8: .* in params.w_u"
+    )
+    (told,) = json.loads(self.results().attrs["replayed"])
+    self.assertFalse(told["equal"])
+    self.assertBetween(told["largest_difference"], 0.4, 1.01)
+    # On another machine that is no failure, but it is announced.
+    environment = read_json(self.run_directory.environment)
+    environment["packages"]["jax"] = "0.0.1"
+    write_json(self.run_directory.environment, environment)
+    status, out, err = self.zoom("--from=5", "--to=6")
+    self.assertEqual((status, err.count("\n")), (0, 1))
+    self.assertIn("warning: jax 0.0.1 then, ", err)
+    self.assertIn("differs from the checkpoint at 8", out)
+
+  def test_nothing_after_it_nothing_checked(self):
+    for step in ("12", "24"):
+      shutil.rmtree(self.run_directory.checkpoints / step)
+    status, out, err = self.zoom("--from=9", "--to=10")
+    self.assertEqual((status, err), (0, ""))
+    self.assertIn("nothing could be checked", out)
+    self.assert_zoomed([9, 10])
+    _, out, _ = self.zoom("--from=7", "--to=10")
+    self.assertIn("equal to the checkpoints at 8, bit for bit; nothing", out)
+
+  @parameterized.parameters(
+    (10.0, 12.0, (8, 14)), (10.2, 11.9, (8, 14)), (4.0, 22.0, (0, 24))
+  )
+  def test_is_around_the_transition(self, onset, completion, expected):
+    points = [Interval(x, x, x) for x in (onset, 11.0, completion)]
+    found = find(self.own)._replace(
+      transition=Transition("detected", "", *points)
+    )
+    with (
+      mock.patch.object(zoom, "find", return_value=found),
+      mock.patch.object(zoom, "zoom", return_value=0) as called,
+    ):
+      self.assertEqual(self.zoom()[0], 0)
+      plan = called.call_args.args[2]
+      self.assertEqual((plan.first, plan.last, plan.every), (*expected, 1))
+    told = zoom._describe(found)
+    self.assertIn(f"width {completion - onset:.1f} [", told)
+
+  @parameterized.parameters(
+    ((), "shows no dated transition"),
+    (("--from=3", "--to=25"), "steps 0 to 24, got --from=3, --to=25"),
+    (("--from=-1", "--to=5"), "steps 0 to 24, got --from=-1, --to=5"),
+    (("--from=7", "--to=6"), "--from must not exceed --to"),
+    (("--from=3", "--to=6", "--every=0"), "at least 1, got 0"),
+    (("--from=x", "--to=6"), "from"),
+    (("--from=3", "--to=6", "--probes=circuits"), "(behaviour, spectra), got"),
+    (("--from=3", "--to=6", "--probes="), "got none"),
+    (("--from=3", "--to=6", "again"), "one run directory"),
+  )
+  def test_mistakes(self, arguments, message):
+    before = self.run_directory.results.read_bytes()
+    status, _, err = self.zoom(*arguments)
+    self.assertEqual((status, err.count("\n")), (2, 1), err)
+    self.assertIn(message, err)
+    self.assertEqual(self.run_directory.results.read_bytes(), before)
+    self.assertFalse(self.run_directory.zoomed.exists())
+    self.assert_run_untouched()
+
+  def test_no_run_or_no_checkpoint(self):
+    shutil.rmtree(self.run_directory.checkpoints / "0")
+    status, _, err = self.zoom("--from=0", "--to=5")
+    self.assertEqual((status, err.count("\n")), (2, 1))
+    self.assertIn("no checkpoint at or before step 0", err)
+    shutil.rmtree(self.run_directory.checkpoints)
+    status, _, err = self.zoom("--from=3", "--to=5")
+    self.assertEqual((status, err.count("\n")), (2, 1))
+    self.assertIn("has no checkpoint", err)
+    status, _, err = call(zoom.main, self.root, "--from=3", "--to=5")
+    self.assertEqual((status, err.count("\n")), (2, 1))
+    self.assertIn("holds no run", err)
+
+
+if __name__ == "__main__":
+  absltest.main()
