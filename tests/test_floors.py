@@ -21,6 +21,8 @@ FLOORS = {
   "progress": 5,
   "interrupt": 5,
   "loop": 4,
+  "ledger": 4,
+  "seeds": 4,
   "report": 4,
   "probes": 3,
   "interventions": 3,
@@ -42,12 +44,19 @@ FLOORS = {
 SAME_FLOOR = {
   ("step", "state"),
   ("config", "types"),
+  # The loop writes into a ledger; many seeds go through the one loop.
+  ("loop", "ledger"),
+  ("seeds", "ledger"),
+  ("seeds", "loop"),
   # A run ends with its figures.
   ("train", "visualize"),
   # What the entry points share, and they alone.
   ("train", "cli"),
   ("train", "progress"),
   ("train", "interrupt"),
+  ("sweep", "cli"),
+  ("sweep", "progress"),
+  ("sweep", "interrupt"),
   ("visualize", "cli"),
   ("measure", "cli"),
   ("export", "cli"),
