@@ -77,12 +77,8 @@ def _train_or_freeze(
   """
   new, metrics = train_chunk(state, num_steps)
   trains = (state.step == newest) & (metrics.first_bad_step < 0)
-  kept = jax.tree.map(
-    lambda new, old: jnp.where(trains, new, old),
-    new._replace(key=()),
-    state._replace(key=()),
-  )
-  return kept._replace(key=state.key), metrics
+  kept = jax.tree.map(lambda new, old: jnp.where(trains, new, old), new, state)
+  return kept, metrics
 
 
 def _map_probe(

@@ -38,9 +38,9 @@ class SeedsLedger:
   def begin(self, last_step: int) -> None:
     for run, ledger in zip(self._runs, self._ledgers):
       ledger.begin(last_step)
-      if run.diverged.exists():
-        if read_json(run.diverged)["noticed"] > last_step:
-          run.diverged.unlink()
+      noted = run.diverged.exists()
+      if noted and read_json(run.diverged)["noticed"] > last_step:
+        run.diverged.unlink()
 
   def constants(self, probe: Probe, arrays: PyTree) -> None:
     self._each(0, lambda ledger, x: ledger.constants(probe, x), arrays)
@@ -72,13 +72,18 @@ class SeedsLedger:
       if run.diverged.exists():
         continue
       try:
-        found.append(write(ledger, jax.tree.map(lambda x: x[i], stacked)))
+        found.append(write(ledger, take(stacked, i)))
       except DivergedError as error:
         note = {"step": error.step, "noticed": step, "reason": str(error)}
         write_json(run.diverged, note)
     if not found:
       raise DivergedError(step, f"step {step}: every seed has diverged")
     return found
+
+
+def take(stacked: PyTree, i: int) -> PyTree:
+  """One seed's part of what is stacked."""
+  return jax.tree.map(lambda x: x[i], stacked)
 
 
 def _medians(found: list[dict[str, float]]) -> dict[str, float]:

@@ -25,8 +25,8 @@ class Part(NamedTuple):
   """One of many runs whose checkpoints are stacked."""
 
   stacked: Path  # directory of their checkpoints
-  index: int  # in the leading axis of every leaf
-  size: int  # of that axis
+  row: int  # of the leading axis of every leaf
+  rows: int  # of that axis
 
 
 def save(directory: Path, step: int, tree: PyTree) -> None:
@@ -121,10 +121,10 @@ def _part(directory: Path) -> Part | None:
 
 def _restore_part(part: Part, step: int, like: PyTree) -> PyTree:
   all_like = jax.tree.map(
-    lambda x: jnp.broadcast_to(x, (part.size, *x.shape)), like
+    lambda x: jnp.broadcast_to(x, (part.rows, *x.shape)), like
   )
   restored = restore(part.stacked, step, all_like)
-  return jax.tree.map(lambda x: x[part.index], restored)
+  return jax.tree.map(lambda x: x[part.row], restored)
 
 
 def _key_data(tree: PyTree) -> PyTree:
