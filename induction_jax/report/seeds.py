@@ -158,7 +158,6 @@ def _cell(interval: dict[str, float] | None) -> str:
 
 def _spread_cells(found: dict[str, Any]) -> list[str]:
   """Seen, median with its limits, quartiles, range."""
-
   seen = f"{found['seen']} of {found['runs']}"
   if not found["seen"]:
     return [seen, "-", "-", "-"]

@@ -77,8 +77,11 @@ def _train_or_freeze(
   """
   new, metrics = train_chunk(state, num_steps)
   trains = (state.step == newest) & (metrics.first_bad_step < 0)
-  kept = jax.tree.map(lambda new, old: jnp.where(trains, new, old), new, state)
-  return kept, metrics
+  # Not the key, which never changes.
+  step, params, opt_state = jax.tree.map(
+    lambda new, old: jnp.where(trains, new, old), new[:3], state[:3]
+  )
+  return TrainState(step, params, opt_state, state.key), metrics
 
 
 def _map_probe(
