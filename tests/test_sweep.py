@@ -186,6 +186,9 @@ class DirectoryTest(absltest.TestCase):
       open_sweep(root, self.config, self.plan._replace(seeds=8, group=4))
     with self.refused("differs in"):
       open_grid(root, self.config, {"optim.eps": [1.0]})
+    open_grid(self.root / "grid", self.config, {"optim.eps": [1.0]})
+    with self.refused(r"differs in optim.eps\)"):
+      open_grid(self.root / "grid", self.config, {"optim.eps": [2.0]})
     (self.root / "b").mkdir()
     (self.root / "b" / "config.json").write_text("{}")
     with self.refused("is not empty and holds no sweep"):
