@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import xarray as xr
 
 from induction_jax import losses, optim, tasks
 from induction_jax.config import Config, ConfigError, to_dict
 from induction_jax.interventions import clamp_heads, intervene
+from induction_jax.ledger import Ledger, RunLedger
 from induction_jax.model import Model, make_model
 from induction_jax.probes import (
   HeldOut,
@@ -31,13 +33,13 @@ from induction_jax.probes import (
   make_probes,
 )
 from induction_jax.probes.alarm import (
+  ALARM,
   DENSER,
   WATCHED,
   alarm_constants,
   alarm_signal,
   alarm_values,
 )
-from induction_jax.probes.alarm import VARIABLES as ALARM_VARIABLES
 from induction_jax.state import TrainState, init_state
 from induction_jax.step import (
   TrainChunk,
@@ -54,8 +56,6 @@ from induction_jax.storage.run_directory import (
 from induction_jax.transition import trigger
 from induction_jax.types import Key, PyTree
 
-ALARM = "alarm"  # the trigger's name in the history and among the carries
-
 
 class Experiment(NamedTuple):
   """What a config stands for: a network, its training, its probes.
@@ -66,6 +66,7 @@ class Experiment(NamedTuple):
 
   config: Config
   model: Model
+  tx: optax.GradientTransformation
   init: Callable[[], TrainState]
   draw: Callable[[Key], HeldOut]
   train_chunk: TrainChunk
@@ -77,7 +78,7 @@ class Experiment(NamedTuple):
 class Snapshot(NamedTuple):
   """What a checkpoint holds: the state, and each probe's carry by name.
 
-  Among the carries is the online trigger's, as ALARM, if the run has one.
+  Among the carries is the online trigger's, by its name, if there is one.
   """
 
   state: TrainState
@@ -96,6 +97,11 @@ Watcher = Callable[[Progress], None]
 
 def make_experiment(config: Config) -> Experiment:
   """Builds everything a run needs from its config, compiled where it runs."""
+  return compile_experiment(make_pure_experiment(config))
+
+
+def make_pure_experiment(config: Config) -> Experiment:
+  """The same, not compiled: pure functions, to be mapped over many runs."""
   task = config.task
   model = make_model(config.model, task.vocab_size, task.seq_length)
   # Here and nowhere else, so that all that is trained or measured is clamped.
@@ -113,23 +119,36 @@ def make_experiment(config: Config) -> Experiment:
   loss = make_loss(model, losses.make_weights(config.train.loss_tokens))
   sample = tasks.make_sampler(task, config.train.batch_size)
   train_step = make_train_step(loss, sample, tx)
+  all_probes = make_probes(config, model, curvature)
+  return Experiment(
+    config=config,
+    model=model,
+    tx=tx,
+    init=lambda: init_state(model, tx, jax.random.key(config.seed)),
+    draw=draw,
+    train_chunk=make_train_chunk(train_step),
+    probes=tuple(probe for probe in all_probes if probe.interval),
+    all_probes=all_probes,
+    products=curvature.told,
+  )
+
+
+def compile_experiment(experiment: Experiment) -> Experiment:
+  """Each function of an experiment as one program."""
   all_probes = tuple(
     probe._replace(
       constants=jax.jit(probe.constants),
       prepare=jax.jit(probe.prepare),
       measure=jax.jit(probe.measure),
     )
-    for probe in make_probes(config, model, curvature)
+    for probe in experiment.all_probes
   )
-  return Experiment(
-    config=config,
-    model=model,
-    init=jax.jit(lambda: init_state(model, tx, jax.random.key(config.seed))),
-    draw=jax.jit(draw),
-    train_chunk=jax.jit(make_train_chunk(train_step), donate_argnums=0),
+  return experiment._replace(
+    init=jax.jit(experiment.init),
+    draw=jax.jit(experiment.draw),
+    train_chunk=jax.jit(experiment.train_chunk, donate_argnums=0),
     probes=tuple(probe for probe in all_probes if probe.interval),
     all_probes=all_probes,
-    products=curvature.told,
   )
 
 
@@ -138,6 +157,7 @@ def run(
   directory: RunDirectory,
   *,
   cost: "Cost | None" = None,
+  ledger: Ledger | None = None,
   should_stop: Callable[[], bool] = lambda: False,
   watch: Watcher = lambda progress: None,
 ) -> int:
@@ -151,6 +171,7 @@ def run(
     experiment: from make_experiment.
     directory: where the run lives.
     cost: clock of the run; by default one that starts now.
+    ledger: where measurements go; by default into the directory.
     should_stop: asked between chunks; true saves a checkpoint and returns.
     watch: told after every chunk.
 
@@ -158,45 +179,43 @@ def run(
     The step reached: `train.num_steps`, or less if it was stopped.
 
   Raises:
-    FloatingPointError: if loss, gradient, parameters or Hessian products stop
+    DivergedError: if loss, gradient, parameters or Hessian products stop
       being finite.
   """
   config = experiment.config
+  ledger = ledger or RunLedger(directory)
   snapshot, resumed = load_or_init(experiment, directory)
   state, carries = snapshot
-  if ALARM in carries:  # decides what is due, so it lives on the host
-    carries[ALARM] = jax.device_get(carries[ALARM])
+  if ALARM.name in carries:  # decides what is due, so it lives on the host
+    carries[ALARM.name] = jax.device_get(carries[ALARM.name])
   held_out = experiment.draw(state.key)
-  step = int(state.step)
+  step = int(jnp.max(state.step))  # of many, that of those which still train
   cost = cost or Cost(directory)
-  history.truncate(directory.history, step if resumed else -1)
-  record = partial(history.append, directory.history)
+  ledger.begin(step if resumed else -1)
   if not resumed:
     for probe in experiment.probes:
-      values = measure_constants(probe, state, held_out)
-      record(0, "constants", values, probe=probe.name)
-    if ALARM in carries:
-      record(0, "constants", alarm_constants(), probe=ALARM)
+      constants = jax.device_get(probe.constants(state, held_out))
+      ledger.constants(probe, constants)
+    if ALARM.name in carries:
+      ledger.constants(ALARM, alarm_constants())
   newest: dict[str, float] = {}
   while True:
     for probe in () if resumed else experiment.probes:
       interval = _interval(probe, carries, config)
       if _due(step, interval, config.train.num_steps):
         with cost.measuring:
-          values, carries[probe.name] = measure(
-            probe, state, held_out, carries[probe.name]
-          )
-        if complaint := probe.complain(values):
-          raise FloatingPointError(f"step {step}: {complaint}")
-        record(step, "probe", values, probe=probe.name)
-        keep_vectors(probe, directory.eigenvectors, step, carries[probe.name])
-        newest |= scalars(values)
-        if probe.name == WATCHED and ALARM in carries:
-          carries[ALARM] = trigger.update(carries[ALARM], alarm_signal(values))
-          record(step, "probe", alarm_values(carries[ALARM]), probe=ALARM)
+          arrays, carry = observe(probe, state, held_out, carries[probe.name])
+          kept = jax.device_get(probe.keep(carry))
+          newest |= ledger.measured(step, probe, arrays, kept)
+          carries[probe.name] = carry
+        if probe.name == WATCHED and ALARM.name in carries:
+          alarm = trigger.update(carries[ALARM.name], alarm_signal(arrays))
+          newest |= ledger.measured(step, ALARM, alarm_values(alarm), {})
+          carries[ALARM.name] = alarm
     watch(Progress(step, newest))
     stopping = step >= config.train.num_steps or should_stop()
     if stopping or (not resumed and _checkpoint_due(step, config)):
+      ledger.commit()
       snapshot = Snapshot(state, jax.device_put(carries))
       checkpoints.save(directory.checkpoints, step, snapshot)
       cost.save()
@@ -208,18 +227,8 @@ def run(
     with cost.training:
       state, metrics = experiment.train_chunk(state, jnp.int32(target - step))
       metrics = jax.device_get(metrics)
-    if metrics.first_bad_step >= 0:
-      raise FloatingPointError(
-        "non-finite loss, gradient or parameters at step "
-        f"{metrics.first_bad_step}; the newest checkpoint is at step "
-        f"{max(checkpoints.steps(directory.checkpoints), default=None)}, from "
-        "which this config diverges again: try a lower optim.learning_rate or "
-        "an optim.clip_norm in a new --workdir"
-      )
     step = target
-    train = {f"train_{k}": v for k, v in metrics.mean._asdict().items()}
-    record(step, "train", train)
-    newest |= scalars(train)
+    newest |= ledger.trained(step, metrics)
 
 
 def load_or_init(
@@ -231,7 +240,7 @@ def load_or_init(
     probe.name: probe.init_carry(state.params) for probe in experiment.probes
   }
   if experiment.config.spectra.adaptive:
-    carries[ALARM] = jax.device_put(trigger.init_trigger())
+    carries[ALARM.name] = jax.device_put(trigger.init_trigger())
   snapshot = Snapshot(state, carries)
   steps = checkpoints.steps(directory.checkpoints)
   if not steps:
@@ -259,9 +268,17 @@ def measure(
   probe: Probe, state: TrainState, held_out: HeldOut, carry: PyTree
 ) -> tuple[dict[str, np.ndarray], PyTree]:
   """One measurement: named values on the host, and the carry for the next."""
+  arrays, carry = observe(probe, state, held_out, carry)
+  return probe.finish(arrays), carry
+
+
+def observe(
+  probe: Probe, state: TrainState, held_out: HeldOut, carry: PyTree
+) -> tuple[PyTree, PyTree]:
+  """One measurement as it leaves the device, and the carry for the next."""
   prepared = probe.prepare(state, held_out)
   arrays, carry = probe.measure(state, held_out, prepared, carry)
-  return probe.finish(jax.device_get(arrays)), carry
+  return jax.device_get(arrays), carry
 
 
 def write_results(
@@ -291,7 +308,7 @@ def make_results(experiment: Experiment, directory: RunDirectory) -> xr.Dataset:
     raise ConfigError(f"{directory.history} holds no measurement yet")
   zoomed = history.read(directory.zoomed)
   again = history.read(directory.remeasured)
-  variables = all_variables(experiment.all_probes) + ALARM_VARIABLES
+  variables = all_variables(experiment.all_probes) + ALARM.variables
   attributes = {
     "title": "training run of induction_jax",
     "config": json.dumps(to_dict(experiment.config)),
@@ -390,7 +407,8 @@ def _checkpoint_due(step: int, config: Config) -> bool:
 
 def _interval(probe: Probe, carries: dict[str, PyTree], config: Config) -> int:
   """Steps between a probe's measurements as things stand."""
-  if probe.name == DENSER and ALARM in carries and carries[ALARM].alarm:
+  alarm = carries.get(ALARM.name)
+  if probe.name == DENSER and alarm and alarm.alarm:
     return config.spectra.adaptive
   return probe.interval
 
@@ -402,8 +420,3 @@ def _next_stop(step: int, intervals: Iterable[int], config: Config) -> int:
   if config.checkpoint.log_spaced and step < config.checkpoint.interval:
     stops.append(1 << step.bit_length())
   return min(*stops, config.train.num_steps)
-
-
-def scalars(values: dict[str, Any]) -> dict[str, float]:
-  """Those of the values that are single numbers."""
-  return {k: float(v) for k, v in values.items() if np.ndim(v) == 0}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from induction_jax.config import ConfigError
+from induction_jax.ledger import scalars
 from induction_jax.loop import (
   Experiment,
   Progress,
@@ -21,7 +22,6 @@ from induction_jax.loop import (
   keep_vectors,
   load_or_init,
   measure,
-  scalars,
 )
 from induction_jax.probes import HeldOut, Probe
 from induction_jax.state import TrainState

@@ -98,7 +98,7 @@ def make_problem(
     trained: false leaves the initial weights.
   """
   size = SIZES[name]
-  config = _config(size.overrides)
+  config = quick_config(size.overrides)
   experiment = make_experiment(config)
   state = experiment.init()
   if trained:
@@ -177,7 +177,8 @@ def _unit(vector: np.ndarray) -> np.ndarray:
   return vector / np.linalg.norm(vector)
 
 
-def _config(overrides: tuple[str, ...]) -> Config:
+def quick_config(overrides: tuple[str, ...] = ()) -> Config:
+  """configs/quick.py, from wherever this is run."""
   path = Path(__file__).parents[2] / "configs" / "quick.py"
   argv = ["spectra", f"--config={path}", *overrides]
   values = flags.FlagValues()

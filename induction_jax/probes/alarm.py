@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from induction_jax.probes.probe import Values
+from induction_jax.probes.probe import Probe, Values, nothing
 from induction_jax.transition import trigger
 from induction_jax.types import Variable
 
@@ -18,6 +18,9 @@ VARIABLES = (
     "alarm_cusum_null", (), "CUSUM that is an alarm", "standard deviations"
   ),
 )
+# What is recorded of the trigger, which the loop itself asks: it decides what
+# is due, so no interval is its own.
+ALARM = Probe(name="alarm", interval=0, variables=VARIABLES, measure=nothing)
 # The measurements that give the signal, and those that it makes denser.
 WATCHED, DENSER = "behaviour", "spectra"
 

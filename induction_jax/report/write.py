@@ -82,12 +82,13 @@ def write_figures(
     drawn["patterns"] = plot_patterns(sequence, findings)
     run.figures.mkdir(exist_ok=True)
     return [
-      _save(figure, run.figures / f"{name}.{form}")
+      save_figure(figure, run.figures / f"{name}.{form}")
       for name, figure in drawn.items()
     ]
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+  """Writes a figure, the same bytes for the same data, and closes it."""
   figure.savefig(path, metadata={"Date": None} if path.suffix != ".png" else {})
   plt.close(figure)
   return path

@@ -4,14 +4,29 @@ Orbax writes each checkpoint beside its place and renames it when it is whole;
 a directory without its metadata is not a checkpoint and is passed over. Saves
 return when the bytes are on disk, so an error belongs to the save that made
 it.
+
+Runs that are trained together are saved together, stacked; a directory of
+`link` then stands for the part of one of them.
 """
 
+import json
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from induction_jax.types import PyTree
+
+
+class Part(NamedTuple):
+  """One of many runs whose checkpoints are stacked."""
+
+  stacked: Path  # directory of their checkpoints
+  row: int  # of the leading axis of every leaf
+  rows: int  # of that axis
 
 
 def save(directory: Path, step: int, tree: PyTree) -> None:
@@ -38,15 +53,22 @@ def save(directory: Path, step: int, tree: PyTree) -> None:
     ) from error
 
 
+def link(directory: Path, part: Part) -> None:
+  """Lets a directory give, beside its own checkpoints, a part of others."""
+  directory.mkdir(parents=True, exist_ok=True)
+  # Relative, so that the directory above both can be moved.
+  stacked = os.path.relpath(part.stacked, directory)
+  values = part._asdict() | {"stacked": stacked}
+  partial = directory / "part.json.partial"
+  partial.write_text(json.dumps(values) + "\n")
+  partial.replace(directory / "part.json")
+
+
 def steps(directory: Path) -> list[int]:
   """Steps with a whole checkpoint, ascending."""
-  if not directory.exists():
-    return []
-  return sorted(
-    int(path.name)
-    for path in directory.iterdir()
-    if path.name.isdecimal() and (path / "_CHECKPOINT_METADATA").exists()
-  )
+  part = _part(directory)
+  others = _own_steps(part.stacked) if part else set()
+  return sorted(_own_steps(directory) | others)
 
 
 def restore(directory: Path, step: int, like: PyTree) -> PyTree:
@@ -61,6 +83,9 @@ def restore(directory: Path, step: int, like: PyTree) -> PyTree:
     ValueError: if names, shapes or dtypes differ from those of `like`; orbax
       alone would cast one dtype to another without a word.
   """
+  part = _part(directory)
+  if part and step not in _own_steps(directory):
+    return _restore_part(part, step, like)
   path = directory.absolute() / str(step)
   abstract = jax.tree.map(_describe, _key_data(like))
   with ocp.StandardCheckpointer() as checkpointer:
@@ -74,6 +99,32 @@ def restore(directory: Path, step: int, like: PyTree) -> PyTree:
     return jax.random.wrap_key_data(got, impl=jax.random.key_impl(expected))
 
   return jax.tree.map(typed, like, restored)
+
+
+def _own_steps(directory: Path) -> set[int]:
+  if not directory.exists():
+    return set()
+  return {
+    int(path.name)
+    for path in directory.iterdir()
+    if path.name.isdecimal() and (path / "_CHECKPOINT_METADATA").exists()
+  }
+
+
+def _part(directory: Path) -> Part | None:
+  path = directory / "part.json"
+  if not path.exists():
+    return None
+  part = Part(**json.loads(path.read_text()))
+  return part._replace(stacked=directory / part.stacked)
+
+
+def _restore_part(part: Part, step: int, like: PyTree) -> PyTree:
+  all_like = jax.tree.map(
+    lambda x: jnp.broadcast_to(x, (part.rows, *x.shape)), like
+  )
+  restored = restore(part.stacked, step, all_like)
+  return jax.tree.map(lambda x: x[part.row], restored)
 
 
 def _key_data(tree: PyTree) -> PyTree:

@@ -20,14 +20,27 @@ Record = dict[str, Any]
 
 
 def append(
-  path: Path, step: int, kind: str, values: Mapping[str, Any], **extra: Any
+  path: Path,
+  step: int,
+  kind: str,
+  values: Mapping[str, Any],
+  *,
+  sync: bool = True,
+  **extra: Any,
 ) -> None:
-  """Appends one record and forces it to disk."""
+  """Appends one record and, with `sync`, forces it to disk."""
   record = {"step": step, "kind": kind, **extra}
   record["values"] = {name: _encode(value) for name, value in values.items()}
   with path.open("a", encoding="utf-8") as file:
     file.write(json.dumps(record, allow_nan=False) + "\n")
     file.flush()
+    if sync:
+      os.fsync(file.fileno())
+
+
+def force_to_disk(path: Path) -> None:
+  """Forces all that was appended to disk."""
+  with path.open("a", encoding="utf-8") as file:
     os.fsync(file.fileno())
 
 

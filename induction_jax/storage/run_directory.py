@@ -59,6 +59,11 @@ class RunDirectory(NamedTuple):
     return self.root / "cost.json"
 
   @property
+  def diverged(self) -> Path:
+    """Of a seed of a sweep: where it stopped, if it did."""
+    return self.root / "diverged.json"
+
+  @property
   def checkpoints(self) -> Path:
     return self.root / "checkpoints"
 

@@ -1,0 +1,26 @@
+"""Many seeds of one config, trained and measured by one program."""
+
+from induction_jax.seeds.experiment import make_group
+from induction_jax.seeds.ledger import SeedsLedger
+from induction_jax.seeds.mapping import (
+  MAPPINGS,
+  default_mapping,
+  make_mesh,
+  over_seeds,
+)
+from induction_jax.seeds.plan import GIB, group_size, seed_bytes
+from induction_jax.seeds.run import config_of, run_seeds
+
+__all__ = [
+  "GIB",
+  "MAPPINGS",
+  "SeedsLedger",
+  "config_of",
+  "default_mapping",
+  "group_size",
+  "make_group",
+  "make_mesh",
+  "over_seeds",
+  "run_seeds",
+  "seed_bytes",
+]

@@ -1,0 +1,95 @@
+"""The experiment of many seeds: what the loop runs in place of one."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from induction_jax.loop import Experiment, compile_experiment
+from induction_jax.probes import Probe
+from induction_jax.seeds.mapping import over_seeds, split_over
+from induction_jax.state import TrainState, init_state
+from induction_jax.step import ChunkMetrics, TrainChunk
+from induction_jax.types import Array, Key, PyTree
+
+
+def make_group(
+  experiment: Experiment, mapping: str, mesh: Mesh
+) -> Callable[[Sequence[int]], Experiment]:
+  """Compiles an experiment for many seeds at once, whichever they are.
+
+  State, carries and measurements are those of one seed, stacked: every leaf
+  has a leading axis [N]. What is done with them on the host (`finish`,
+  `complain`) stays that of one.
+
+  Args:
+    experiment: from make_pure_experiment; its own seed does not matter.
+    mapping: one of MAPPINGS.
+    mesh: over which the seeds are shared.
+
+  Returns:
+    seeds -> the experiment that trains and measures them. Groups of one size
+    share their programs.
+  """
+
+  def each(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    mapped = over_seeds(lambda _, *own: function(*own), mapping, mesh)
+    return lambda *stacked: mapped((), *stacked)
+
+  def start(key: Key) -> TrainState:
+    return init_state(experiment.model, experiment.tx, key)
+
+  def train_one(
+    shared: tuple[Array, Array], state: TrainState
+  ) -> tuple[TrainState, ChunkMetrics]:
+    return _train_or_freeze(experiment.train_chunk, state, *shared)
+
+  train_all = over_seeds(train_one, mapping, mesh)
+  init = jax.jit(each(start))
+  mapped = compile_experiment(
+    experiment._replace(
+      draw=each(experiment.draw),
+      train_chunk=lambda state, num_steps: train_all(
+        (num_steps, jnp.max(state.step)), state
+      ),
+      all_probes=tuple(
+        _map_probe(probe, each) for probe in experiment.all_probes
+      ),
+    )
+  )
+
+  def of(seeds: Sequence[int]) -> Experiment:
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    keys = jax.device_put(keys, split_over(mesh))
+    return mapped._replace(init=lambda: init(keys))
+
+  return of
+
+
+def _train_or_freeze(
+  train_chunk: TrainChunk, state: TrainState, num_steps: Array, newest: Array
+) -> tuple[TrainState, ChunkMetrics]:
+  """A chunk of updates, or the state as it is once they are not finite.
+
+  A frozen seed is behind the newest step, by which it is known later. Its
+  numbers stay finite, for the probes that measure the others measure it too.
+  """
+  new, metrics = train_chunk(state, num_steps)
+  trains = (state.step == newest) & (metrics.first_bad_step < 0)
+  # Not the key, which never changes.
+  step, params, opt_state = jax.tree.map(
+    lambda new, old: jnp.where(trains, new, old), new[:3], state[:3]
+  )
+  return TrainState(step, params, opt_state, state.key), metrics
+
+
+def _map_probe(
+  probe: Probe, each: Callable[[Callable[..., PyTree]], Callable[..., PyTree]]
+) -> Probe:
+  return probe._replace(
+    constants=each(probe.constants),
+    init_carry=jax.jit(each(probe.init_carry)),
+    prepare=each(probe.prepare),
+    measure=each(probe.measure),
+  )

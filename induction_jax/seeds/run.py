@@ -1,0 +1,95 @@
+"""A whole sweep: group after group of seeds, through the one loop."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+
+from induction_jax.config import Config, make_config, to_dict
+from induction_jax.ledger import DivergedError
+from induction_jax.loop import Cost, Experiment, Watcher, run
+from induction_jax.seeds.experiment import make_group
+from induction_jax.seeds.ledger import SeedsLedger
+from induction_jax.seeds.mapping import make_mesh
+from induction_jax.storage import checkpoints
+from induction_jax.storage.run_directory import (
+  RunDirectory,
+  open_run,
+  read_json,
+  write_json,
+)
+from induction_jax.storage.sweep_directory import Plan, SweepDirectory
+
+
+def config_of(config: Config, seed: int) -> Config:
+  """The config of one seed's run, checked as any other."""
+  return make_config(to_dict(dataclasses.replace(config, seed=seed)))
+
+
+def run_seeds(
+  experiment: Experiment,
+  directory: SweepDirectory,
+  plan: Plan,
+  *,
+  should_stop: Callable[[], bool] = lambda: False,
+  watch: Callable[[Sequence[int]], Watcher] = lambda seeds: (
+    lambda progress: None
+  ),
+) -> bool:
+  """Trains and measures every seed to the end, from where it was left.
+
+  Args:
+    experiment: from make_pure_experiment.
+    directory: from open_sweep.
+    plan: that of the directory.
+    should_stop: asked between chunks; true saves a checkpoint and returns.
+    watch: seeds of a group -> who is told after its every chunk.
+
+  Returns:
+    Whether it got to the end.
+  """
+  config = experiment.config
+  group_of = make_group(experiment, plan.mapping, make_mesh(plan.group))
+  for seeds in plan.groups():
+    group = directory.group(seeds)
+    group.root.mkdir(parents=True, exist_ok=True)
+    runs = [_open_seed(directory, group, config, seeds, i) for i in seeds]
+    cost = Cost(group)
+    try:
+      step = run(
+        group_of(seeds),
+        group,
+        cost=cost,
+        ledger=SeedsLedger(runs),
+        should_stop=should_stop,
+        watch=watch(seeds),
+      )
+    except DivergedError:  # of the last seed left: each has its note
+      step = config.train.num_steps
+      cost.save()
+    _share_cost(group, runs)
+    if step < config.train.num_steps:
+      return False
+  return True
+
+
+def _open_seed(
+  directory: SweepDirectory,
+  group: RunDirectory,
+  config: Config,
+  seeds: Sequence[int],
+  seed: int,
+) -> RunDirectory:
+  """A run directory like any other, but for whose its checkpoints are."""
+  own = directory.seed(seed)
+  part = checkpoints.Part(group.checkpoints, seeds.index(seed), len(seeds))
+  run = open_run(own.root, config_of(config, seed), resume=True)
+  checkpoints.link(own.checkpoints, part)
+  return run
+
+
+def _share_cost(group: RunDirectory, runs: Sequence[RunDirectory]) -> None:
+  total = read_json(group.cost)
+  share = jax.tree.map(lambda seconds: seconds / len(runs), total)
+  for each in runs:
+    write_json(each.cost, share)

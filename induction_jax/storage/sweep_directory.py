@@ -1,0 +1,132 @@
+"""A sweep on disk: a run directory for each seed, and what is of them all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from induction_jax.config import (
+  Config,
+  ConfigError,
+  differing_leaves,
+  make_config,
+  to_dict,
+)
+from induction_jax.storage.run_directory import (
+  RunDirectory,
+  describe_environment,
+  read_json,
+  write_json,
+)
+
+
+class Plan(NamedTuple):
+  """Which seeds, and how they are trained."""
+
+  seeds: int
+  first_seed: int
+  group: int  # trained at once; divides `seeds`
+  mapping: str
+
+  def groups(self) -> list[range]:
+    """The seeds of each group."""
+    end = self.first_seed + self.seeds
+    firsts = range(self.first_seed, end, self.group)
+    return [range(first, first + self.group) for first in firsts]
+
+
+class SweepDirectory(NamedTuple):
+  """Paths of one sweep."""
+
+  root: Path
+
+  @property
+  def sweep(self) -> Path:
+    return self.root / "sweep.json"
+
+  @property
+  def environment(self) -> Path:
+    return self.root / "environment.json"
+
+  @property
+  def results(self) -> Path:
+    return self.root / "results.nc"
+
+  @property
+  def summary(self) -> Path:
+    return self.root / "summary.json"
+
+  @property
+  def figures(self) -> Path:
+    return self.root / "figures"
+
+  def seed(self, seed: int) -> RunDirectory:
+    """The run of one seed."""
+    return RunDirectory(self.root / f"seed_{seed:04d}")
+
+  def group(self, seeds: Sequence[int]) -> RunDirectory:
+    """Where the checkpoints and the cost of a group are."""
+    return RunDirectory(
+      self.root / "groups" / f"{seeds[0]:04d}_{seeds[-1]:04d}"
+    )
+
+
+def read_plan(root: Path) -> Plan | None:
+  """The plan of the sweep in a directory; None if there is no sweep."""
+  path = SweepDirectory(root).sweep
+  values = read_json(path) if path.exists() else {}
+  return Plan(**values["plan"]) if "plan" in values else None
+
+
+def open_sweep(root: Path, config: Config, plan: Plan) -> SweepDirectory:
+  """Makes a new sweep's directory, or opens the one of this very sweep.
+
+  Raises:
+    ConfigError: if the directory holds something else, and nothing is
+      written, or if it cannot be written.
+  """
+  return _open(root, {"config": to_dict(config), "plan": plan._asdict()})
+
+
+def open_grid(
+  root: Path, config: Config, over: dict[str, list[Any]]
+) -> SweepDirectory:
+  """The same for the directory of sweeps over values of leaves of a config.
+
+  Raises:
+    ConfigError: as open_sweep.
+  """
+  return _open(root, {"config": to_dict(config), "over": over})
+
+
+def _open(root: Path, what: dict[str, Any]) -> SweepDirectory:
+  directory = SweepDirectory(root)
+  try:
+    if directory.sweep.exists():
+      _check_same(root, read_json(directory.sweep), what)
+    elif root.exists() and any(root.iterdir()):
+      raise ConfigError(
+        f"--workdir {root} is not empty and holds no sweep (no sweep.json)"
+      )
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(directory.sweep, what)
+    if not directory.environment.exists():
+      write_json(directory.environment, describe_environment())
+  except OSError as error:
+    raise ConfigError(f"--workdir {root} cannot be used: {error}") from error
+  return directory
+
+
+def _check_same(root: Path, stored: Any, what: dict[str, Any]) -> None:
+  configs = make_config(stored["config"]), make_config(what["config"])
+  different = [
+    name for name in differing_leaves(*configs) if name != "report.format"
+  ]
+  for part in ("plan", "over"):
+    old, new = stored.get(part, {}), what.get(part, {})
+    names = sorted({*old, *new})
+    different += [name for name in names if old.get(name) != new.get(name)]
+  if different:
+    raise ConfigError(
+      f"--workdir {root} holds another sweep (it differs in "
+      f"{', '.join(different)}); choose another directory"
+    )

@@ -1,0 +1,214 @@
+r"""Trains many seeds of one config as one program, and reports their spread.
+
+  python -m induction_jax.sweep --config configs/quick.py --seeds 64 \
+    --workdir runs/quick_64
+  python -m induction_jax.sweep --config configs/quick.py --seeds 8 \
+    --over optim.learning_rate=1e-3,3e-3 --workdir runs/rates
+
+The same command on the same --workdir goes on where it stopped. Each seed has a
+run directory of its own in it, seed_0007 say, that every other command reads:
+
+  python -m induction_jax.visualize runs/quick_64/seed_0007
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from induction_jax import cli
+from induction_jax.config import ConfigError
+from induction_jax.grid import Setting, make_grid
+from induction_jax.interrupt import Interrupt
+from induction_jax.loop import (
+  Experiment,
+  Progress,
+  Watcher,
+  make_pure_experiment,
+  write_results,
+)
+from induction_jax.progress import make_watcher
+from induction_jax.report.findings import find
+from induction_jax.report.seed_figures import write_seed_figures
+from induction_jax.report.seeds import (
+  Outcome,
+  format_seeds,
+  format_settings,
+  outcome,
+  summarise_seeds,
+)
+from induction_jax.report.write import write_summary
+from induction_jax.seeds import (
+  GIB,
+  config_of,
+  default_mapping,
+  group_size,
+  make_mesh,
+  run_seeds,
+  seed_bytes,
+)
+from induction_jax.storage.dataset import write_dataset
+from induction_jax.storage.run_directory import (
+  RunDirectory,
+  read_json,
+  write_json,
+)
+from induction_jax.storage.seeds_dataset import join_seeds
+from induction_jax.storage.sweep_directory import (
+  Plan,
+  SweepDirectory,
+  open_grid,
+  open_sweep,
+  read_plan,
+)
+from induction_jax.sweep_options import parse
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command line; returns the exit status."""
+  values = parse(argv, __doc__ or "")
+  config = cli.config_from(values, argv)
+  settings = make_grid(config, values.over, cli.overridden(argv))
+  root = Path(values.workdir)
+  jobs = []
+  for setting in settings:  # all of them, before anything is written
+    if setting.config.spectra.adaptive:
+      raise ConfigError(
+        "spectra.adaptive measures each run at steps of its own, and a sweep "
+        "all its seeds at once: set it to 0"
+      )
+    experiment = make_pure_experiment(setting.config)
+    path = root / setting.name
+    jobs.append((setting, experiment, _plan(values, experiment, path)))
+  if values.over:
+    grid = open_grid(root, config, _values(settings))
+  summaries = {}
+  last_words = "python -m induction_jax.sweep " + shlex.join(argv[1:])
+  with Interrupt(last_words) as interrupt:
+    for setting, experiment, plan in jobs:
+      directory = open_sweep(root / setting.name, setting.config, plan)
+      _announce(directory, experiment, plan)
+      if not _run(experiment, directory, plan, interrupt):
+        print(f"stopped; to go on:\n  {last_words}")
+        return 128 + interrupt.signal
+      summaries[setting.name] = report(experiment, directory, plan)
+    interrupt.stop_at_once()
+  if values.over:
+    write_json(grid.summary, {"settings": summaries})
+    print("\n" + format_settings(summaries))
+  return 0
+
+
+def report(
+  experiment: Experiment, directory: SweepDirectory, plan: Plan
+) -> dict[str, Any]:
+  """Writes the results of all seeds, and prints what they say."""
+  results, outcomes = {}, []
+  for seeds in plan.groups():
+    for seed in seeds:
+      run = directory.seed(seed)
+      own = experiment._replace(config=config_of(experiment.config, seed))
+      found = write_results(own, run)
+      results[seed] = found
+      outcomes.append(_outcome(run, seed, found))
+  joined = join_seeds(results)
+  write_dataset(joined, directory.results)
+  summary = summarise_seeds(outcomes)
+  write_json(directory.summary, summary)
+  print(format_seeds(summary))
+  form = experiment.config.report.format
+  for path in write_seed_figures(directory.figures, joined, outcomes, form):
+    print(f"figure: {path}")
+  return summary
+
+
+def _plan(values: flags.FlagValues, experiment: Experiment, root: Path) -> Plan:
+  """What is asked; what is not, as the sweep in the directory has it."""
+  stored = read_plan(root)
+  mapping, group = values.mapping, values.group
+  if stored is not None and stored.seeds == values.seeds:
+    mapping, group = mapping or stored.mapping, group or stored.group
+  return Plan(
+    seeds=values.seeds,
+    first_seed=values.first_seed,
+    group=group
+    or group_size(
+      values.seeds,
+      seed_bytes(experiment),
+      int(values.memory_gib * GIB),
+      jax.device_count(),
+    ),
+    mapping=mapping or default_mapping(),
+  )
+
+
+def _announce(
+  directory: SweepDirectory, experiment: Experiment, plan: Plan
+) -> None:
+  devices = make_mesh(plan.group).size
+  print(f"sweep directory: {directory.root}")
+  print(f"Hessian products: {experiment.products}")
+  print(
+    f"{plan.seeds} seeds, {plan.group} at once ({plan.mapping}) on {devices} "
+    f"of {jax.device_count()} devices, about "
+    f"{seed_bytes(experiment) / 2**20:.3g} MiB a seed",
+    flush=True,
+  )
+
+
+def _run(
+  experiment: Experiment,
+  directory: SweepDirectory,
+  plan: Plan,
+  interrupt: Interrupt,
+) -> bool:
+  def watch(seeds: Sequence[int]) -> Watcher:
+    print(f"seeds {seeds[0]} to {seeds[-1]}, medians:", flush=True)
+    watcher = make_watcher(experiment.config.train.num_steps)
+
+    def update(progress: Progress) -> None:
+      watcher.update(progress)
+      if progress.step >= experiment.config.train.num_steps:
+        watcher.close()
+
+    return update
+
+  return run_seeds(
+    experiment,
+    directory,
+    plan,
+    should_stop=lambda: bool(interrupt.signal),
+    watch=watch,
+  )
+
+
+def _outcome(run: RunDirectory, seed: int, results: Any) -> Outcome:
+  """Reads a seed's findings off its results, and writes its summary."""
+  findings = find(results)
+  note = read_json(run.diverged) if run.diverged.exists() else None
+  if "train_loss" in results:
+    summary = write_summary(run, results, findings)
+    if note:
+      write_json(run.summary, summary | {"diverged": note})
+  if note:
+    print(f"seed {seed} diverged: {note['reason']}", file=sys.stderr)
+  return outcome(seed, results, findings, note["step"] if note else None)
+
+
+def _values(settings: Sequence[Setting]) -> dict[str, list[Any]]:
+  """Every value of each leaf of a grid."""
+  over: dict[str, list[Any]] = {}
+  for setting in settings:
+    for leaf, value in setting.values.items():
+      over.setdefault(leaf, [])
+      if value not in over[leaf]:
+        over[leaf].append(value)
+  return over
+
+
+if __name__ == "__main__":
+  cli.run_main(main)

@@ -1,0 +1,311 @@
+"""Many seeds at once: each as if it ran alone, whatever befalls the others."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from induction_jax import loop
+from induction_jax.config import make_config
+from induction_jax.ledger import DivergedError
+from induction_jax.probes import Probe
+from induction_jax.seeds import (
+  SeedsLedger,
+  config_of,
+  group_size,
+  make_group,
+  make_mesh,
+  over_seeds,
+  seed_bytes,
+)
+from induction_jax.state import init_state
+from induction_jax.step import ChunkMetrics, StepMetrics
+from induction_jax.storage import checkpoints, history
+from induction_jax.storage.run_directory import (
+  RunDirectory,
+  open_run,
+  read_json,
+)
+from induction_jax.storage.sweep_directory import Plan
+from tests.tiny import tiny_config
+
+SEEDS = (3, 4, 5)
+CHANGES = {
+  "train__num_steps": 12,
+  "behaviour__interval": 3,
+  "circuits__interval": 0,
+  "ablation__interval": 0,
+  "spectra__preconditioned_top_k": 0,
+  "spectra__track_top_k_eigenvalues": 1,
+}
+
+
+def arrays(tree):
+  """Leaves on the host, keys as what they are made of."""
+  return jax.tree.map(
+    lambda x: np.asarray(
+      jax.random.key_data(x)
+      if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+      else x
+    ),
+    tree,
+  )
+
+
+class SeedsTest(parameterized.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.config = make_config(tiny_config(**CHANGES).to_dict())
+    cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+    cls.pure = loop.make_pure_experiment(cls.config)
+    cls.one = loop.compile_experiment(cls.pure)
+    cls.group = staticmethod(make_group(cls.pure, "map", make_mesh(1)))
+    cls.runs, cls.stacked = cls.start("together")
+    loop.run(cls.group(SEEDS), cls.stacked, ledger=SeedsLedger(cls.runs))
+
+  @classmethod
+  def start(cls, name):
+    """Directories of the seeds, and of what is stacked."""
+    stacked = RunDirectory(cls.root / name / "group")
+    runs = []
+    for row, seed in enumerate(SEEDS):
+      root = cls.root / name / f"seed_{seed}"
+      runs.append(open_run(root, config_of(cls.config, seed), resume=True))
+      part = checkpoints.Part(stacked.checkpoints, row, len(SEEDS))
+      checkpoints.link(runs[-1].checkpoints, part)
+    stacked.root.mkdir()
+    return runs, stacked
+
+  def alone(self, seed, name):
+    """A run of one seed, by the programs that all single runs share."""
+    config = config_of(self.config, seed)
+
+    def init():
+      key = jax.random.key(seed)
+      return init_state(self.pure.model, self.pure.tx, key)
+
+    experiment = self.one._replace(config=config, init=jax.jit(init))
+    run = open_run(self.root / name, config, resume=True)
+    return experiment, run
+
+  def test_a_seed_is_its_single_run_to_the_bit(self):
+    run = self.runs[1]
+    experiment, own = self.alone(SEEDS[1], "alone")
+    loop.run(experiment, own)
+    self.assertEqual(run.history.read_text(), own.history.read_text())
+    # And is read as one, checkpoints included.
+    self.assertEqual(
+      checkpoints.steps(run.checkpoints), checkpoints.steps(own.checkpoints)
+    )
+    found, resumed = loop.load_or_init(experiment, run)
+    self.assertTrue(resumed)
+    expected = loop.load_or_init(experiment, own)[0]
+    chex.assert_trees_all_equal(arrays(found), arrays(expected))
+    results = loop.write_results(experiment, run)
+    np.testing.assert_array_equal(
+      results.induction_accuracy.dropna("step").step, [0, 3, 6, 9, 12]
+    )
+
+  def test_stopped_and_resumed_equals_never_stopped(self):
+    runs, stacked = self.start("stopped")
+    seen = []
+    step = loop.run(
+      self.group(SEEDS),
+      stacked,
+      ledger=SeedsLedger(runs),
+      should_stop=lambda: seen[-1] >= 6,
+      watch=lambda progress: seen.append(progress.step),
+    )
+    self.assertEqual(step, 6)
+    with runs[1].history.open("a") as file:
+      file.write('{"step": 9, "kind": "train", "values": {}}\n{"step": 1')
+    loop.run(self.group(SEEDS), stacked, ledger=SeedsLedger(runs))
+    for run, whole in zip(runs, self.runs):
+      self.assertEqual(run.history.read_text(), whole.history.read_text())
+    final, expected = (
+      loop.load_or_init(self.group(SEEDS), each)[0]
+      for each in (stacked, self.stacked)
+    )
+    chex.assert_trees_all_equal(arrays(final), arrays(expected))
+
+  def test_another_group_takes_the_same_programs(self):
+    programs = self.group(SEEDS).train_chunk._cache_size()
+    state = self.group((7, 8, 9)).init()
+    self.group((7, 8, 9)).train_chunk(state, jnp.int32(2))
+    self.assertEqual(self.group(SEEDS).train_chunk._cache_size(), programs)
+    again = self.group((9, 8, 3)).init().params["w_q"]
+    first = self.group(SEEDS).init().params["w_q"]
+    np.testing.assert_array_equal(again[2], first[0])
+    self.assertFalse(np.array_equal(again[0], again[1]))
+
+  def test_a_seed_that_diverges_is_frozen_and_the_others_go_on(self):
+    runs, stacked = self.start("diverged")
+    experiment = self.group(SEEDS)
+
+    def poisoned():
+      state = experiment.init()
+      w_e = state.params["w_e"].at[1].multiply(jnp.nan)
+      return state._replace(params=state.params | {"w_e": w_e})
+
+    # Lanczos complains of a network that is nan before it is trained.
+    probes = tuple(p for p in experiment.probes if p.name == "behaviour")
+    poisoned = experiment._replace(init=poisoned, probes=probes)
+    loop.run(poisoned, stacked, ledger=SeedsLedger(runs))
+    note = read_json(runs[1].diverged)
+    self.assertEqual((note["step"], note["noticed"]), (0, 1))
+    self.assertEqual({r["step"] for r in history.read(runs[1].history)}, {0})
+    final = loop.load_or_init(poisoned, stacked)[0].state
+    np.testing.assert_array_equal(final.step, [12, 0, 12])
+    sound = loop.load_or_init(experiment, self.stacked)[0].state
+    for i in (0, 2):
+      self.assertFalse(runs[i].diverged.exists())
+      chex.assert_trees_all_equal(
+        arrays(jax.tree.map(lambda x, i=i: x[i], final.params)),
+        arrays(jax.tree.map(lambda x, i=i: x[i], sound.params)),
+      )
+      expected = history.read(self.runs[i].history)
+      self.assertEqual(
+        [r for r in history.read(runs[i].history) if r["kind"] == "train"],
+        [r for r in expected if r["kind"] == "train"],
+      )
+
+  def test_vmap_is_close(self):
+    group = make_group(self.pure, "vmap", make_mesh(1))
+    together, alone = group(SEEDS), self.group(SEEDS)
+    state, metrics = together.train_chunk(together.init(), jnp.int32(10))
+    expected, single = alone.train_chunk(alone.init(), jnp.int32(10))
+    chex.assert_trees_all_close(metrics, single, rtol=1e-5)
+    chex.assert_trees_all_close(state.params, expected.params, atol=1e-5)
+
+  def test_memory_and_groups(self):
+    each = seed_bytes(self.pure)
+    state = jax.tree.leaves(jax.eval_shape(self.pure.init).params)
+    self.assertGreater(each, 6 * sum(x.size * 4 for x in state))
+    self.assertEqual(group_size(64, 10, 329, devices=1), 32)
+    self.assertEqual(group_size(64, 10, 329, devices=2), 64)
+    self.assertEqual(group_size(7, 10, 40, devices=1), 1)
+    self.assertEqual(group_size(5, 10, 1, devices=1), 1)
+    plan = Plan(seeds=6, first_seed=2, group=3, mapping="map")
+    self.assertEqual(plan.groups(), [range(2, 5), range(5, 8)])
+
+
+class LedgerTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    root = Path(self.enter_context(tempfile.TemporaryDirectory()))
+    self.runs = [RunDirectory(root / str(seed)) for seed in range(2)]
+    for run in self.runs:
+      run.root.mkdir()
+    self.ledger = SeedsLedger(self.runs)
+    self.probe = Probe(
+      name="x",
+      interval=1,
+      variables=(),
+      measure=lambda *_: ({}, ()),
+      complain=lambda values: "x < 0" if values["x"] < 0 else None,
+    )
+
+  def measure(self, step, *values):
+    found = {"x": np.array(values)}
+    return self.ledger.measured(step, self.probe, found, {})
+
+  def steps(self, seed):
+    return [record["step"] for record in history.read(self.runs[seed].history)]
+
+  def test_what_is_wrong_with_one_seed_stops_that_one(self):
+    self.assertEqual(self.measure(0, 1.0, 4.0), {"x": 2.5})
+    self.assertEqual(self.measure(3, 1.0, -1.0), {"x": 1.0})
+    self.assertEqual(self.measure(6, 1.0, 1.0), {"x": 1.0})
+    self.assertEqual((self.steps(0), self.steps(1)), ([0, 3, 6], [0]))
+    self.assertIn("x < 0", read_json(self.runs[1].diverged)["reason"])
+
+  def test_note_goes_with_the_history(self):
+    self.measure(3, 1.0, -1.0)
+    self.ledger.begin(3)
+    self.assertTrue(self.runs[1].diverged.exists())
+    self.ledger.begin(2)
+    self.assertFalse(self.runs[1].diverged.exists())
+    self.measure(3, 1.0, 1.0)
+    self.assertEqual(self.steps(1), [3])
+
+  def test_divergence_in_training_names_the_step(self):
+    zeros = np.zeros(2)
+    metrics = ChunkMetrics(StepMetrics(zeros, zeros), np.array([-1, 7]))
+    self.assertEqual(self.ledger.trained(10, metrics)["train_loss"], 0)
+    note = read_json(self.runs[1].diverged)
+    self.assertEqual((note["step"], note["noticed"]), (7, 10))
+
+  def test_no_seed_left(self):
+    with self.assertRaisesRegex(DivergedError, "every seed has diverged"):
+      self.measure(3, -1.0, -1.0)
+
+
+# In a process of its own, for the number of devices is fixed at the start.
+DEVICES_SCRIPT = """
+import jax, jax.numpy as jnp, numpy as np
+from induction_jax import loop
+from induction_jax.config import make_config
+from induction_jax.seeds import make_group, make_mesh
+from tests.tiny import tiny_config
+
+jax.config.update("jax_debug_key_reuse", True)
+config = make_config(tiny_config().to_dict())
+pure = loop.make_pure_experiment(config)
+pure = pure._replace(all_probes=())
+states = []
+for mesh in (make_mesh(16), make_mesh(1)):
+  group = make_group(pure, "map", mesh)(range(16))
+  state, metrics = group.train_chunk(group.init(), jnp.int32(5))
+  states.append((state.params, metrics.mean, group.draw(state.key)))
+  print(len(state.params["w_q"].sharding.device_set), "devices")
+  assert state.params["w_q"].addressable_shards[0].data.shape[0] == (
+    16 // mesh.size
+  )
+jax.tree.map(
+  lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), *states
+)
+"""
+
+
+class DevicesTest(absltest.TestCase):
+  def test_seeds_are_shared_among_devices(self):
+    flags = os.environ["XLA_FLAGS"]
+    count = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+      [sys.executable, "-c", DEVICES_SCRIPT],
+      env=os.environ | {"XLA_FLAGS": f"{flags} {count}"},
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertEqual(done.stdout.split(), ["8", "devices", "1", "devices"])
+
+  def test_mapping_of_one_is_that_of_all(self):
+    def function(shared, x, y):
+      return {"sum": shared + x + y, "rows": x[None]}
+
+    x, y = jnp.arange(3.0), jnp.ones(3)
+    for mapping in ("map", "vmap"):
+      found = over_seeds(function, mapping, make_mesh(1))(2.0, x, y)
+      np.testing.assert_array_equal(found["sum"], [3, 4, 5])
+      np.testing.assert_array_equal(found["rows"], [[0], [1], [2]])
+
+  def test_config_of_a_seed_is_checked(self):
+    config = make_config(tiny_config().to_dict())
+    self.assertEqual(config_of(config, 7), dataclasses.replace(config, seed=7))
+    with self.assertRaisesRegex(ValueError, "seed must be in"):
+      config_of(config, 2**32)
+
+
+if __name__ == "__main__":
+  absltest.main()
