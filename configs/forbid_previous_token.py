@@ -8,8 +8,10 @@ three tokens back could be matched with one another.
 Command:
   python -m induction_jax.train --config configs/forbid_previous_token.py
 
-What to expect: no induction head; accuracy 0.24 at step 1000. Two and a half
-minutes on two cores.
+What to expect: accuracy 0.21 to 0.29 at step 1000, where quick has long been
+perfect; then another circuit, from step 1400 on: in three of five seeds heads
+that still match prefixes (0.35 to 0.54), in two the task solved without. A
+minute and a half on two cores.
 """
 
 from configs import quick

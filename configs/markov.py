@@ -8,10 +8,10 @@ Command:
   python -m induction_jax.train --config configs/markov.py
 
 What to expect: within 100 steps the loss is that of unigrams with the best
-smoothing; it stays there for hundreds of steps and then falls to within 0.03
-nats of bigrams, with an induction head (near step 500 with seed 1). With one
+smoothing; it stays there until step 320 and then falls to within 0.02 nats of
+bigrams, with an induction head (seed 0; near step 500 with seed 1). With one
 head and d_model 32 the plateau lasts 950 steps with seed 0, and more than 1500
-with seeds 1 and 2.
+with seeds 1 and 2. One minute on two cores.
 """
 
 from configs import quick
