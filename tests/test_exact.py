@@ -136,6 +136,17 @@ class SpectrumTest(parameterized.TestCase):
     np.testing.assert_allclose(spectrum.top.values, [2], rtol=1e-6)
     self.assertEqual(spectrum.bottom.values.shape, (0,))
 
+  def test_nothing_converges_of_an_operator_that_is_not_symmetric(self):
+    matrix = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
+    for operator, converged in ((matrix + matrix.T, True), (matrix, False)):
+      spectrum, _ = spectra.exact_spectrum(
+        lambda v, operator=operator: operator @ v,
+        jnp.zeros(5),
+        k_top=2,
+        k_bottom=1,
+      )
+      np.testing.assert_array_equal(spectrum.top.converged, [converged] * 2)
+
   @parameterized.parameters((0, 0), (-1, 1), (13, 1), (0, 13))
   def test_errors(self, k_top, k_bottom):
     with self.assertRaisesRegex(

@@ -235,12 +235,40 @@ class KnownSpectraTest(parameterized.TestCase):
       spectrum.bottom.values / scale, [-9, -7], rtol=1e-4
     )
 
+  def test_nothing_converges_so_near_underflow_that_rounding_is_lost(self):
+    diagonal = np.random.default_rng(0).normal(size=60) * 1e-37
+    diagonal = jnp.asarray(diagonal, jnp.float32)
+    spectrum = spectra.lanczos(
+      lambda v: diagonal * v,
+      diagonal,
+      jax.random.key(0),
+      k_top=2,
+      k_bottom=2,
+      max_order=60,
+      tolerance=1e-3,
+    )
+    self.assertFalse(np.any(spectrum.top.converged))
+
+  def test_a_start_that_does_not_fit(self):
+    with self.assertRaisesRegex(ValueError, r"shapes of like, \(3,\), got"):
+      spectra.lanczos(
+        lambda v: v,
+        jnp.ones(3),
+        jax.random.key(0),
+        k_top=1,
+        k_bottom=1,
+        max_order=3,
+        tolerance=1e-3,
+        start=jnp.ones(4),
+      )
+
   @parameterized.parameters(
     {"like": {"a": jnp.ones(3), "b": jnp.ones(3, jnp.bfloat16)}},
+    {"like": {"a": jnp.ones(3, jnp.bfloat16)}},
     {"like": {"a": jnp.ones(3, jnp.int32)}},
   )
   def test_one_floating_dtype(self, like):
-    with self.assertRaisesRegex(TypeError, "one floating dtype, got"):
+    with self.assertRaisesRegex(TypeError, "all float32 or all float64, got"):
       spectra.lanczos(
         lambda v: v,
         like,

@@ -189,6 +189,27 @@ class DenseTest(parameterized.TestCase):
       atol=1e-12,
     )
 
+  def test_restrict_refuses_a_mask_of_fewer_axes(self):
+    restricted = spectra.restrict(lambda v: v, {"a": np.ones(3, bool)})
+    with self.assertRaisesRegex(ValueError, r"as many axes as its leaf, 2"):
+      restricted({"a": jnp.ones((4, 3))})
+
+  def test_what_a_newcomer_gets_wrong(self):
+    params, batch = _params(np.float32), _batch(np.float32)
+    with self.assertRaisesRegex(TypeError, "cut the batch with split_batch"):
+      spectra.hessian(_loss, params, batch)
+    counted = params | {"step": np.array(3)}
+    data = spectra.split_batch(batch, COUNTS, 2)
+    with self.assertRaisesRegex(TypeError, "got float32, int"):
+      spectra.hessian(_loss, counted, data)
+    for counts, size, message in (
+      (COUNTS, 0, "size must be at least 1"),
+      (COUNTS, -4, "size must be at least 1"),
+      (COUNTS[:4], 2, "as many examples as counts has, 4, got shape"),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        spectra.split_batch(batch, counts, size)
+
   def test_restrict_needs_masks_that_fit(self):
     restricted = spectra.restrict(lambda v: v, {"a": np.ones((2, 3), bool)})
     with self.assertRaisesRegex(ValueError, r"bool\[2,3\].*bool\[1,3\]"):

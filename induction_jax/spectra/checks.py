@@ -19,6 +19,17 @@ NO_RULE = (
 )
 
 
+def check_dtype(like: PyTree) -> None:
+  """Raises TypeError unless all leaves are float32, or all float64."""
+  dtypes = {jnp.result_type(x) for x in jax.tree.leaves(like)}
+  if dtypes not in ({jnp.dtype("float32")}, {jnp.dtype("float64")}):
+    names = ", ".join(sorted(map(str, dtypes))) or "no leaf"
+    raise TypeError(
+      "parameters and vectors must be all float32 or all float64, got "
+      f"{names}: convert them, and close over what is no parameter"
+    )
+
+
 def check_scalar(name: str, function: Callable, *args: PyTree) -> None:
   """Traces `function(*args)` and requires one floating scalar of it.
 
@@ -118,15 +129,3 @@ def _primitives(jaxpr: PyTree) -> set[str]:
       if hasattr(inner, "eqns"):
         names |= _primitives(inner)
   return names
-
-
-def check_dtype(like: PyTree) -> None:
-  """Raises TypeError unless all leaves have one floating dtype."""
-  dtypes = {jnp.result_type(x) for x in jax.tree.leaves(like)}
-  floating = all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes)
-  if len(dtypes) != 1 or not floating:
-    names = ", ".join(sorted(map(str, dtypes))) or "no leaf"
-    raise TypeError(
-      f"vectors must have one floating dtype, got {names}: convert the "
-      "parameters first"
-    )

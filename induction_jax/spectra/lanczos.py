@@ -96,6 +96,9 @@ def lanczos(
   where the basis has exhausted an invariant subspace and goes on from a new
   random vector. Works under jit and vmap; while_loop inside.
 
+  An operator that is not symmetric has no such pairs, and nothing here would
+  notice: test one of your own with check_operator.
+
   Residual bounds are those of the operator as computed; rounding_error and
   add_rounding extend them to the exact one.
 
@@ -123,10 +126,16 @@ def lanczos(
   Raises:
     TypeError: if `like` has more than one dtype, or none that is floating.
     ValueError: if both ks are 0, one is negative or above P, max_order is too
-      small for both, or max_basis has no room to restart.
+      small for both, max_basis has no room to restart, or `start` is not like
+      `like`.
   """
   check_dtype(like)
   flat, unravel = ravel_pytree(like)
+  if start is not None and _shapes(start) != _shapes(like):
+    raise ValueError(
+      f"start must have the shapes of like, {_shapes(like)}, got "
+      f"{_shapes(start)}"
+    )
   size = flat.size
   _check_sizes(size, k_top, k_bottom, max_order, max_basis)
   wanted = min(k_top + k_bottom, size)
@@ -189,6 +198,10 @@ def lanczos(
   )
 
 
+def _shapes(tree: PyTree) -> PyTree:
+  return jax.tree.map(jnp.shape, tree)
+
+
 def check_ks(size: int, k_top: int, k_bottom: int) -> None:
   """Raises ValueError unless each is from 0 to P, and not both are 0."""
   either_end = max(k_top, k_bottom)
@@ -245,6 +258,9 @@ def _ritz(krylov: Krylov, k_top: int, k_bottom: int, tolerance: float) -> _Ritz:
   last = jnp.abs(coordinates[:, krylov.order - 1])
   residuals = krylov.residual * last + floor
   converged = residuals <= jnp.maximum(tolerance * jnp.abs(values), 2 * floor)
+  # So near underflow that rounding itself cannot be told from zero.
+  known = (floor >= jnp.finfo(values.dtype).tiny) | (norm == 0)
+  converged &= known
   return _Ritz(values, coordinates, residuals, converged)
 
 
@@ -260,7 +276,8 @@ def _ends(krylov: Krylov, k_top: int, k_bottom: int) -> tuple[Array, Array]:
   def solve(size: int) -> tuple[Array, Array]:
     block = krylov.projected[:size, :size]
     # Rows not yet filled get eigenvalues above all others, out of the way.
-    beyond = 2 * jnp.max(jnp.sum(jnp.abs(block), axis=0)) + 1
+    norm = jnp.max(jnp.sum(jnp.abs(block), axis=0))
+    beyond = jnp.where(norm > 0, 2 * norm, 1)
     inside = jnp.arange(size) < krylov.order
     values, vectors = eigh(block + jnp.diag(jnp.where(inside, 0, beyond)))
     top = jnp.maximum(krylov.order - 1 - jnp.arange(k_top), 0)

@@ -14,7 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from induction_jax.spectra.checks import check_product, check_scalar
+from induction_jax.spectra.checks import (
+  check_dtype,
+  check_product,
+  check_scalar,
+)
 from induction_jax.types import Array, PyTree
 
 # The operators made here are Partials, pytrees themselves: a jitted function
@@ -45,17 +49,24 @@ def split_batch(batch: PyTree, counts: Array, size: int) -> MicroBatches:
     counts: [B], how much each example counts in the loss, which is a mean over
       what counts (tokens, say): micro-batches are weighted by their share,
       and one in which nothing counts adds nothing, whatever its loss is.
+      Where nothing counts at all every operator is zero.
     size: examples in a micro-batch; must divide B.
 
   Raises:
-    ValueError: if `size` does not divide B.
+    ValueError: if `size` does not divide B, or a leaf has not B examples.
   """
   examples = counts.shape[0]
-  if examples % size:
+  if size < 1 or examples % size:
     raise ValueError(
-      f"size must divide the number of examples, got size={size}, "
-      f"examples={examples}"
+      "size must be at least 1 and divide the number of examples, got "
+      f"size={size}, examples={examples}"
     )
+  for x in jax.tree.leaves(batch):
+    if jnp.ndim(x) < 1 or x.shape[0] != examples:
+      raise ValueError(
+        "every leaf of the batch must have a leading axis of as many examples "
+        f"as counts has, {examples}, got shape {jnp.shape(x)}"
+      )
   batches = jax.tree.map(
     lambda x: x.reshape(examples // size, size, *x.shape[1:]), batch
   )
@@ -88,8 +99,10 @@ def hessian(loss: Loss, params: PyTree, data: MicroBatches) -> Operator:
 
   Raises:
     TypeError: if the loss is not a scalar, or has something in it that cannot
-      be differentiated twice.
+      be differentiated twice, or the parameters or the batch are of the wrong
+      type.
   """
+  check_dtype(params)
   check_scalar("loss", loss, params, one_batch(data))
   operator = Partial(partial(_hessian_product, loss), params, data)
   check_product(operator, params)
@@ -175,7 +188,16 @@ def accumulate(
 
 
 def one_batch(data: MicroBatches) -> PyTree:
-  """Shapes of one micro-batch."""
+  """Shapes of one micro-batch.
+
+  Raises:
+    TypeError: if `data` is not from split_batch.
+  """
+  if not isinstance(data, MicroBatches):
+    raise TypeError(
+      "data must be MicroBatches: cut the batch with split_batch(batch, "
+      f"counts, size), got {type(data).__name__}"
+    )
   return jax.eval_shape(lambda x: jax.tree.map(lambda x: x[0], x), data.batches)
 
 
@@ -200,6 +222,11 @@ def _restricted_product(
 ) -> PyTree:
   # Chosen and not multiplied: what is left out may not even be finite.
   def choose(keep: Array, x: Array) -> Array:
+    if jnp.ndim(keep) not in (0, x.ndim):
+      raise ValueError(
+        "a mask must be a scalar or have as many axes as its leaf, "
+        f"{x.ndim}, got shape {jnp.shape(keep)} for a leaf of shape {x.shape}"
+      )
     return jnp.where(jnp.broadcast_to(keep, x.shape), x, 0)
 
   def project(x: PyTree) -> PyTree:

@@ -39,13 +39,26 @@ def adam_preconditioner(
     eps: the term added to the root.
 
   Raises:
-    ValueError: if there is no Adam in it.
+    ValueError: if there is no Adam in it, or more than one, or one of some
+      parameters only.
   """
-  nu = optax.tree.get(opt_state, "nu")
-  if nu is None:
+  found = optax.tree.get_all_with_path(opt_state, "nu")
+  if not found:
     raise ValueError(
       "opt_state must hold an Adam or AdamW, got one without second moments: "
       "for SGD there is sgd_preconditioner"
+    )
+  nu = found[0][1]
+  masked = any(
+    isinstance(x, optax.MaskedNode)
+    for x in jax.tree.leaves(
+      nu, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
+    )
+  )
+  if len(found) > 1 or masked:
+    raise ValueError(
+      "opt_state must hold one Adam or AdamW of all parameters, got "
+      f"{len(found)}{', of some parameters only' if masked else ''}"
     )
   # A schedule keeps a count too; both count the same updates.
   count = optax.tree.get_all_with_path(opt_state, "count")[0][1]
