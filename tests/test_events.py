@@ -1,6 +1,7 @@
 """Events and leads on signals whose answer is known."""
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy.special import expit
 
@@ -12,6 +13,9 @@ from induction_jax.transition import (
   first_alarm,
 )
 from induction_jax.transition.lead_lag import WINDOW, holm
+
+# numpy alone: one interpreter says as much as two.
+pytestmark = pytest.mark.slow
 
 STEPS = np.arange(0.0, 700.0, 10.0)
 TENTH = 2 * np.log(9)

@@ -20,6 +20,7 @@ from induction_jax.storage.run_directory import open_run
 from tests.tiny import tiny_config
 
 
+@pytest.mark.slow
 class RunTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):

@@ -11,6 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from induction_jax import loop
@@ -60,6 +61,7 @@ def arrays(tree):
   )
 
 
+@pytest.mark.slow
 class SeedsTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):
@@ -276,6 +278,7 @@ jax.tree.map(
 """
 
 
+@pytest.mark.slow
 class DevicesTest(absltest.TestCase):
   def test_seeds_are_shared_among_devices(self):
     flags = os.environ["XLA_FLAGS"]

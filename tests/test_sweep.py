@@ -69,6 +69,7 @@ class _Stopping:
     pass
 
 
+@pytest.mark.slow
 class WholeTest(SweepTest):
   def test_stop_go_on_and_read(self):
     arguments = ("--seeds=4", "--group", "2", "--first-seed=1")

@@ -1,10 +1,14 @@
 """The transition detector on series whose answer is known."""
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy.special import expit
 
 from induction_jax.transition import detect, evidence, intervals, models
+
+# numpy alone: one interpreter says as much as two.
+pytestmark = pytest.mark.slow
 
 STEPS = np.arange(10.0, 2001.0, 10.0)  # 200 measurements
 TENTH = 2 * np.log(9)  # expit(x) runs from 10 to 90 % over this

@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from induction_jax import loop, replay, visualize, zoom
@@ -25,6 +26,7 @@ from tests.test_entry_points import call
 from tests.tiny import tiny_config, with_light_spectra
 
 
+@pytest.mark.slow
 class ZoomTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):
