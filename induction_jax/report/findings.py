@@ -202,9 +202,13 @@ def _detect(signal: xr.DataArray, least_change: float) -> Transition:
   found = detect(
     signal.step.values, signal.values, min_amplitude=abs(least_change)
   )
-  if found.amplitude * least_change < 0:
+  right = [x for x in found.jumps if x.amplitude * least_change > 0]
+  if found.jumps and not right:
     return Transition("none", "the signal jumps the wrong way")
-  return found
+  if not right:
+    return found
+  largest = max(right, key=lambda jump: abs(jump.amplitude))
+  return found._replace(**largest._asdict())
 
 
 def _check(
