@@ -62,6 +62,11 @@ def export(
       that TransformerLens has.
   """
   directory, config = load_run(root)
+  if config.intervention.clamp:
+    raise ConfigError(
+      "a run with intervention.clamp cannot be exported: its heads do what the "
+      "weights do not say, and a HookedTransformer has no clamps"
+    )
   saved = checkpoints.steps(directory.checkpoints)
   if not saved or step not in (None, *saved):
     raise ConfigError(

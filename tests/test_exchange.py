@@ -212,6 +212,13 @@ class ExportTest(ExchangeTest):
       stored["blocks.0.attn.mask"].tolist(), np.tri(T, dtype=bool).tolist()
     )
 
+  def test_a_clamped_run_is_refused(self):
+    config = tiny_config(intervention__clamp="previous_token 0.0")
+    open_run(self.root, make_config(config.to_dict()), resume=False)
+    status, _, err = call(export.main, self.root)
+    self.assertEqual((status, err.count("\n")), (2, 1))
+    self.assertIn("intervention.clamp cannot be exported", err)
+
   def test_what_cannot_be_expressed(self):
     config = ModelConfig(
       n_layers=1,
