@@ -4,6 +4,7 @@ import io
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 import xarray as xr
 from absl.testing import absltest, parameterized
 from matplotlib.figure import Figure
@@ -28,6 +29,9 @@ from induction_jax.report.curvature_figures import (
   plot_density,
 )
 from tests.test_findings import STEPS, found_in_induction, induction_results
+
+# Drawing does not depend on the interpreter.
+pytestmark = pytest.mark.slow
 
 
 def with_circuits(results: xr.Dataset) -> xr.Dataset:

@@ -1,6 +1,7 @@
 """Survival curves: a published example, coverage, and what cannot be said."""
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from induction_jax.transition.survival import Spread, spread, survival
@@ -12,6 +13,9 @@ REMISSIONS = (
   *(-25, -32, -32, -34, -35),
 )
 SHARES = {6: 0.857, 7: 0.807, 10: 0.753, 13: 0.690, 16: 0.627, 22: 0.538}
+
+# numpy alone: one interpreter says as much as two.
+pytestmark = pytest.mark.slow
 
 
 class SurvivalTest(parameterized.TestCase):
