@@ -68,12 +68,9 @@ def date_excursion(steps: np.ndarray, signal: np.ndarray) -> Excursion:
   found = detect(steps[: last + 1], signal[: last + 1])
   rising = [jump for jump in found.jumps if jump.amplitude > 0]
   if not rising:
-    falls = found.status in ("detected", "in_progress", "before_start")
-    return (
-      Excursion("none", "the signal falls")
-      if falls
-      else Excursion(found.status, found.reason)
-    )
+    if found.jumps:
+      return Excursion("none", "the signal falls")
+    return Excursion(found.status, found.reason)
   rise = rising[-1]  # the one that leads to the peak
   peak = None if place is None else _peak_interval(steps, signal, place, rise)
   return Excursion(rise.status, rise.reason, rise.onset, peak)
