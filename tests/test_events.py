@@ -5,6 +5,7 @@ import pytest
 from absl.testing import absltest, parameterized
 from scipy.special import expit
 
+from induction_jax.multiplicity import holm
 from induction_jax.transition import (
   alarm_threshold,
   compare,
@@ -12,7 +13,7 @@ from induction_jax.transition import (
   departures,
   first_alarm,
 )
-from induction_jax.transition.lead_lag import WINDOW, holm
+from induction_jax.transition.lead_lag import WINDOW
 
 # numpy alone: one interpreter says as much as two.
 pytestmark = pytest.mark.slow
@@ -103,7 +104,7 @@ class LeadTest(parameterized.TestCase):
   def test_holm(self):
     # By hand: 0.01 * 4, 0.02 * 3, max(0.06, 0.03 * 2), 0.5.
     np.testing.assert_allclose(
-      holm([0.02, 0.5, 0.01, 0.03]), [0.06, 0.5, 0.04, 0.06]
+      holm(np.array([0.02, 0.5, 0.01, 0.03])), [0.06, 0.5, 0.04, 0.06]
     )
 
   @parameterized.parameters(

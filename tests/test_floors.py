@@ -42,6 +42,7 @@ FLOORS = {
   "storage": 1,
   "types": 0,
   "config": 0,
+  "multiplicity": 0,
 }
 # The only imports between rooms of one floor: (importer, imported).
 SAME_FLOOR = {

@@ -55,7 +55,6 @@ from induction_jax.circuits.qk import (
 )
 from induction_jax.circuits.significance import (
   composition_p_values,
-  holm,
   p_values,
   random_overlaps,
 )
@@ -97,7 +96,6 @@ __all__ = [
   "eigenvalues",
   "estimate_mean",
   "fold_norms",
-  "holm",
   "induction_pattern",
   "k_composed_matrices",
   "key_recall",

@@ -74,21 +74,6 @@ def p_values(values: np.ndarray, null: np.ndarray) -> np.ndarray:
   return np.where(np.isnan(values), np.nan, (1 + reached) / (1 + null.size))
 
 
-def holm(p: np.ndarray) -> np.ndarray:
-  """p-values adjusted for how many there are (Holm 1979); nan as they are.
-
-  Those below alpha are significant with a chance of at most alpha that any of
-  them is wrong, however the tests depend on one another: pairs share heads.
-  """
-  flat = p.ravel()
-  tested = np.flatnonzero(~np.isnan(flat))
-  order = tested[np.argsort(flat[tested], kind="stable")]
-  scaled = flat[order] * np.arange(order.size, 0, -1)
-  adjusted = np.full(flat.shape, np.nan)
-  adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
-  return adjusted.reshape(p.shape)
-
-
 def _shares(singular: np.ndarray) -> np.ndarray:  # [L, H, K] -> [L H, K]
   squares = singular.reshape(-1, singular.shape[-1]) ** 2
   total = np.sum(squares, axis=-1, keepdims=True)

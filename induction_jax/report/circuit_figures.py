@@ -14,6 +14,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from induction_jax import circuits
+from induction_jax.multiplicity import holm
 from induction_jax.report import style
 from induction_jax.report.findings import Findings, Head, measured
 
@@ -158,7 +159,7 @@ def _plot_pairs(
 
   low, high = pairs.limits
   image = ax.imshow(shown(found), vmin=low, vmax=high, cmap=pairs.colors)
-  significant = circuits.holm(_p_values(results, pairs.name, step)) < LEVEL
+  significant = holm(_p_values(results, pairs.name, step)) < LEVEL
   readers, writers = np.nonzero(shown(significant))
   ax.plot(
     writers,

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from induction_jax.multiplicity import holm
+
 RESAMPLES = 9999
 # Measurements from whose line a departure is counted.
 WINDOW = 15
@@ -80,7 +82,7 @@ def compare(
   if n_seeds < 2:
     raise ValueError(f"at least 2 seeds need a transition, got {n_seeds}")
   p_values = {name: _signed_rank(lead) for name, lead in leads.items()}
-  corrected = holm(list(p_values.values()))
+  corrected = holm(np.array(list(p_values.values())))
   rng = np.random.default_rng(seed)
   return {
     name: Lead(
@@ -88,20 +90,10 @@ def compare(
       int(np.isfinite(lead).sum()),
       *_median(lead, confidence, rng),
       p_values[name],
-      corrected[i],
+      float(corrected[i]),
     )
     for i, (name, lead) in enumerate(leads.items())
   }
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-  """Corrected p-values, family-wise, under any dependence (Holm 1979)."""
-  order = np.argsort(p_values)
-  n = len(order)
-  corrected = np.empty(n)
-  scaled = np.asarray(p_values)[order] * (n - np.arange(n))
-  corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
-  return corrected.tolist()
 
 
 def departures(signal: np.ndarray) -> np.ndarray:
