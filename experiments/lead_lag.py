@@ -1,0 +1,117 @@
+r"""Does curvature move before the induction head forms? Many seeds, controls.
+
+  python -m experiments.lead_lag runs/lead_lag --json experiments/lead_lag.json
+
+From the repository's root. Trains and measures configs/lead_lag.py over
+--seeds seeds, and --controls seeds of each control, as sweeps of a few seeds in
+one process for every core; what is finished is not repeated.
+"""
+
+import argparse
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from typing import NamedTuple
+
+CONFIG = "configs/lead_lag.py"
+# In none of them does an induction head form: too few layers, a shortcut to
+# learn in its place, nothing learnt at all.
+CONTROLS = {
+  "one_layer": ("--config.model.n_layers=1",),
+  "fixed_offset": (
+    "--config.task.name=fixed_offset",
+    "--config.model.position=learned",
+    "--config.optim.learning_rate=1e-3",
+  ),
+  "untrained": ("--config.optim.learning_rate=1e-12",),
+}
+# Seeds of one sweep: few, so that the last ones leave no core idle for long.
+SEEDS_A_SWEEP = 4
+
+
+class Sweep(NamedTuple):
+  """Some seeds of one setting."""
+
+  name: str
+  first_seed: int
+  seeds: int
+  overrides: tuple[str, ...] = ()
+
+  def directory(self, root: Path) -> Path:
+    return root / f"{self.name}_{self.first_seed:04d}"
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
+  parser.add_argument("root", type=Path)
+  parser.add_argument("--seeds", type=int, default=48)
+  parser.add_argument("--controls", type=int, default=16)
+  chosen = parser.parse_args()
+  sweeps = split("quick", chosen.seeds)
+  for name, overrides in CONTROLS.items():
+    sweeps += split(name, chosen.controls, overrides)
+  run_all(sweeps, chosen.root)
+
+
+def split(
+  name: str, seeds: int, overrides: tuple[str, ...] = ()
+) -> list[Sweep]:
+  """The sweeps that together are so many seeds of a setting."""
+  return [
+    Sweep(name, first, min(SEEDS_A_SWEEP, seeds - first), overrides)
+    for first in range(0, seeds, SEEDS_A_SWEEP)
+  ]
+
+
+def run_all(sweeps: list[Sweep], root: Path) -> None:
+  """Runs the sweeps that are not finished, one at a time on every core."""
+  root.mkdir(parents=True, exist_ok=True)
+  cores: Queue[int] = Queue()
+  for core in sorted(os.sched_getaffinity(0)):
+    cores.put(core)
+  with ThreadPoolExecutor(cores.qsize()) as pool:
+    # The list, so that the first failure is raised here.
+    list(pool.map(functools.partial(run_once, root=root, cores=cores), sweeps))
+
+
+def run_once(sweep: Sweep, root: Path, cores: Queue[int]) -> None:
+  """One sweep to its end, on a core of its own.
+
+  Two programs of one thread use two cores better than one of two threads:
+  most operations at this size are too short to share.
+  """
+  directory = sweep.directory(root)
+  if (directory / "summary.json").exists():
+    return
+  core = cores.get()
+  pin = ["taskset", "-c", str(core)] if shutil.which("taskset") else []
+  command = [
+    *(*pin, sys.executable, "-m", "induction_jax.sweep", "--config", CONFIG),
+    *("--seeds", str(sweep.seeds), "--first_seed", str(sweep.first_seed)),
+    *("--workdir", str(directory), *sweep.overrides),
+  ]
+  # Sweeps of a setting are one program: compile it once.
+  programs = {"JAX_COMPILATION_CACHE_DIR": str((root / "programs").absolute())}
+  try:
+    with open(f"{directory}.log", "a") as log:
+      subprocess.run(
+        command,
+        env=os.environ | programs,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        check=True,
+      )
+  finally:
+    cores.put(core)
+  print(f"finished {directory}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+  main()
