@@ -374,6 +374,23 @@ class PartsTest(parameterized.TestCase):
     # bootstraps is a little more.
     self.assertBetween(np.mean(spreads) / np.std(midpoints), 0.85, 1.5)
 
+  @parameterized.parameters(0, 1, 3)
+  def test_a_jump_fitted_too_narrow_has_an_interval_with_the_truth(self, seed):
+    signal = 0.8 * _logistic(1000.0, 300.0) + _noise(seed, 0.15, 0.8)
+    curve = models.make_curve(STEPS, signal)
+    start = np.array([0.8, 0.5, np.log(0.15)])
+    best = models.fit(curve, models.Model("constant", 1), [start])
+    # As if one step of the noise had been taken for the jump.
+    narrow = best._replace(theta=np.array([0.8, 0.52, np.log(0.02)]))
+    options = 0.95, np.random.default_rng(0)
+    true_onset = (1000.0 - 300.0 / 2 - STEPS[0]) / np.ptp(STEPS)
+    resampled = intervals.bootstrap(curve, narrow, 199, *options)[0, 0]
+    self.assertGreater(resampled[0], true_onset)
+    whole = intervals.estimate_intervals(curve, narrow, 199, *options)[0, 0]
+    self.assertBetween(true_onset, *whole)
+    # Not because it holds everything.
+    self.assertLess(np.ptp(whole), 0.25)
+
 
 class BadInputTest(parameterized.TestCase):
   @parameterized.named_parameters(

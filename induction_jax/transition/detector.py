@@ -132,7 +132,7 @@ def detect(
   None, and the end that is given leans on the part seen. A jump that was over
   before the first step leaves a flat curve, which is `none`.
 
-  The intervals are those of `intervals.bootstrap`; they span those of every
+  The intervals are those of `estimate_intervals`; they span those of every
   drift within 4 of the best BIC, and cover at least the two measurements
   around the estimate. They take the logistic for true. On an asymmetric curve
   (a slow start and a sharp stop, or a long tail) the misfit goes into the
@@ -301,7 +301,9 @@ def _bounds(
       int(np.argmin(np.abs(intervals.points(curve, fit)[:, 1] - midpoint)))
       for midpoint in best
     ]
-    bounds = intervals.bootstrap(curve, fit, REPLICATES, confidence, rng)
+    bounds = intervals.estimate_intervals(
+      curve, fit, REPLICATES, confidence, rng
+    )
     plausible.append(bounds[order])
   low = np.min([each[..., 0] for each in plausible], axis=0)
   high = np.max([each[..., 1] for each in plausible], axis=0)
