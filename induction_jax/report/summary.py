@@ -4,6 +4,7 @@ from typing import Any
 
 import xarray as xr
 
+from induction_jax.report.events import date_events
 from induction_jax.report.findings import (
   ENDS,
   Extremes,
@@ -12,6 +13,7 @@ from induction_jax.report.findings import (
   measured,
 )
 from induction_jax.transition import Interval, Transition
+from induction_jax.transition.events import Excursion
 
 
 def summarise(
@@ -57,6 +59,10 @@ def summarise(
       for name, value in _extremes_summary(findings.spectrum.get(end)).items()
     }
     | _edge_summary(results),
+    "events": {
+      name: _event_summary(event)
+      for name, event in date_events(results).items()
+    },
     "cost": dict(cost) | _counts(results),
   }
 
@@ -86,6 +92,8 @@ def format_summary(summary: dict[str, Any]) -> str:
   for end in ENDS:
     if spectrum[f"{end}_final"] is not None:
       lines += _eigenvalue_lines(end, spectrum)
+  if summary["events"]:
+    lines += ["events, by signal:", *_event_lines(summary["events"])]
   lines.append(
     f"cost: {cost['wall_seconds']:.0f} s, of which "
     f"{cost['train_seconds']:.0f} training and "
@@ -111,6 +119,15 @@ def _interval_summary(interval: Interval | None) -> dict[str, float] | None:
     if interval is None
     else {k: float(v) for k, v in interval._asdict().items()}
   )
+
+
+def _event_summary(event: Excursion) -> dict[str, Any]:
+  return {
+    "status": event.status,
+    "reason": event.reason,
+    "onset": _interval_summary(event.onset),
+    "peak": _interval_summary(event.peak),
+  }
 
 
 def _head_summary(head: Head, score: str) -> dict[str, Any]:
@@ -186,6 +203,21 @@ def _eigenvalue_lines(end: str, spectrum: dict[str, Any]) -> list[str]:
       f"{spectrum['preconditioned_above_edge']:.0%} of the measurements"
     )
   return lines
+
+
+def _event_lines(events: dict[str, Any]) -> list[str]:
+  return [
+    f"  {name.replace('_', ' '):<30}"
+    + (
+      ", ".join(
+        f"{what} at {_interval(event[what])}"
+        for what in ("onset", "peak")
+        if event[what] is not None
+      )
+      or f"{event['status']}: {event['reason']}"
+    )
+    for name, event in events.items()
+  ]
 
 
 def _interval(interval: dict[str, float]) -> str:
