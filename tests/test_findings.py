@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from absl.testing import absltest, parameterized
 
-from induction_jax.report import findings
+from induction_jax.report import events, findings
 from induction_jax.transition import Interval, Transition
 
 STEPS = np.arange(0, 1000, 10)
@@ -158,6 +158,47 @@ class CombineTest(parameterized.TestCase):
     self.assertEqual(found.status, "ambiguous")
     self.assertIsNone(found.onset)
     self.assertIn("b: none", found.reason)
+
+
+class EventsTest(absltest.TestCase):
+  def test_each_signal_is_dated_by_itself(self):
+    rng = np.random.default_rng(0)
+
+    def rise(midpoint):
+      return jump(0.0, 2.0, midpoint) + 0.05 * rng.normal(size=len(STEPS))
+
+    # Before step 100 everything falls, from far above: no event.
+    start = 5 * np.exp(-STEPS / 15)
+    results = induction_results().assign(
+      top_eigenvalues=(("step", "eig"), np.exp(start + rise(300))[:, None]),
+      bottom_eigenvalues=(("step", "eig"), -np.exp(rise(500))[:, None]),
+      gradient_norm=("step", np.exp(start - rise(400))),
+    )
+    dated = events.date_events(results)
+    self.assertCountEqual(
+      dated,
+      [
+        "top_eigenvalue",
+        "negative_bottom_eigenvalue",
+        "gradient_norm",
+        "fall_of_loss",
+        "loss_slope",
+      ],
+    )
+    width = 15 * 2 * np.log(9)
+    for name, midpoint in (
+      ("top_eigenvalue", 300),
+      ("negative_bottom_eigenvalue", 500),
+      ("fall_of_loss", 400),
+    ):
+      onset = dated[name].onset
+      self.assertBetween(midpoint - width / 2, onset.low - 5, onset.high + 5)
+    self.assertEqual(dated["gradient_norm"].status, "none")
+
+  def test_scalars_alone_are_no_events(self):
+    results = induction_results()
+    seldom = results.sel(step=slice(0, 250))  # 16 of them past the warm-up
+    self.assertEqual(events.date_events(seldom), {})
 
 
 if __name__ == "__main__":
