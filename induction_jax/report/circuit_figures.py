@@ -21,6 +21,8 @@ from induction_jax.report.findings import Findings, Head, measured
 LEVEL = 0.05  # of significance, for all pairs of a matrix together
 # Eigenvalues are drawn linearly up to here, logarithmically beyond.
 LINEAR_WIDTH = 0.5
+# Readers for which a matrix has room to say its numbers.
+FEW = 2
 
 
 class Pairs(NamedTuple):
@@ -50,14 +52,14 @@ def plot_circuits(results: xr.Dataset, findings: Findings) -> Figure:
     span(-spread, spread, color="0.6", alpha=0.25, linewidth=0, zorder=0)
   ticks = (-1, -0.5, 0, 0.5, 1)
   axes[0].set(xlim=(-1.08, 1.08), xticks=ticks, xlabel="QK matching score")
-  axes[0].set(ylim=(-1.08, 1.08), yticks=ticks, ylabel="OV copying score")
+  axes[0].set(ylim=(-1.2, 1.2), yticks=ticks, ylabel="OV copying score")
   for layer in range(results.sizes["layer"]):
     color = style.head_line(layer, 0)["color"]
     axes[0].plot([], [], color=color, label=f"layer {layer}")
   axes[0].fill_between([], [], color="0.6", alpha=0.25, label="null ± 2 sd")
   null = float(results["ov_copied_fraction_null"])
   axes[1].axhline(null, label=f"null {null:.3g}", **style.NULL_STYLE)
-  axes[1].set_ylabel("share of tokens that OV copies (top k)")
+  axes[1].set(ylim=(-0.1, 1.1), ylabel="share of tokens that OV copies (top k)")
   style.step_axis(axes[1], results.step.values, findings)
   for ax in axes:
     style.legend_above(ax, ncols=4)
@@ -69,7 +71,8 @@ def plot_compositions(results: xr.Dataset, findings: Findings) -> Figure:
 
   A dot marks what random circuits reach in fewer than LEVEL of the cases, all
   pairs of its matrix together (Holm). For a composition they have the spectra
-  of the two heads, for K-composed matching they are Gaussian.
+  of the two heads, for K-composed matching they are Gaussian. A few pairs, of
+  which colours alone say little, have their numbers.
   """
   steps = style.three_steps(measured(results["k_composition"]), findings)
   most = max(float(results[f"{x}_composition"].max()) for x in "qkv")
@@ -80,10 +83,12 @@ def plot_compositions(results: xr.Dataset, findings: Findings) -> Figure:
   columns.append(
     Pairs("k_composed_matching", "K-composed matching", (-1, 1), "PuOr_r")
   )
+  readers = (results.sizes["layer"] - 1) * results.sizes["head"]
+  height = 1.75 if readers > 1 else 1.2
   figure, axes = plt.subplots(
     len(steps),
     len(columns),
-    figsize=(style.WIDTH, 1.75 * len(steps) + 0.5),
+    figsize=(style.WIDTH, height * len(steps) + 0.5),
     sharex=True,
     sharey=True,
     squeeze=False,
@@ -126,24 +131,36 @@ def _plot_heads(
   """A line for each head, of two variables that were measured together."""
   up = measured(up)
   across = xr.broadcast(across.sel(step=up.step), up)[0]
-  best = findings.induction_head, findings.previous_token_head
+  both = findings.induction_head, findings.previous_token_head
+  best = {(head.layer, head.head) for head in both}
+  ends = {}
   for layer, head in np.ndindex(up.shape[1:]):
     x, y = across[:, layer, head], up[:, layer, head]
     line = style.head_line(layer, head)
-    is_best = (layer, head) in {(h.layer, h.head) for h in best}
+    is_best = (layer, head) in best
     ax.plot(x, y, linewidth=1.4 if is_best else 0.6, **line)
     ax.plot(x[-1], y[-1], "o", markersize=4, color=line["color"])
     if is_best:
-      inwards = -1 if y[-1] > 0.5 else 1  # away from where other heads end
-      ax.annotate(
-        f"{layer}.{head}",
-        (float(x[-1]), float(y[-1])),
-        textcoords="offset points",
-        xytext=(0, 9 * inwards),
-        ha="center",
-        va="center",
-        fontsize=7,
-      )
+      ends[f"{layer}.{head}"] = float(x[-1]), float(y[-1])
+  _name_ends(ax, ends)
+
+
+def _name_ends(ax: Axes, ends: dict[str, tuple[float, float]]) -> None:
+  """Names of at most two heads where their lines end.
+
+  The higher one has its name above, the lower one below: these never meet.
+  """
+  from_the_top = sorted(ends, key=lambda name: -ends[name][1])
+  for name, side in zip(from_the_top, (1, -1)):
+    ax.annotate(
+      name,
+      ends[name],
+      textcoords="offset points",
+      xytext=(0, 9 * side),
+      ha="center",
+      va="center",
+      fontsize=7,
+    )
 
 
 def _plot_pairs(
@@ -170,11 +187,31 @@ def _plot_pairs(
     markeredgecolor="black",
     markeredgewidth=0.5,
   )
+  if shown(found).shape[0] <= FEW:
+    _write_numbers(ax, image, shown(found))
   readable = 7 if len(names) <= 16 else 4
   writing, reading = names[:-n_heads], names[n_heads:]
   ax.set_xticks(range(len(writing)), writing, rotation=90, fontsize=readable)
   ax.set_yticks(range(len(reading)), reading, fontsize=readable)
   return image
+
+
+def _write_numbers(ax: Axes, image: AxesImage, shown: np.ndarray) -> None:
+  """The number of each pair, above its dot."""
+  for (row, column), value in np.ndenumerate(shown):
+    if np.isnan(value):  # a layer does not read itself
+      continue
+    is_dark = np.mean(image.to_rgba(value)[:3]) < 0.45
+    ax.annotate(
+      f"{value:.2f}",
+      (column, row),
+      textcoords="offset points",
+      xytext=(0, 9),
+      ha="center",
+      va="center",
+      fontsize=7,
+      color="white" if is_dark else "black",
+    )
 
 
 def _p_values(results: xr.Dataset, name: str, step: int) -> np.ndarray:
