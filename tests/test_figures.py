@@ -19,9 +19,9 @@ from induction_jax.report.ablation_figure import (
 )
 from induction_jax.report.circuit_figures import (
   plot_circuits,
-  plot_compositions,
   plot_eigenvalues,
 )
+from induction_jax.report.composition_figure import plot_compositions
 from induction_jax.report.context_figure import plot_context
 from induction_jax.report.curvature_figures import (
   LEAST_DENSITY,
