@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest
 
 from induction_jax import circuits, tasks
@@ -111,6 +112,7 @@ class InductionNetTest(absltest.TestCase):
     null = found["d_model"] ** -0.5
     self.assertGreater(found["composition"]["k"][1, 1, 0, 0], 1.3 * null)
 
+  @pytest.mark.slow
   def test_verdict_is_positive(self):
     found = findings.find(results())
     self.assertTrue(found.verdict.has_induction_head, found.verdict.reasons)
