@@ -14,6 +14,7 @@ it is.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -32,8 +33,8 @@ from induction_jax.loop import (
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import RunDirectory, load_run
 
-# Probes, which are named as their sections of the config.
-PROBES = (
+# Probes of any run, which are named as their sections of the config.
+SECTIONS = (
   "behaviour",
   "circuits",
   "ablation",
@@ -41,6 +42,13 @@ PROBES = (
   "density",
   "blocks",
 )
+# Probes without settings, and the runs they are of: a leaf and its values.
+OF_SOME_RUNS = {
+  "markov": ("task.name", ("markov",)),
+  "memory": ("task.name", ("bigram_trigger",)),
+  "projection": ("intervention.project", ("off", "onto")),
+}
+PROBES = (*SECTIONS, *OF_SOME_RUNS)
 
 
 def main(argv: list[str]) -> int:
@@ -95,15 +103,19 @@ def remeasure(
     names: of the probes to measure with.
     steps: of the checkpoints.
     changed: leaves of `other` to write beside every measurement.
+
+  Raises:
+    ConfigError: for a probe that measures no such run.
   """
-  trained, measuring = make_experiment(config), make_experiment(other)
-  like, _ = load_or_init(trained, directory)
   flat = {
     f"{section}.{leaf}": value
     for section, leaves in to_dict(other).items()
     if isinstance(leaves, dict)
     for leaf, value in leaves.items()
   }
+  _check_runs(names, flat)
+  trained, measuring = make_experiment(config), make_experiment(other)
+  like, _ = load_or_init(trained, directory)
   settings = {leaf: flat[leaf] for leaf in changed}
   settings["hessian_products"] = measuring.products
   known = _known_variables(directory)
@@ -144,6 +156,17 @@ def remeasure(
   )
 
 
+def _check_runs(names: list[str], flat: dict[str, Any]) -> None:
+  """Raises ConfigError for a probe that has nothing to say of such a run."""
+  for name in sorted(OF_SOME_RUNS.keys() & names):
+    leaf, allowed = OF_SOME_RUNS[name]
+    if flat[leaf] not in allowed:
+      raise ConfigError(
+        f"--probes={name} needs a run with {leaf}={' or '.join(allowed)}, got "
+        f"{flat[leaf]}"
+      )
+
+
 def _known_variables(directory: RunDirectory) -> set[str]:
   """Constants that the run has recorded."""
   return {
@@ -156,10 +179,10 @@ def _known_variables(directory: RunDirectory) -> set[str]:
 
 def _chosen_probes(named: list[str] | None, changed: list[str]) -> list[str]:
   sections = {leaf.split(".")[0] for leaf in changed}
-  for section in sorted(sections - set(PROBES)):
+  for section in sorted(sections - set(SECTIONS)):
     raise ConfigError(
       f"a checkpoint cannot be measured with another {section}: settings are "
-      f"those of {', '.join(PROBES)}"
+      f"those of {', '.join(SECTIONS)}"
     )
   chosen = sorted(sections) if named is None else named
   for name in chosen:

@@ -67,7 +67,7 @@ class Activations(NamedTuple):
   """What every head did; XLA drops what the caller does not use."""
 
   pattern: Array  # [L, B, H, T, S], rows sum to 1
-  value: Array  # [L, B, H, S, K]
+  value: Array  # [L, B, H, S, K], the head's own, whatever becomes of it
   output: Array  # [L, B, H, T, D], what the head adds to the residual
   residual: Array  # [L + 1, B, T, D], before each layer and the final norm
 
@@ -90,16 +90,18 @@ NO_EDITS = Edits()
 
 
 class Model(NamedTuple):
-  """A pair of pure functions.
+  """A pair of pure functions, and what they do to heads unasked.
 
   Attributes:
     init: key -> params.
     apply: (params, tokens [B, T], edits) -> (logits [B, T, V], Activations);
       without edits where they are left out.
+    clamps: edits that `apply` makes in every pass, before any it is given.
   """
 
   init: Callable[[Key], Params]
   apply: Callable[..., tuple[Array, Activations]]
+  clamps: Edits = NO_EDITS
 
 
 def make_model(

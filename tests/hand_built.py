@@ -50,8 +50,9 @@ def induction_net(
 
   w_q[second] = sharpness * token.T @ _into(v, d_head)
   w_k[second] = previous.T @ _into(v, d_head)
-  # Position 0 attends to itself and so "follows" its own token: no match.
-  w_k[second] -= 2 * np.outer(place[0], _into(v, d_head).sum(axis=0))
+  # Position 0 attends to itself and so "follows" its own token: no match. No
+  # louder than a match, or this would be most of what the head reads.
+  w_k[second] -= np.outer(place[0], _into(v, d_head).sum(axis=0))
   w_v[second] = token.T @ _into(v, d_head)
   # Twice as loud as the token that is there already.
   w_o[second] = 2 * _into(v, d_head).T @ token

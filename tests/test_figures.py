@@ -19,9 +19,9 @@ from induction_jax.report.ablation_figure import (
 )
 from induction_jax.report.circuit_figures import (
   plot_circuits,
-  plot_compositions,
   plot_eigenvalues,
 )
+from induction_jax.report.composition_figure import plot_compositions
 from induction_jax.report.context_figure import plot_context
 from induction_jax.report.curvature_figures import (
   LEAST_DENSITY,
@@ -90,9 +90,38 @@ class CircuitsFigureTest(absltest.TestCase):
     np.testing.assert_allclose(wide[:, 0], [-0.2, 0.2])
     np.testing.assert_allclose(high[:, 1], [-0.2, 0.2])
     for ax in plane, shares:
-      self.assertEqual([text.get_text() for text in ax.texts], ["0.1", "1.0"])
+      named = {text.get_text() for text in ax.texts}
+      self.assertEqual(named, {"0.1", "1.0"})
     legend = [text.get_text() for text in shares.get_legend().get_texts()]
     self.assertEqual(legend, ["null 0.02"])
+    plt.close(figure)
+
+  def test_heads_that_end_together_have_names_apart(self):
+    results = with_circuits(induction_results())
+    for end in 0.02, 0.5, 1.0:
+      for name in "ov_copying", "qk_matching", "ov_copied_fraction":
+        results[name][-1] = end
+        results[name][-1, 1, 0] = end - 0.02
+      with style.paper_style():
+        figure = plot_circuits(results, found_in_induction())
+        figure.draw_without_rendering()
+      for ax in figure.axes:
+        a, b = (text.get_window_extent() for text in ax.texts)
+        self.assertFalse(a.overlaps(b))
+        self.assertGreater(ax.bbox.y1, max(a.y1, b.y1))
+        self.assertLess(ax.bbox.y0, min(a.y0, b.y0))
+      plt.close(figure)
+
+  def test_a_single_pair_has_its_number(self):
+    results = with_circuits(induction_results())
+    results = results.isel(head=[0], writer_head=[0])
+    figure = plot_compositions(results, found_in_induction())
+    axes = np.reshape(figure.axes[:12], (3, 4))
+    steps = style.three_steps(results.k_composition[1:], found_in_induction())
+    for row, step in zip(axes, steps):
+      value = float(results.k_composition.sel(step=step)[1, 0, 0, 0])
+      for ax in row:
+        self.assertEqual([t.get_text() for t in ax.texts], [f"{value:.2f}"])
     plt.close(figure)
 
   def test_compositions_show_what_is_significant(self):

@@ -1,15 +1,25 @@
 """A network that performs induction exactly gets the scores of one."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest
 
 from induction_jax import circuits, tasks
+from induction_jax.config import make_config
 from induction_jax.model import make_model
+from induction_jax.probes import make_draw
+from induction_jax.probes.ablation import make_ablation_probe
+from induction_jax.probes.behaviour import make_behaviour_probe
+from induction_jax.report import findings
+from induction_jax.state import TrainState
+from induction_jax.storage import dataset
 from tests.hand_built import induction_net
+from tests.tiny import tiny_config
 
 V, T, H = 11, 24, 2
 
@@ -38,7 +48,52 @@ def measured(previous_token_head=0, induction_head=1):
   for name in ("ov", "k_composed"):
     values = circuits.eigenvalues(found[name])
     found[name] = circuits.eigenvalue_score(values)
-  return found | {"predictable": np.asarray(batch.predictable)}
+  return found | {
+    "predictable": np.asarray(batch.predictable),
+    "d_model": config.d_model,
+  }
+
+
+@functools.cache
+def results():
+  """What a run that is this network from its first step on would find."""
+  network, params = induction_net(V, T, H)
+  config = make_config(
+    tiny_config(
+      task__seq_length=T,
+      task__pattern_min=3,
+      task__pattern_max=5,
+      task__gap_max=3,
+      **{f"model__{k}": v for k, v in dataclasses.asdict(network).items()},
+      behaviour__batch_size=8,
+      ablation__batch_size=8,
+      ablation__pairs=False,
+    ).to_dict()
+  )
+  model = make_model(config.model, V, T)
+  probes = (
+    make_behaviour_probe(config, model),
+    make_ablation_probe(config, model),
+  )
+  state = TrainState(jnp.int32(0), params, (), jax.random.key(1))
+
+  @jax.jit
+  def measure(state):
+    held_out = make_draw(config)(state.key)
+    return [
+      each
+      for probe in probes
+      for each in (
+        probe.constants(state, held_out),
+        probe.measure(state, held_out, (), ())[0],
+      )
+    ]
+
+  records = [
+    {"step": 0, "values": values} for values in jax.device_get(measure(state))
+  ]
+  variables = sum((probe.variables for probe in probes), ())
+  return dataset.make_dataset(records, variables, {}, {})
 
 
 class InductionNetTest(absltest.TestCase):
@@ -54,7 +109,15 @@ class InductionNetTest(absltest.TestCase):
     self.assertGreater(found["ov"][1, 1], 0.9)
     self.assertEqual(found["copied"][1, 1], 1)
     self.assertGreater(found["k_composed"][1, 1, 0, 0], 0.9)
-    self.assertGreater(found["composition"]["k"][1, 1, 0, 0], 0.1)
+    null = found["d_model"] ** -0.5
+    self.assertGreater(found["composition"]["k"][1, 1, 0, 0], 1.3 * null)
+
+  @pytest.mark.slow
+  def test_verdict_is_positive(self):
+    found = findings.find(results())
+    self.assertTrue(found.verdict.has_induction_head, found.verdict.reasons)
+    self.assertEqual(found.induction_head[:2], (1, 1))
+    self.assertEqual(found.previous_token_head[:2], (0, 0))
 
   def test_idle_heads_score_nothing(self):
     found = measured()

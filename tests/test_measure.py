@@ -17,7 +17,7 @@ from induction_jax.probes import all_variables
 from induction_jax.probes.curvature import make_curvature
 from induction_jax.probes.density import EIGENVALUES, PLACES
 from induction_jax.probes.partition import partition_by_circuit
-from induction_jax.storage import checkpoints, dataset, vectors
+from induction_jax.storage import checkpoints, dataset, history, vectors
 from induction_jax.storage.run_directory import open_run
 from tests.test_entry_points import call
 from tests.tiny import tiny_config
@@ -365,6 +365,41 @@ class MeasureTest(parameterized.TestCase):
     status, _, err = call(measure.main, self.directory.root, *arguments)
     self.assertEqual((status, err.count("\n")), (2, 1))
     self.assertIn(message, err)
+
+
+@pytest.mark.slow
+class OfSomeRunsTest(absltest.TestCase):
+  def test_a_probe_without_settings_measures_its_runs(self):
+    values = tiny_config(
+      task__name="bigram_trigger",
+      model__n_layers=1,
+      behaviour__batch_size=2,
+      circuits__interval=0,
+      ablation__interval=0,
+      spectra__eigen_interval=0,
+      spectra__batch_size=2,
+      spectra__micro_batch_size=2,
+    )
+    config = make_config(values.to_dict())
+    root = Path(self.enter_context(tempfile.TemporaryDirectory()))
+    directory = open_run(root / "run", config, resume=True)
+    # What a run leaves at its first step, without the time it takes.
+    snapshot, _ = loop.load_or_init(loop.make_experiment(config), directory)
+    checkpoints.save(directory.checkpoints, 0, snapshot)
+    own = {"train_loss": np.float32(3)}
+    history.append(directory.history, 0, "probe", own, probe="behaviour")
+    status, _, err = call(measure.main, directory.root, "--probes=memory")
+    self.assertEqual(status, 0, err)
+    results = dataset.read_dataset(directory.results)
+    self.assertBetween(float(results.w_o2_recall.sel(step=0).max()), 0, 1)
+    self.assertAlmostEqual(float(results.w_o2_recall_null), 1 / 11)
+    for probe, message in (
+      ("markov", "needs a run with task.name=markov, got bigram_trigger"),
+      ("projection", "intervention.project=off or onto, got none"),
+    ):
+      status, _, err = call(measure.main, directory.root, f"--probes={probe}")
+      self.assertEqual((status, err.count("\n")), (2, 1))
+      self.assertIn(message, err)
 
 
 if __name__ == "__main__":

@@ -85,19 +85,6 @@ def pairs_of_heads(
   return Intervention(output, np.zeros_like(output)), index
 
 
-def mean_outputs(pattern: Array, value: Array, w_o: Array) -> Array:
-  """Each head's mean output over sequences and positions, [L, H, D].
-
-  Args:
-    pattern: [L, B, H, T, S].
-    value: [L, B, H, S, K].
-    w_o: [L, H, K, D].
-  """
-  attention = jnp.mean(pattern, axis=-2)  # [L, B, H, S], to each key
-  mixed = jnp.einsum("lbhs,lbhsk->lhk", attention, value) / value.shape[1]
-  return jnp.einsum("lhk,lhkd->lhd", mixed, w_o)
-
-
 def edit_output(
   intervention: Intervention, intact: Intact
 ) -> Callable[[int, Array], Array]:

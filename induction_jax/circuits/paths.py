@@ -6,8 +6,11 @@ are a sum over paths, each through some of the heads (Elhage et al. 2021, "A
 mathematical framework for transformer circuits").
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from induction_jax.circuits.weights import CircuitWeights, fold_norms
@@ -19,7 +22,7 @@ class FrozenPass(NamedTuple):
 
   embedded: Array  # [B, T, D], what enters layer 0
   pattern: Array  # [L, B, H, T, S]
-  value: Array  # [L, B, H, S, K]
+  output: Array  # [L, B, H, T, D], what each head added
   inverse_sigma: Array  # [L + 1, B, T, 1], of the layers and the final norm
 
 
@@ -46,19 +49,22 @@ def direct_attribution(
     frozen: the pass.
     targets: [B, T].
 
-  Cost: below that of the pass; outputs [B, H, T, D] are never formed.
+  Cost: below that of the pass.
   """
   to_token = weights.w_u.T - jnp.mean(weights.w_u, axis=1)[None]  # [V, D]
   direction = to_token[targets] * frozen.inverse_sigma[-1]  # [B, T, D]
-  mixed = jnp.einsum("lbhts,lbhsk->lhbtk", frozen.pattern, frozen.value)
-  read = jnp.einsum("lhkd,btd->lhbtk", weights.w_o, direction)
   return Attribution(
-    heads=jnp.sum(mixed * read, axis=-1),
+    heads=jnp.einsum("lbhtd,btd->lhbt", frozen.output, direction),
     embedding=jnp.sum(frozen.embedded * direction, axis=-1),
   )
 
 
-def path_logits(params: Params, norm: str, frozen: FrozenPass) -> Array:
+def path_logits(
+  params: Params,
+  norm: str,
+  frozen: FrozenPass,
+  edit_output: Callable[[int, Array], Array] | None = None,
+) -> Array:
   """The logits that paths of each order make, [L + 1, B, T, V].
 
   Order n is the number of heads a path goes through: order 0 is the embedding
@@ -70,8 +76,12 @@ def path_logits(params: Params, norm: str, frozen: FrozenPass) -> Array:
     params: the model's parameters.
     norm: `layernorm`, `rmsnorm` or `none`.
     frozen: the pass.
+    edit_output: what the pass did to outputs, (layer, [B, H, T, D]) -> same,
+      linear in them: a path through a head goes through its edit. Of a mean
+      over sequences that is the mean of the path in all of them.
 
-  Cost: about L + 1 passes, without scores or softmax, and their residuals.
+  Cost: about L + 1 passes, without scores or softmax, and their residuals;
+  with an edit, L times the outputs of a layer as well.
 
   Raises:
     ValueError: with MLPs, which are not linear in what they read: no order.
@@ -86,17 +96,24 @@ def path_logits(params: Params, norm: str, frozen: FrozenPass) -> Array:
   orders = jnp.zeros((n_layers + 1, *frozen.embedded.shape))
   orders = orders.at[0].set(frozen.embedded)  # [order, B, T, D]
   for layer in range(n_layers):
-    written = _write(weights, frozen, layer, orders[:-1])
+    written = _write(weights, frozen, layer, orders[:-1], edit_output)
     orders = orders.at[1:].add(written)
   return (orders * frozen.inverse_sigma[-1][None]) @ weights.w_u
 
 
 def _write(
-  weights: CircuitWeights, frozen: FrozenPass, layer: int, residual: Array
-) -> Array:  # [order, B, T, D] -> the same
+  weights: CircuitWeights,
+  frozen: FrozenPass,
+  layer: int,
+  residual: Array,  # [order, B, T, D]
+  edit_output: Callable[[int, Array], Array] | None,
+) -> Array:  # [order, B, T, D]
   """What a layer's heads write when they read these residuals."""
   read = residual * frozen.inverse_sigma[layer][None]
   value = jnp.einsum("nbsd,hdk->nbhsk", read, weights.w_v[layer])
   pattern = frozen.pattern[layer]
   mixed = jnp.einsum("bhts,nbhsk->nbhtk", pattern, value)
-  return jnp.einsum("nbhtk,hkd->nbtd", mixed, weights.w_o[layer])
+  if edit_output is None:
+    return jnp.einsum("nbhtk,hkd->nbtd", mixed, weights.w_o[layer])
+  output = jnp.einsum("nbhtk,hkd->nbhtd", mixed, weights.w_o[layer])
+  return jnp.sum(jax.vmap(partial(edit_output, layer))(output), axis=2)

@@ -58,6 +58,9 @@ def clamp_heads(model: Model, text: str, config: ModelConfig) -> Model:
       derivatives: the head does not learn through it. Of a micro-batch it is
       the mean over that alone.
 
+  Scores of weights (circuits, memories) are of the weights as they are, also
+  those of a head whose output is clamped.
+
   Args:
     model: the network.
     text: a list of `kind layer.head`, such as `previous_token 0.0, zero 1.*`;
@@ -75,7 +78,7 @@ def clamp_heads(model: Model, text: str, config: ModelConfig) -> Model:
     both = Edits(*(_compose(a, b) for a, b in zip(edits, more)))
     return model.apply(params, tokens, both)
 
-  return model._replace(apply=apply)
+  return model._replace(apply=apply, clamps=edits)
 
 
 def previous_token(pattern: Array, _: Array) -> Array:
@@ -101,6 +104,7 @@ def no_other_token(pattern: Array, _: Array) -> Array:
   return jnp.eye(pattern.shape[-1], dtype=pattern.dtype)[None, None]
 
 
+# Clamps of outputs are linear in them: paths are followed through.
 def zero(output: Array) -> Array:
   """Nothing written."""
   return jnp.zeros_like(output)

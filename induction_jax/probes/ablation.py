@@ -58,7 +58,7 @@ def make_ablation_probe(config: Config, model: Model) -> Probe:
       weights={"": predictable, "_random": 1 - predictable},
     )
     values = _intervene(model, intact, c.pairs)
-    values |= _follow_paths(config, intact)
+    values |= _follow_paths(config, model, intact)
     return values, carry
 
   return Probe(
@@ -74,9 +74,9 @@ def make_ablation_probe(config: Config, model: Model) -> Probe:
 def _intervene(model: Model, intact: _Intact, pairs: bool) -> Arrays:
   """Costs of everything that is done to one head, and of silencing two."""
   shape = n_layers, n_heads = intact.params["w_o"].shape[:2]
-  pattern, value = intact.activations.pattern, intact.activations.value
-  mean = circuits.mean_outputs(pattern, value, intact.params["w_o"])
-  seen = circuits.Intact(pattern, mean)
+  # Of outputs as they were added: those of a clamped head are clamped.
+  mean = jnp.mean(intact.activations.output, axis=(1, 3))
+  seen = circuits.Intact(intact.activations.pattern, mean)
 
   def losses(intervention: circuits.Intervention) -> Array:
     edits = Edits(
@@ -114,13 +114,13 @@ def _pairs(
   return {k: empty.at[tuple(index)].set(v) for k, v in values.items()}
 
 
-def _follow_paths(config: Config, intact: _Intact) -> Arrays:
+def _follow_paths(config: Config, model: Model, intact: _Intact) -> Arrays:
   """The loss by order of path, and what goes straight to the target."""
   norm, (_, batch, _, activations, weights) = config.model.norm, intact
   frozen = circuits.FrozenPass(
     embedded=activations.residual[0],
     pattern=activations.pattern,
-    value=activations.value,
+    output=activations.output,
     inverse_sigma=inverse_sigma(norm, activations.residual),
   )
   folded = circuits.fold_norms(intact.params, norm)
@@ -134,7 +134,8 @@ def _follow_paths(config: Config, intact: _Intact) -> Arrays:
   if config.model.d_mlp:
     return values
 
-  orders = circuits.path_logits(intact.params, norm, frozen)
+  clamp = model.clamps.output
+  orders = circuits.path_logits(intact.params, norm, frozen, clamp)
   sums = jnp.cumsum(orders, axis=0)  # paths of up to n heads
   losses = jax.vmap(token_losses, (0, None))(sums, batch.targets)
   # No path at all is a uniform guess.

@@ -1,7 +1,6 @@
-"""Figures of the circuits: heads in time, composition, eigenvalue paths."""
+"""Figures of the circuits: heads in time, eigenvalue paths."""
 
 import itertools
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,26 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from induction_jax import circuits
-from induction_jax.multiplicity import holm
 from induction_jax.report import style
 from induction_jax.report.findings import Findings, Head, measured
 
-LEVEL = 0.05  # of significance, for all pairs of a matrix together
 # Eigenvalues are drawn linearly up to here, logarithmically beyond.
 LINEAR_WIDTH = 0.5
-
-
-class Pairs(NamedTuple):
-  """A measure of pairs of heads, and how it is drawn."""
-
-  name: str
-  title: str
-  limits: tuple[float, float]
-  colors: str
 
 
 def plot_circuits(results: xr.Dataset, findings: Findings) -> Figure:
@@ -50,54 +37,17 @@ def plot_circuits(results: xr.Dataset, findings: Findings) -> Figure:
     span(-spread, spread, color="0.6", alpha=0.25, linewidth=0, zorder=0)
   ticks = (-1, -0.5, 0, 0.5, 1)
   axes[0].set(xlim=(-1.08, 1.08), xticks=ticks, xlabel="QK matching score")
-  axes[0].set(ylim=(-1.08, 1.08), yticks=ticks, ylabel="OV copying score")
+  axes[0].set(ylim=(-1.2, 1.2), yticks=ticks, ylabel="OV copying score")
   for layer in range(results.sizes["layer"]):
     color = style.head_line(layer, 0)["color"]
     axes[0].plot([], [], color=color, label=f"layer {layer}")
   axes[0].fill_between([], [], color="0.6", alpha=0.25, label="null ± 2 sd")
   null = float(results["ov_copied_fraction_null"])
   axes[1].axhline(null, label=f"null {null:.3g}", **style.NULL_STYLE)
-  axes[1].set_ylabel("share of tokens that OV copies (top k)")
+  axes[1].set(ylim=(-0.1, 1.1), ylabel="share of tokens that OV copies (top k)")
   style.step_axis(axes[1], results.step.values, findings)
   for ax in axes:
     style.legend_above(ax, ncols=4)
-  return figure
-
-
-def plot_compositions(results: xr.Dataset, findings: Findings) -> Figure:
-  """Who reads whom before, at and after the transition.
-
-  A dot marks what random circuits reach in fewer than LEVEL of the cases, all
-  pairs of its matrix together (Holm). For a composition they have the spectra
-  of the two heads, for K-composed matching they are Gaussian.
-  """
-  steps = style.three_steps(measured(results["k_composition"]), findings)
-  most = max(float(results[f"{x}_composition"].max()) for x in "qkv")
-  columns = [
-    Pairs(f"{x}_composition", f"{x.upper()}-composition", (0, most), "viridis")
-    for x in "qkv"
-  ]
-  columns.append(
-    Pairs("k_composed_matching", "K-composed matching", (-1, 1), "PuOr_r")
-  )
-  figure, axes = plt.subplots(
-    len(steps),
-    len(columns),
-    figsize=(style.WIDTH, 1.75 * len(steps) + 0.5),
-    sharex=True,
-    sharey=True,
-    squeeze=False,
-  )
-  for column, pairs in zip(axes.T, columns):
-    for ax, step in zip(column, steps):
-      image = _plot_pairs(ax, results, pairs, step)
-    column[0].set_title(pairs.title)
-    column[-1].set_xlabel("writing head")
-    if pairs.name == "v_composition":
-      _composition_bar(figure, axes[:, :3], image, results)
-  figure.colorbar(image, ax=axes[:, 3], location="bottom", label="score")
-  for ax, step in zip(axes[:, 0], steps):
-    ax.set_ylabel(f"step {step}\nreading head")
   return figure
 
 
@@ -126,71 +76,36 @@ def _plot_heads(
   """A line for each head, of two variables that were measured together."""
   up = measured(up)
   across = xr.broadcast(across.sel(step=up.step), up)[0]
-  best = findings.induction_head, findings.previous_token_head
+  both = findings.induction_head, findings.previous_token_head
+  best = {(head.layer, head.head) for head in both}
+  ends = {}
   for layer, head in np.ndindex(up.shape[1:]):
     x, y = across[:, layer, head], up[:, layer, head]
     line = style.head_line(layer, head)
-    is_best = (layer, head) in {(h.layer, h.head) for h in best}
+    is_best = (layer, head) in best
     ax.plot(x, y, linewidth=1.4 if is_best else 0.6, **line)
     ax.plot(x[-1], y[-1], "o", markersize=4, color=line["color"])
     if is_best:
-      inwards = -1 if y[-1] > 0.5 else 1  # away from where other heads end
-      ax.annotate(
-        f"{layer}.{head}",
-        (float(x[-1]), float(y[-1])),
-        textcoords="offset points",
-        xytext=(0, 9 * inwards),
-        ha="center",
-        va="center",
-        fontsize=7,
-      )
+      ends[f"{layer}.{head}"] = float(x[-1]), float(y[-1])
+  _name_ends(ax, ends)
 
 
-def _plot_pairs(
-  ax: Axes, results: xr.Dataset, pairs: Pairs, step: int
-) -> AxesImage:
-  """Readers down, writers across; the first layer reads from none."""
-  found = results[pairs.name].sel(step=step).values
-  n_layers, n_heads = found.shape[:2]
-  names = [f"{i}.{j}" for i in range(n_layers) for j in range(n_heads)]
+def _name_ends(ax: Axes, ends: dict[str, tuple[float, float]]) -> None:
+  """Names of at most two heads where their lines end.
 
-  def shown(x: np.ndarray) -> np.ndarray:
-    return x.reshape(len(names), -1)[n_heads:, :-n_heads]
-
-  low, high = pairs.limits
-  image = ax.imshow(shown(found), vmin=low, vmax=high, cmap=pairs.colors)
-  significant = holm(_p_values(results, pairs.name, step)) < LEVEL
-  readers, writers = np.nonzero(shown(significant))
-  ax.plot(
-    writers,
-    readers,
-    "o",
-    markersize=3,
-    color="white",
-    markeredgecolor="black",
-    markeredgewidth=0.5,
-  )
-  readable = 7 if len(names) <= 16 else 4
-  writing, reading = names[:-n_heads], names[n_heads:]
-  ax.set_xticks(range(len(writing)), writing, rotation=90, fontsize=readable)
-  ax.set_yticks(range(len(reading)), reading, fontsize=readable)
-  return image
-
-
-def _p_values(results: xr.Dataset, name: str, step: int) -> np.ndarray:
-  if name.endswith("composition"):
-    return results[f"{name}_p"].sel(step=step).values
-  null = results[f"{name}_null_samples"].values
-  return circuits.p_values(results[name].sel(step=step).values, null)
-
-
-def _composition_bar(
-  figure: Figure, axes: np.ndarray, image: AxesImage, results: xr.Dataset
-) -> None:
-  null = float(results["k_composition_null"])
-  label = f"composition (line: null {null:.3f}); dots: p < {LEVEL}, Holm"
-  bar = figure.colorbar(image, ax=axes, location="bottom", label=label)
-  bar.ax.axvline(null, color=style.VERMILION, linewidth=1.5)
+  The higher one has its name above, the lower one below: these never meet.
+  """
+  from_the_top = sorted(ends, key=lambda name: -ends[name][1])
+  for name, side in zip(from_the_top, (1, -1)):
+    ax.annotate(
+      name,
+      ends[name],
+      textcoords="offset points",
+      xytext=(0, 9 * side),
+      ha="center",
+      va="center",
+      fontsize=7,
+    )
 
 
 def _plot_eigenvalue_paths(

@@ -11,9 +11,9 @@ from induction_jax.report import figures, style
 from induction_jax.report.ablation_figure import plot_ablation, plot_paths
 from induction_jax.report.circuit_figures import (
   plot_circuits,
-  plot_compositions,
   plot_eigenvalues,
 )
+from induction_jax.report.composition_figure import plot_compositions
 from induction_jax.report.context_figure import plot_context
 from induction_jax.report.curvature_figures import (
   plot_block_mass,
