@@ -23,13 +23,13 @@ class Lead(NamedTuple):
 
   Attributes:
     n_seeds: with a dated transition.
-    n_dated: of these, with a dated event.
-    median: of the lead in steps, seeds without the event counting as those
-      where it came last; None if it came in fewer than half of them.
+    n_dated: of these, with a dated event; all that follows is over them, and
+      says little of the event where they are few.
+    median: of the lead in steps; None without any.
     low, high: its bootstrap interval, 95 % unless told; None where the
       median is.
     p_value: two-sided signed-rank test (Wilcoxon 1945) of a lead symmetric
-      about 0, over seeds with both.
+      about 0; 1 without any.
     corrected: the same, controlling the family-wise rate over all events
       (Holm 1979).
   """
@@ -70,12 +70,11 @@ def compare(
         f"event {name!r} must have one time a seed, {len(transition)}, got "
         f"{len(times)}"
       )
-    # An event that never came is later than any that did.
     leads[name] = np.array(
       [
-        -np.inf if time is None else start - time
+        start - time
         for start, time in zip(transition, times)
-        if start is not None
+        if start is not None and time is not None
       ]
     )
   n_seeds = sum(start is not None for start in transition)
@@ -87,7 +86,7 @@ def compare(
   return {
     name: Lead(
       n_seeds,
-      int(np.isfinite(lead).sum()),
+      len(lead),
       *_median(lead, confidence, rng),
       p_values[name],
       float(corrected[i]),
@@ -147,20 +146,18 @@ def first_alarm(
 
 
 def _signed_rank(lead: np.ndarray) -> float:
-  dated = lead[np.isfinite(lead)]
-  if not np.any(dated):
+  if not np.any(lead):
     return 1.0
-  return float(stats.wilcoxon(dated, zero_method="zsplit").pvalue)
+  return float(stats.wilcoxon(lead, zero_method="zsplit").pvalue)
 
 
 def _median(
   lead: np.ndarray, confidence: float, rng: np.random.Generator
 ) -> tuple[float | None, float | None, float | None]:
-  """Median and percentile interval; infinite ends are those of the data."""
-  if np.median(lead) == -np.inf or np.isnan(np.median(lead)):
+  """Median and percentile interval."""
+  if not lead.size:
     return None, None, None
   drawn = lead[rng.integers(len(lead), size=(RESAMPLES, len(lead)))]
-  medians = np.median(drawn, axis=1)
   tail = (1 - confidence) / 2
-  low, high = np.quantile(medians, (tail, 1 - tail), method="inverted_cdf")
+  low, high = np.quantile(np.median(drawn, axis=1), (tail, 1 - tail))
   return float(np.median(lead)), float(low), float(high)
