@@ -16,6 +16,7 @@ segmentation of ruptures, at the customary penalty, on the same curves.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -72,7 +73,9 @@ def main() -> None:
   )
   print_table(figures["table"])
   if chosen.peers:
-    peers = race_peers(chosen.replicates, chosen.points, chosen.seed)
+    peers = race_peers(
+      chosen.replicates, chosen.points, chosen.seed, chosen.processes
+    )
     figures["peers"] = peers
     print_table(peers)
   bounds = {k: figures[k] for k in list(figures)[:4]}
@@ -262,28 +265,33 @@ def most_power(cell: Cell, steps: np.ndarray, truth: np.ndarray) -> float:
   return float(stats.norm.sf(critical - np.sqrt(nearest)))
 
 
-def race_peers(replicates: int, points: int, seed: int) -> list[dict[str, Any]]:
-  """Change points by ruptures, at the penalty of BIC, on the same curves."""
-  try:
-    import ruptures
-  except ImportError:
+def race_peers(
+  replicates: int, points: int, seed: int, processes: int
+) -> list[dict[str, Any]]:
+  """How often ruptures finds a change point, on the same curves."""
+  if importlib.util.find_spec("ruptures") is None:
     print("ruptures is not installed: no peers", file=sys.stderr)
     return []
-  rows = []
-  for cell in all_cells():
-    found = {"PELT": 0, "BinSeg": 0}
-    for _, curve, _ in sample(cell, replicates, points, seed):
-      noise = np.diff(curve).std() / np.sqrt(2)
-      penalty = 2 * noise**2 * np.log(points)
-      for name, method in (
-        ("PELT", ruptures.Pelt),
-        ("BinSeg", ruptures.Binseg),
-      ):
-        changes = method(model="l2", jump=1).fit(curve).predict(pen=penalty)
-        found[name] += len(changes) > 1  # the last is the end of the curve
-    rates = {name: count / replicates for name, count in found.items()}
-    rows.append(cell._asdict() | rates)
-  return rows
+  race = partial(race_cell, replicates=replicates, points=points, seed=seed)
+  with ProcessPoolExecutor(processes) as pool:
+    return list(pool.map(race, all_cells()))
+
+
+def race_cell(
+  cell: Cell, *, replicates: int, points: int, seed: int
+) -> dict[str, Any]:
+  """Shares of a cell's curves with a change of level, at the penalty of BIC."""
+  import ruptures
+
+  found = {"PELT": 0, "BinSeg": 0}
+  for _, curve, _ in sample(cell, replicates, points, seed):
+    noise = np.diff(curve).std() / np.sqrt(2)
+    penalty = 2 * noise**2 * np.log(points)
+    for name, method in (("PELT", ruptures.Pelt), ("BinSeg", ruptures.Binseg)):
+      changes = method(model="l2").fit(curve).predict(pen=penalty)
+      found[name] += len(changes) > 1  # the last is the end of the curve
+  rates = {name: count / replicates for name, count in found.items()}
+  return cell._asdict() | rates
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
