@@ -127,7 +127,7 @@ def format_leads(title: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
       median = f"{lead['median_lead']:.0f}"
       interval = "{:.0f} to {:.0f}".format(*lead["interval"])
     lines.append(
-      f"| {name} | {lead['n_dated']} | {median} | {interval} "
+      f"| {name.replace('_', ' ')} | {lead['n_dated']} | {median} | {interval} "
       f"| {lead['corrected_p_value']:.2g} |"
     )
   return "\n".join(lines)
@@ -150,12 +150,15 @@ def format_controls(controls: Mapping[str, Mapping[str, Any]]) -> str:
   ]
   for name, counts in rows:
     cells = [cell(*pair) for pair in zip(controls.values(), counts)]
-    lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
   return "\n".join(lines)
 
 
 def plot_leads(runs: Sequence[Run], figures: Mapping[str, Any]) -> Figure:
-  """Every seed's lead and the median of each event, the earliest on top."""
+  """Every seed's lead and the median of each event, the earliest on top.
+
+  In brackets the seeds in which the event was dated.
+  """
   events = figures["events"]
   names = sorted(
     (name for name in events if events[name]["median_lead"] is not None),
@@ -182,7 +185,10 @@ def plot_leads(runs: Sequence[Run], figures: Mapping[str, Any]) -> Figure:
     ax.plot([low, high], [row, row], color=color, linewidth=2.5)
     ax.plot(events[name]["median_lead"], row, "|", color="black", markersize=9)
   ax.axvline(0, **style.NULL_STYLE)
-  ax.set_yticks(range(len(names)), names)
+  labels = [
+    f"{name.replace('_', ' ')} ({events[name]['n_dated']})" for name in names
+  ]
+  ax.set_yticks(range(len(names)), labels)
   ax.set_xlabel(
     "lead over the onset of induction accuracy (steps; positive: earlier)"
   )
