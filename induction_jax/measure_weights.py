@@ -27,6 +27,7 @@ from induction_jax.storage import dataset
 from induction_jax.types import Params
 
 LONGEST = 128  # tokens of a sequence, where the network reads as many
+PATTERN = (8, 32)
 
 
 def main(argv: list[str]) -> int:
@@ -46,11 +47,20 @@ def main(argv: list[str]) -> int:
     f"{config.d_model}, vocabulary {architecture.vocab_size}",
     flush=True,
   )
+  length = values.seq_length or min(LONGEST, architecture.seq_length)
+  pattern = fitting_pattern(length, architecture.vocab_size)
+  if values.pattern is not None:
+    pattern = _range("pattern", values.pattern)
   sizes = Sequences(
     batch_size=values.batch_size,
-    seq_length=values.seq_length or min(LONGEST, architecture.seq_length),
-    pattern=_range("pattern", values.pattern),
+    seq_length=length,
+    pattern=pattern,
     gap=_range("gap", values.gap),
+  )
+  print(
+    f"{sizes.batch_size} sequences of {length} tokens, patterns of "
+    f"{pattern[0]} to {pattern[1]}",
+    flush=True,
   )
   results = measure_weights(
     architecture, params, sizes, values.seed, values.ablate
@@ -60,6 +70,15 @@ def main(argv: list[str]) -> int:
   dataset.write_dataset(results, out)
   print(f"{format_heads(results)}\n\nresults: {out}")
   return 0
+
+
+def fitting_pattern(seq_length: int, vocab_size: int) -> tuple[int, int]:
+  """Shortest and longest pattern: 8 and 32, or what a small network allows.
+
+  A pattern's tokens are distinct, and a sequence should hold a few.
+  """
+  longest = max(2, min(PATTERN[1], seq_length // 4, vocab_size - 1))
+  return min(PATTERN[0], longest), longest
 
 
 def measure_weights(
@@ -125,7 +144,12 @@ def _define_flags(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   flags.DEFINE_list(
-    "pattern", "8,32", "Shortest, longest pattern.", flag_values=values
+    "pattern",
+    None,
+    "Shortest, longest pattern; default {},{}, or less where less fits.".format(
+      *PATTERN
+    ),
+    flag_values=values,
   )
   flags.DEFINE_list("gap", "0,32", "Shortest, longest gap.", flag_values=values)
   flags.DEFINE_integer("seed", 0, "Of all that is drawn.", flag_values=values)

@@ -11,7 +11,7 @@ import xarray as xr
 from absl.testing import absltest, parameterized
 from safetensors.numpy import load_file, save_file
 
-from induction_jax import circuits, export, loop, measure
+from induction_jax import circuits, export, loop, measure, measure_weights
 from induction_jax.config import ConfigError, ModelConfig, make_config
 from induction_jax.exchange import (
   Architecture,
@@ -108,12 +108,21 @@ class ImportTest(ExchangeTest):
       (tensors | {name: np.zeros((D, D))}, rf"{name} must be \[16, 48\], got "),
       ({k: v for k, v in tensors.items() if k != name}, f"missing.*: {name}"),
       (tensors | {"h.2.x": np.zeros(1)}, r"unexpected tensors: h\.2\.x"),
+      (tensors | {"h.2.attn.bias": np.zeros(1)}, r"unexpected.*: h\.2\.attn"),
+      (tensors | {name: np.full((D, 3 * D), np.nan)}, f"not finite: {name}"),
     ):
       path = published.write(self.root, changed, GPT2_SETTINGS)
       with self.assertRaisesRegex(
         ConfigError, f"model.safetensors: .*{message}"
       ):
         read(path)
+    for settings in ([], None, "gpt2"):
+      published.write(self.root, tensors, settings)
+      with self.assertRaisesRegex(ConfigError, "must hold an object of sett"):
+        read(path)
+    published.write(self.root, tensors, GPT2_SETTINGS)
+    with self.assertRaisesRegex(FileNotFoundError, "no such file"):
+      settings_beside(path.with_name("absent.safetensors"))
     path.write_bytes(b"not safetensors")
     with self.assertRaisesRegex(ConfigError, "is not a safetensors file"):
       read(path)
@@ -125,7 +134,14 @@ class ImportTest(ExchangeTest):
       "must be one of gpt2, gpt_neox, got",
     ),
     (GPT2_SETTINGS, {"n_head": 3}, "n_heads must divide"),
-    (GPT2_SETTINGS, {"n_layer": "2"}, "n_layers must be int"),
+    (GPT2_SETTINGS, {"n_layer": "2"}, "n_layer must be a whole number from 1"),
+    (GPT2_SETTINGS, {"vocab_size": True}, "vocab_size must be a whole number"),
+    (GPT2_SETTINGS, {"n_inner": 0}, "n_inner must be a whole number from 1"),
+    (GPT2_SETTINGS, {"layer_norm_epsilon": "1"}, "must be a number above 0"),
+    (GPT2_SETTINGS, {"layer_norm_epsilon": np.nan}, "number above 0, got nan"),
+    (GPT2_SETTINGS, {"tie_word_embeddings": "no"}, "must be true or false"),
+    (GPT2_SETTINGS, {"activation_function": ["gelu"]}, "activation must be"),
+    (GPT2_SETTINGS, {"model_type": ["gpt2"]}, "must be one of gpt2, gpt_neox"),
     (GPT2_SETTINGS, {"n_embd": None}, "config.json must have n_embd"),
     (GPT2_SETTINGS, {"activation_function": "relu"}, "activation must be one"),
     (
@@ -134,6 +150,9 @@ class ImportTest(ExchangeTest):
       "scale_attn_by_inverse_layer_idx must be False",
     ),
     (NEOX_SETTINGS, {"rotary_pct": 0.4}, "rotary_pct must turn an even"),
+    (NEOX_SETTINGS, {"rotary_pct": 2}, "rotary_pct must turn an even"),
+    (NEOX_SETTINGS, {"rotary_emb_base": 0}, "must be a number above 0, got 0"),
+    (NEOX_SETTINGS, {"rope_parameters": [1]}, "rope_parameters must be an obj"),
     (NEOX_SETTINGS, {"rope_scaling": {"factor": 2}}, "rope_scaling must be"),
     (
       {"model_type": "llama", "num_attention_heads": 8},
@@ -241,6 +260,9 @@ class ExportTest(ExchangeTest):
     settings = json.loads(settings_path.read_text())
     for changes, message in (
       ({"use_local_attn": True}, "no meaning here: .*use_local_attn"),
+      ({"n_key_value_heads": 1}, "grouped-query attention is not implement"),
+      ({"eps": "1e-5"}, "eps must be a number above 0, got '1e-5'"),
+      ({"attn_only": 0}, "attn_only must be true or false, got 0"),
       ({"d_head": 3}, "d_head must be 8"),
       ({"act_fn": "relu"}, "activation must be one of"),
       (
@@ -371,6 +393,12 @@ class MeasureTest(ExchangeTest):
     status, _, err = call(measure.main, f"--weights={path}", *arguments)
     self.assertEqual((status, err.count("\n")), (2, 1), err)
     self.assertIn(message, err)
+
+  @parameterized.parameters(
+    ((128, 50_000), (8, 32)), ((64, 50), (8, 16)), ((32, 5), (4, 4))
+  )
+  def test_default_patterns_fit(self, network, expected):
+    self.assertEqual(measure_weights.fitting_pattern(*network), expected)
 
   def test_compression_keeps_eigenvalues(self):
     rng = np.random.default_rng(0)

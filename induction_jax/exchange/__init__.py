@@ -5,6 +5,7 @@ is also what it writes.
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,18 +65,27 @@ def read_model(path: Path, settings_path: Path) -> tuple[Architecture, Params]:
     OSError: if a file is not there.
   """
   settings = read_json(settings_path)
+  if not isinstance(settings, dict):
+    raise ConfigError(
+      f"{settings_path} must hold an object of settings, got "
+      f"{type(settings).__name__}"
+    )
   try:
+    _check_heads(settings)
     layout = _layout_of(settings)
     architecture = layout.describe(settings)
+    expected = layout.shapes(settings, architecture)
   except KeyError as error:
     raise ConfigError(f"{settings_path} must have {error.args[0]}") from error
   except ConfigError as error:
     raise ConfigError(f"{settings_path}: {error}") from error
   tensors = _without_prefixes(tensors_lib.read(path), layout.prefixes)
-  expected = layout.shapes(settings, architecture)
+  layers = range(architecture.config.n_layers)
+  ignored = {name.format(i) for name in layout.ignored for i in layers}
   try:
-    tensors_lib.check_shapes(tensors, expected, layout.ignored)
+    tensors_lib.check_shapes(tensors, expected, ignored)
     wanted = {name: tensors[name].astype(np.float32) for name in expected}
+    tensors_lib.check_finite(wanted)
     params = layout.convert(architecture, wanted)
   except ConfigError as error:
     raise ConfigError(f"{path}: {error}") from error
@@ -87,7 +97,10 @@ def settings_beside(path: Path) -> Path:
 
   Raises:
     ConfigError: if there is neither.
+    OSError: if there is no such file of weights.
   """
+  if not path.is_file():
+    raise FileNotFoundError(f"{path}: no such file")
   for found in (path.with_suffix(".json"), path.with_name("config.json")):
     if found.is_file():
       return found
@@ -100,9 +113,8 @@ def settings_beside(path: Path) -> Path:
 def _layout_of(settings: Settings) -> Layout:
   if "positional_embedding_type" in settings:
     return TRANSFORMER_LENS
-  _check_heads(settings)
   kind = settings.get("model_type")
-  if kind not in LAYOUTS:
+  if not isinstance(kind, str) or kind not in LAYOUTS:
     raise ConfigError(
       f"model_type must be one of {', '.join(LAYOUTS)}, got {kind!r}"
     )
@@ -111,8 +123,12 @@ def _layout_of(settings: Settings) -> Layout:
 
 def _check_heads(settings: Settings) -> None:
   """Refuses layouts in which query heads share keys and values."""
-  heads = settings.get("num_attention_heads", settings.get("n_head"))
-  shared = settings.get("num_key_value_heads") or heads
+
+  def first(*names: str) -> Any:
+    return next((settings[n] for n in names if settings.get(n)), None)
+
+  heads = first("num_attention_heads", "n_head", "n_heads")
+  shared = first("num_key_value_heads", "n_key_value_heads") or heads
   if settings.get("multi_query"):
     shared = 1
   if shared != heads:

@@ -12,12 +12,15 @@ from induction_jax.exchange.layout import (
   Architecture,
   Layout,
   Settings,
+  flag,
   is_exact_gelu,
   join_heads,
   per_layer,
+  positive,
   require,
   split_heads,
   stack_layers,
+  whole,
 )
 from induction_jax.model import Convention
 from induction_jax.storage.tensors import Tensors
@@ -34,20 +37,22 @@ def describe(settings: Settings) -> Architecture:
     scale_attn_by_inverse_layer_idx=False,
     add_cross_attention=False,
   )
+  d_model = whole(settings, "n_embd")
+  own_width = settings.get("n_inner") is not None
   return Architecture(
     config=make_model_config(
-      n_layers=settings["n_layer"],
-      n_heads=settings["n_head"],
-      d_model=settings["n_embd"],
-      d_mlp=settings.get("n_inner") or 4 * settings["n_embd"],
+      n_layers=whole(settings, "n_layer"),
+      n_heads=whole(settings, "n_head"),
+      d_model=d_model,
+      d_mlp=whole(settings, "n_inner") if own_width else 4 * d_model,
       position="learned",
       norm="layernorm",
       smeared_keys=False,
     ),
-    vocab_size=settings["vocab_size"],
-    seq_length=settings["n_positions"],
+    vocab_size=whole(settings, "vocab_size"),
+    seq_length=whole(settings, "n_positions"),
     convention=Convention(
-      epsilon=settings.get("layer_norm_epsilon", 1e-5),
+      epsilon=positive(settings, "layer_norm_epsilon", 1e-5),
       exact_gelu=is_exact_gelu(settings.get("activation_function", "gelu_new")),
     ),
   )
@@ -70,7 +75,7 @@ def shapes(
     "mlp.c_proj.weight": (f, d),
     "mlp.c_proj.bias": (d,),
   }
-  tied = settings.get("tie_word_embeddings", True)
+  tied = flag(settings, "tie_word_embeddings", True)
   return {
     "wte.weight": (vocab, d),
     "wpe.weight": (architecture.seq_length, d),
@@ -115,7 +120,7 @@ def convert(architecture: Architecture, tensors: Tensors) -> Tensors:
 GPT2 = Layout(
   prefixes=("transformer.",),
   # Causal masks; and the embedding once more, which some files hold.
-  ignored=r"attn\.(bias|masked_bias)|lm_head\.weight",
+  ignored=(LAYER + "attn.bias", LAYER + "attn.masked_bias", HEAD),
   describe=describe,
   shapes=shapes,
   convert=convert,

@@ -1,5 +1,6 @@
 """What a layout of weights is: the names and shapes of published models."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,14 +27,14 @@ class Layout(NamedTuple):
 
   Attributes:
     prefixes: that names may have; left out before all else.
-    ignored: pattern of the ends of names that follow from the settings.
+    ignored: names, {} for the layer, that may be there and say nothing new.
     describe: settings -> Architecture; KeyError for a setting that is missing.
     shapes: (settings, Architecture) -> the shape of every tensor by name.
     convert: (Architecture, tensors) -> parameters named as in model.py.
   """
 
   prefixes: tuple[str, ...]
-  ignored: str
+  ignored: tuple[str, ...]
   describe: Callable[[Settings], Architecture]
   shapes: Callable[[Settings, Architecture], dict[str, tuple[int, ...]]]
   convert: Callable[[Architecture, Tensors], Tensors]
@@ -88,7 +89,58 @@ def require(settings: Settings, **allowed: Any) -> None:
       )
 
 
-def is_exact_gelu(name: str) -> bool:
+def whole(settings: Settings, name: str) -> int:
+  """A setting that counts something.
+
+  Raises:
+    KeyError: if it is missing.
+    ConfigError: if it is no whole number from 1 up.
+  """
+  value = settings[name]
+  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    raise ConfigError(f"{name} must be a whole number from 1 up, got {value!r}")
+  return value
+
+
+def positive(settings: Settings, name: str, default: float) -> float:
+  """A setting that is a size, as it is written there.
+
+  Raises:
+    ConfigError: if it is no finite number above 0.
+  """
+  value = settings.get(name, default)
+  number = isinstance(value, int | float) and not isinstance(value, bool)
+  if not number or not math.isfinite(value) or value <= 0:
+    raise ConfigError(f"{name} must be a number above 0, got {value!r}")
+  return value
+
+
+def flag(settings: Settings, name: str, default: bool) -> bool:
+  """A setting that is true or false.
+
+  Raises:
+    ConfigError: if it is neither.
+  """
+  value = settings.get(name, default)
+  if not isinstance(value, bool):
+    raise ConfigError(f"{name} must be true or false, got {value!r}")
+  return value
+
+
+def check_rotary_width(name: str, width: int, d_head: int) -> None:
+  """Checks how many of each head's components are turned.
+
+  Raises:
+    ConfigError: if they do not make pairs within the head.
+  """
+  if width < 2 or width % 2 or width > d_head:
+    raise ConfigError(
+      f"{name} must turn an even number of each head's {d_head} components, "
+      f"got {width}"
+    )
+
+
+def is_exact_gelu(name: Any) -> bool:
   """Which gelu a model's settings name.
 
   Raises:
@@ -100,7 +152,7 @@ def is_exact_gelu(name: str) -> bool:
     "gelu_fast": False,
     "gelu_pytorch_tanh": False,
   }
-  if name not in exact:
+  if not isinstance(name, str) or name not in exact:
     raise ConfigError(
       f"the activation must be one of {', '.join(exact)}, got {name!r}"
     )

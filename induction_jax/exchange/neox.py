@@ -13,46 +13,47 @@ from induction_jax.exchange.layout import (
   Architecture,
   Layout,
   Settings,
+  check_rotary_width,
+  flag,
   is_exact_gelu,
   join_heads,
   per_layer,
+  positive,
   require,
   stack_layers,
+  whole,
 )
 from induction_jax.model import Convention
 from induction_jax.storage.tensors import Tensors
 
 LAYER = "layers.{}."
 NORMS = ("input_layernorm", "post_attention_layernorm")
+BUFFERS = ("bias", "masked_bias", "rotary_emb.inv_freq")
 
 
 def describe(settings: Settings) -> Architecture:
   """The network that the settings name."""
   require(settings, rope_scaling=None, attention_bias=True)
   config = make_model_config(
-    n_layers=settings["num_hidden_layers"],
-    n_heads=settings["num_attention_heads"],
-    d_model=settings["hidden_size"],
-    d_mlp=settings["intermediate_size"],
+    n_layers=whole(settings, "num_hidden_layers"),
+    n_heads=whole(settings, "num_attention_heads"),
+    d_model=whole(settings, "hidden_size"),
+    d_mlp=whole(settings, "intermediate_size"),
     position="rotary",
     norm="layernorm",
     smeared_keys=False,
   )
   fraction, base = _rotary(settings)
   width = int(config.d_head * fraction)
-  if width < 2 or width % 2 or width > config.d_head:
-    raise ConfigError(
-      "rotary_pct must turn an even number of each head's components, got "
-      f"{fraction} of {config.d_head}"
-    )
+  check_rotary_width("rotary_pct", width, config.d_head)
   return Architecture(
     config=config,
-    vocab_size=settings["vocab_size"],
-    seq_length=settings["max_position_embeddings"],
+    vocab_size=whole(settings, "vocab_size"),
+    seq_length=whole(settings, "max_position_embeddings"),
     convention=Convention(
-      epsilon=settings.get("layer_norm_eps", 1e-5),
+      epsilon=positive(settings, "layer_norm_eps", 1e-5),
       exact_gelu=is_exact_gelu(settings.get("hidden_act", "gelu")),
-      parallel=settings.get("use_parallel_residual", True),
+      parallel=flag(settings, "use_parallel_residual", True),
       rotary_width=width,
       rotary_base=base,
     ),
@@ -62,12 +63,14 @@ def describe(settings: Settings) -> Architecture:
 def _rotary(settings: Settings) -> tuple[float, float]:
   """Fraction and base, which newer files keep in a section of their own."""
   section = settings.get("rope_parameters") or {}
+  if not isinstance(section, dict):
+    raise ConfigError(f"rope_parameters must be an object, got {section!r}")
   require(section, rope_type="default")
-  fraction: float = settings.get("rotary_pct", 0.25)
-  base: float = settings.get("rotary_emb_base", 10_000)
+  fraction = positive(settings, "rotary_pct", 0.25)
+  base = positive(settings, "rotary_emb_base", 10_000)
   return (
-    float(section.get("partial_rotary_factor", fraction)),
-    float(section.get("rope_theta", base)),
+    positive(section, "partial_rotary_factor", fraction),
+    positive(section, "rope_theta", base),
   )
 
 
@@ -88,7 +91,7 @@ def shapes(
     "mlp.dense_4h_to_h.weight": (d, f),
     "mlp.dense_4h_to_h.bias": (d,),
   }
-  tied = settings.get("tie_word_embeddings", False)
+  tied = flag(settings, "tie_word_embeddings", False)
   return {
     "embed_in.weight": (vocab, d),
     **per_layer(architecture, LAYER, in_layer),
@@ -138,8 +141,10 @@ def convert(architecture: Architecture, tensors: Tensors) -> Tensors:
 NEOX = Layout(
   prefixes=("gpt_neox.",),
   # Causal masks, the rotations' frequencies, a tied embedding once more.
-  ignored=r"attention\.(bias|masked_bias|rotary_emb\.inv_freq)"
-  r"|embed_out\.weight",
+  ignored=(
+    *(LAYER + f"attention.{name}" for name in BUFFERS),
+    "embed_out.weight",
+  ),
   describe=describe,
   shapes=shapes,
   convert=convert,

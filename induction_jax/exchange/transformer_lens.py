@@ -15,10 +15,14 @@ from induction_jax.exchange.layout import (
   Architecture,
   Layout,
   Settings,
+  check_rotary_width,
+  flag,
   is_exact_gelu,
   per_layer,
+  positive,
   require,
   stack_layers,
+  whole,
 )
 from induction_jax.model import BIASES, Convention
 from induction_jax.storage.tensors import Tensors
@@ -30,6 +34,7 @@ POSITIONS = {
   "shortformer": "shortformer",
   "learned": "standard",
 }
+SHARED = "n_key_value_heads"  # checked before, for all layouts
 NORMS = {"layernorm": "LN", "rmsnorm": "RMS", "none": None}
 
 # Our name of a parameter -> theirs, and its shape there.
@@ -95,35 +100,40 @@ def tensors_of(architecture: Architecture, params: Params) -> Tensors:
 def describe(settings: Settings) -> Architecture:
   """The network that the settings name, which must be of our kind."""
   convention = Convention(
-    epsilon=settings["eps"], parallel=settings["parallel_attn_mlp"]
+    epsilon=positive(settings, "eps", 1e-5),
+    parallel=flag(settings, "parallel_attn_mlp", False),
   )
   d_mlp = 0
-  if not settings["attn_only"]:
-    d_mlp = settings["d_mlp"]
+  if not flag(settings, "attn_only", False):
+    d_mlp = whole(settings, "d_mlp")
     exact = is_exact_gelu(settings["act_fn"])
     convention = convention._replace(exact_gelu=exact)
   position = _ours(POSITIONS, settings, "positional_embedding_type")
   if position == "rotary":
     convention = convention._replace(
-      rotary_width=settings["rotary_dim"], rotary_base=settings["rotary_base"]
+      rotary_width=whole(settings, "rotary_dim"),
+      rotary_base=positive(settings, "rotary_base", 10_000),
     )
   architecture = Architecture(
     config=make_model_config(
-      n_layers=settings["n_layers"],
-      n_heads=settings["n_heads"],
-      d_model=settings["d_model"],
+      n_layers=whole(settings, "n_layers"),
+      n_heads=whole(settings, "n_heads"),
+      d_model=whole(settings, "d_model"),
       d_mlp=d_mlp,
       position=position,
       norm=_ours(NORMS, settings, "normalization_type"),
       smeared_keys=False,
     ),
-    vocab_size=settings["d_vocab"],
-    seq_length=settings["n_ctx"],
+    vocab_size=whole(settings, "d_vocab"),
+    seq_length=whole(settings, "n_ctx"),
     convention=convention,
   )
+  if position == "rotary":
+    width = _rotary_width(architecture)
+    check_rotary_width("rotary_dim", width, architecture.config.d_head)
   # What we would not write ourselves may change what is computed.
   require(settings, **settings_of(architecture) | _free(settings))
-  unknown = settings.keys() - settings_of(architecture).keys()
+  unknown = settings.keys() - settings_of(architecture).keys() - {SHARED}
   if unknown:
     raise ConfigError(f"settings with no meaning here: {sorted(unknown)}")
   return architecture
@@ -202,6 +212,9 @@ def _rotary_width(architecture: Architecture) -> int:
   return architecture.convention.rotary_width or architecture.config.d_head
 
 
+CONSTANTS = ("mask", "IGNORE", "rotary_sin", "rotary_cos")
+
+
 def _constants(architecture: Architecture) -> Tensors:
   """What each layer's state holds beside parameters: mask and rotations."""
   length = architecture.seq_length
@@ -220,7 +233,7 @@ def _constants(architecture: Architecture) -> Tensors:
 
 TRANSFORMER_LENS = Layout(
   prefixes=(),
-  ignored=r"attn\.(mask|IGNORE|rotary_sin|rotary_cos)",
+  ignored=tuple(LAYER + f"attn.{name}" for name in CONSTANTS),
   describe=describe,
   shapes=shapes,
   convert=convert,

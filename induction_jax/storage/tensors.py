@@ -1,7 +1,6 @@
 """Named arrays in a safetensors file. The only importer of safetensors."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,26 +47,21 @@ def read(path: Path) -> Tensors:
 def check_shapes(
   tensors: Mapping[str, np.ndarray],
   expected: Mapping[str, tuple[int, ...]],
-  ignored: str = "",
+  ignored: Collection[str] = (),
 ) -> None:
   """Checks that a file holds what a layout says, and nothing else.
 
   Args:
     tensors: what it holds.
     expected: shapes by name.
-    ignored: pattern of names that may be there and do not matter, such as
-      causal masks; matched at the end of a name.
+    ignored: names that may be there and do not matter, such as causal masks.
 
   Raises:
     ConfigError: that lists the tensors that are missing, that have no place in
       the layout, and that have another shape, with the shape expected.
   """
   missing = sorted(expected.keys() - tensors.keys())
-  unexpected = sorted(
-    name
-    for name in tensors.keys() - expected.keys()
-    if not (ignored and re.search(f"({ignored})$", name))
-  )
+  unexpected = sorted(tensors.keys() - expected.keys() - set(ignored))
   misshapen = [
     f"{name} must be {list(shape)}, got {list(tensors[name].shape)}"
     for name, shape in expected.items()
@@ -84,6 +78,17 @@ def check_shapes(
   ]
   if problems:
     raise ConfigError("; ".join(problems))
+
+
+def check_finite(tensors: Mapping[str, np.ndarray]) -> None:
+  """Checks that all numbers are.
+
+  Raises:
+    ConfigError: that lists the tensors with an infinity or a nan.
+  """
+  wrong = [name for name, x in tensors.items() if not np.all(np.isfinite(x))]
+  if wrong:
+    raise ConfigError(f"numbers that are not finite: {_listed(wrong)}")
 
 
 def _listed(names: list[str]) -> str:
