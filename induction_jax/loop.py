@@ -20,7 +20,11 @@ import xarray as xr
 
 from induction_jax import losses, optim, tasks
 from induction_jax.config import Config, ConfigError, to_dict
-from induction_jax.interventions import clamp_heads, intervene
+from induction_jax.interventions import (
+  averages_sequences,
+  clamp_heads,
+  intervene,
+)
 from induction_jax.ledger import Ledger, RunLedger
 from induction_jax.model import Model, make_model
 from induction_jax.probes import (
@@ -108,6 +112,7 @@ def make_pure_experiment(config: Config) -> Experiment:
   model = clamp_heads(model, config.intervention.clamp, config.model)
   draw = make_draw(config)
   curvature = make_curvature(config, model)
+  _check_clamps(config, curvature.plan.micro_batch_size)
   tx = intervene(
     optim.make_optimizer(config.optim, config.train.num_steps),
     config,
@@ -131,6 +136,19 @@ def make_pure_experiment(config: Config) -> Experiment:
     all_probes=all_probes,
     products=curvature.told,
   )
+
+
+def _check_clamps(config: Config, micro_batch_size: int) -> None:
+  """Refuses micro-batches whose mean loss is not that of the batch."""
+  whole = config.spectra.batch_size
+  if micro_batch_size == whole:
+    return
+  if averages_sequences(config.intervention.clamp):
+    raise ConfigError(
+      "spectra.micro_batch_size must be spectra.batch_size with a head clamped "
+      f"to its mean over sequences, {whole}, got {micro_batch_size} (of 0, by "
+      "spectra.memory_gib)"
+    )
 
 
 def compile_experiment(experiment: Experiment) -> Experiment:

@@ -28,6 +28,7 @@ from induction_jax.types import Params
 
 LONGEST = 128  # tokens of a sequence, where the network reads as many
 PATTERN = (8, 32)
+GAP = 32
 
 
 def main(argv: list[str]) -> int:
@@ -38,6 +39,8 @@ def main(argv: list[str]) -> int:
     raise ConfigError(f"unexpected argument {extra[0]!r} beside --weights")
   path = Path(values.weights)
   settings = values.model_config
+  out = Path(values.out) if values.out else path.with_suffix(".results.nc")
+  _check_out(out)
   architecture, params = exchange.read_model(
     path, Path(settings) if settings else exchange.settings_beside(path)
   )
@@ -55,18 +58,17 @@ def main(argv: list[str]) -> int:
     batch_size=values.batch_size,
     seq_length=length,
     pattern=pattern,
-    gap=_range("gap", values.gap),
+    gap=_range("gap", values.gap) if values.gap else (0, min(GAP, length // 4)),
   )
   print(
     f"{sizes.batch_size} sequences of {length} tokens, patterns of "
-    f"{pattern[0]} to {pattern[1]}",
+    f"{pattern[0]} to {pattern[1]}, gaps of {sizes.gap[0]} to {sizes.gap[1]}",
     flush=True,
   )
   results = measure_weights(
     architecture, params, sizes, values.seed, values.ablate
   )
   results.attrs["weights"] = str(path)
-  out = Path(values.out) if values.out else path.with_suffix(".results.nc")
   dataset.write_dataset(results, out)
   print(f"{format_heads(results)}\n\nresults: {out}")
   return 0
@@ -91,6 +93,11 @@ def measure_weights(
   """Everything there is to measure of a network, as a labelled dataset."""
   batch_key, null_key = jax.random.split(jax.random.key(seed))
   batch = pretrained.sample_batch(architecture, sizes, batch_key)
+  if not np.any(batch.predictable):
+    raise ConfigError(
+      "no pattern returns in any sequence, so nothing can be predicted: lower "
+      "--pattern or --gap, or raise --seq_length"
+    )
   values = pretrained.measure_behaviour(architecture, params, batch)
   values |= pretrained.measure_circuits(architecture, params, null_key)
   if ablate:
@@ -151,14 +158,34 @@ def _define_flags(values: flags.FlagValues) -> None:
     ),
     flag_values=values,
   )
-  flags.DEFINE_list("gap", "0,32", "Shortest, longest gap.", flag_values=values)
-  flags.DEFINE_integer("seed", 0, "Of all that is drawn.", flag_values=values)
+  flags.DEFINE_list(
+    "gap",
+    None,
+    f"Shortest, longest gap; default 0,{GAP}, or less where less fits.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "seed",
+    0,
+    "Of all that is drawn.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
+    flag_values=values,
+  )
   flags.DEFINE_boolean(
     "ablate",
     False,
     "Silence every head: a forward pass for each.",
     flag_values=values,
   )
+
+
+def _check_out(out: Path) -> None:
+  """Before anything is measured; weights and settings are never named so."""
+  if out.suffix != ".nc":
+    raise ConfigError(f"--out must end in .nc, got {out}")
+  if not out.parent.is_dir():
+    raise ConfigError(f"--out: there is no directory {out.parent}")
 
 
 def _range(name: str, values: list[str]) -> tuple[int, int]:

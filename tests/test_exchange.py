@@ -110,6 +110,8 @@ class ImportTest(ExchangeTest):
       (tensors | {"h.2.x": np.zeros(1)}, r"unexpected tensors: h\.2\.x"),
       (tensors | {"h.2.attn.bias": np.zeros(1)}, r"unexpected.*: h\.2\.attn"),
       (tensors | {name: np.full((D, 3 * D), np.nan)}, f"not finite: {name}"),
+      (tensors | {name: np.ones((D, 3 * D), int)}, f"numbers: {name} of int64"),
+      (tensors | {f"transformer.{name}": tensors[name]}, "are there twice"),
     ):
       path = published.write(self.root, changed, GPT2_SETTINGS)
       with self.assertRaisesRegex(
@@ -152,6 +154,12 @@ class ImportTest(ExchangeTest):
     (NEOX_SETTINGS, {"rotary_pct": 0.4}, "rotary_pct must turn an even"),
     (NEOX_SETTINGS, {"rotary_pct": 2}, "rotary_pct must turn an even"),
     (NEOX_SETTINGS, {"rotary_emb_base": 0}, "must be a number above 0, got 0"),
+    (
+      NEOX_SETTINGS,
+      {"rope_parameters": {"factor": 2}},
+      "no meaning here: .'fa",
+    ),
+    (NEOX_SETTINGS, {"rotary_emb_base": 10**400}, "must be a number above 0"),
     (NEOX_SETTINGS, {"rope_parameters": [1]}, "rope_parameters must be an obj"),
     (NEOX_SETTINGS, {"rope_scaling": {"factor": 2}}, "rope_scaling must be"),
     (
@@ -385,6 +393,9 @@ class MeasureTest(ExchangeTest):
     (("--pattern=4,19",), "less than the vocabulary of 19, got 4 to 19"),
     (("--seq_length=17",), "from 2 to the network's own 16, got 17"),
     (("--pattern=8,9", "--gap=3,4"), "seq_length hold two patterns and a gap"),
+    (("--out=config.json",), "--out must end in .nc, got config.json"),
+    (("--out=absent/x.nc",), "--out: there is no directory absent"),
+    (("--pattern=8,8", "--gap=0,9999", "--batch_size=2"), "nothing can be"),
     (("more",), "unexpected argument 'more'"),
   )
   def test_mistakes(self, arguments, message):

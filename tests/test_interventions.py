@@ -24,10 +24,11 @@ from induction_jax.interventions import (
   project,
 )
 from induction_jax.interventions.clamp import LEAST_MASS, no_previous_token
-from induction_jax.loop import Experiment
+from induction_jax.loop import Experiment, make_pure_experiment
 from induction_jax.model import NO_EDITS, Edits, make_model
 from induction_jax.probes import make_curvature, make_draw
 from induction_jax.probes.partition import partition_by_circuit
+from induction_jax.report.patterns import run_sequence
 from induction_jax.state import TrainState
 from induction_jax.storage import checkpoints
 from tests.tiny import tiny_config
@@ -122,6 +123,27 @@ class ClampTest(parameterized.TestCase):
       np.testing.assert_allclose(clamped[b, 0], mean, atol=1e-6)
     np.testing.assert_array_equal(edits.output(1, free), free)
 
+  def test_a_mean_over_sequences_needs_them_all(self):
+    clamp = "zero 0.1, mean 0.0"
+    with self.assertRaisesRegex(ConfigError, "must be spectra.*4, got 2"):
+      make_pure_experiment(
+        make_config(tiny_config(intervention__clamp=clamp).to_dict())
+      )
+    settings = tiny_config(
+      intervention__clamp=clamp, spectra__micro_batch_size=4
+    )
+    experiment = make_pure_experiment(make_config(settings.to_dict()))
+    key = jax.random.key(0)
+    params, batch = experiment.model.init(key), experiment.draw(key).induction
+    shown = run_sequence(experiment.model, params, batch)
+    _, whole = experiment.model.apply(params, batch.tokens)
+    _, alone = experiment.model.apply(params, batch.tokens[:1])
+    np.testing.assert_allclose(shown.pattern, whole.pattern[:, 0], atol=1e-5)
+    # The company counts.
+    self.assertGreater(
+      np.max(np.abs(alone.pattern[1, 0] - shown.pattern[1])), 1e-3
+    )
+
   def test_stars_and_order(self):
     free, itself = _random_pattern(), np.eye(7)
     layer = _edits("no_other_token 1.*").pattern
@@ -168,7 +190,8 @@ class ClampTest(parameterized.TestCase):
   def test_gradients_of_what_is_clamped_are_zero(self):
     """In the model of a whole run, as its config has it."""
     clamps = "previous_token 0.0, induction 1.1, zero 1.0, mean 0.1"
-    model = loop.make_experiment(_config(intervention__clamp=clamps)).model
+    config = _config(intervention__clamp=clamps, spectra__micro_batch_size=4)
+    model = loop.make_experiment(config).model
 
     @jax.jit
     def gradient(params):

@@ -79,11 +79,13 @@ def read_model(path: Path, settings_path: Path) -> tuple[Architecture, Params]:
     raise ConfigError(f"{settings_path} must have {error.args[0]}") from error
   except ConfigError as error:
     raise ConfigError(f"{settings_path}: {error}") from error
-  tensors = _without_prefixes(tensors_lib.read(path), layout.prefixes)
   layers = range(architecture.config.n_layers)
   ignored = {name.format(i) for name in layout.ignored for i in layers}
+  tensors = tensors_lib.read(path)
   try:
+    tensors = _without_prefixes(tensors, layout.prefixes)
     tensors_lib.check_shapes(tensors, expected, ignored)
+    tensors_lib.check_real({name: tensors[name] for name in expected})
     wanted = {name: tensors[name].astype(np.float32) for name in expected}
     tensors_lib.check_finite(wanted)
     params = layout.convert(architecture, wanted)
@@ -143,5 +145,8 @@ def _without_prefixes(
   tensors: tensors_lib.Tensors, prefixes: tuple[str, ...]
 ) -> tensors_lib.Tensors:
   for prefix in prefixes:
-    tensors = {name.removeprefix(prefix): x for name, x in tensors.items()}
+    renamed = {name.removeprefix(prefix): x for name, x in tensors.items()}
+    if len(renamed) < len(tensors):
+      raise ConfigError(f"tensors are there twice, with {prefix} and without")
+    tensors = renamed
   return tensors

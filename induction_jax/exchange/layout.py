@@ -1,6 +1,6 @@
 """What a layout of weights is: the names and shapes of published models."""
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -110,7 +110,8 @@ def positive(settings: Settings, name: str, default: float) -> float:
   """
   value = settings.get(name, default)
   number = isinstance(value, int | float) and not isinstance(value, bool)
-  if not number or not math.isfinite(value) or value <= 0:
+  # What no float can hold, such as 10**400, is not below the largest.
+  if not number or not 0 < value <= sys.float_info.max:
     raise ConfigError(f"{name} must be a number above 0, got {value!r}")
   return value
 

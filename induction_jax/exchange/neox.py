@@ -28,6 +28,7 @@ from induction_jax.storage.tensors import Tensors
 
 LAYER = "layers.{}."
 NORMS = ("input_layernorm", "post_attention_layernorm")
+ROTATIONS = {"rope_type", "partial_rotary_factor", "rope_theta"}
 BUFFERS = ("bias", "masked_bias", "rotary_emb.inv_freq")
 
 
@@ -66,6 +67,11 @@ def _rotary(settings: Settings) -> tuple[float, float]:
   if not isinstance(section, dict):
     raise ConfigError(f"rope_parameters must be an object, got {section!r}")
   require(section, rope_type="default")
+  unknown = section.keys() - ROTATIONS
+  if unknown:
+    raise ConfigError(
+      f"rope_parameters with no meaning here: {sorted(unknown)}"
+    )
   fraction = positive(settings, "rotary_pct", 0.25)
   base = positive(settings, "rotary_emb_base", 10_000)
   return (

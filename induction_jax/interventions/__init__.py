@@ -6,7 +6,11 @@ wraps what a run is made of, the model or the optimiser, and leaves it as it is
 where the config asks for nothing.
 """
 
-from induction_jax.interventions.clamp import KINDS, clamp_heads
+from induction_jax.interventions.clamp import (
+  KINDS,
+  averages_sequences,
+  clamp_heads,
+)
 from induction_jax.interventions.freeze import freeze, frozen_mask
 from induction_jax.interventions.project import (
   ProjectionState,
@@ -18,6 +22,7 @@ from induction_jax.interventions.update import intervene
 __all__ = [
   "KINDS",
   "ProjectionState",
+  "averages_sequences",
   "clamp_heads",
   "freeze",
   "frozen_mask",

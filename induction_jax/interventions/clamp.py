@@ -55,8 +55,8 @@ def clamp_heads(model: Model, text: str, config: ModelConfig) -> Model:
     zero: the head writes nothing.
     mean: it writes its mean over the sequences of the batch, at each position
       (a mean over positions would tell of the future). Constant to
-      derivatives: the head does not learn through it. Of a micro-batch it is
-      the mean over that alone.
+      derivatives: the head does not learn through it. Of a micro-batch it
+      would be the mean over that alone, so there may be none.
 
   Scores of weights (circuits, memories) are of the weights as they are, also
   those of a head whose output is clamped.
@@ -79,6 +79,11 @@ def clamp_heads(model: Model, text: str, config: ModelConfig) -> Model:
     return model.apply(params, tokens, both)
 
   return model._replace(apply=apply, clamps=edits)
+
+
+def averages_sequences(text: str) -> bool:
+  """Whether a list of clamps makes one sequence depend on the others."""
+  return any(item.split()[0] == mean.__name__ for item in split_list(text))
 
 
 def previous_token(pattern: Array, _: Array) -> Array:

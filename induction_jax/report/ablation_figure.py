@@ -156,7 +156,7 @@ def _plot_attribution(ax: Axes, results: xr.Dataset) -> None:
   null = float(results["direct_attribution_null"])
   ax.axhline(null, label="null", **style.NULL_STYLE)
   ax.set_ylabel("direct part of the target's\nlogit, less the mean (nats)")
-  style.legend_above(ax, ncols=5, columnspacing=0.8)
+  style.legend_above(ax, ncols=4, columnspacing=0.8)
 
 
 def _plot_pairs(ax: Axes, results: xr.Dataset) -> None:

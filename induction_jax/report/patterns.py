@@ -12,7 +12,7 @@ from induction_jax.circuits import prefix_mask
 from induction_jax.model import Model
 from induction_jax.report import style
 from induction_jax.report.findings import Findings
-from induction_jax.types import Batch, Params
+from induction_jax.types import Array, Batch, Params
 
 LONGEST = 64  # positions shown; more are unreadable
 
@@ -25,10 +25,17 @@ class Shown(NamedTuple):
 
 
 def run_sequence(model: Model, params: Params, batch: Batch) -> Shown:
-  """Runs the first sequence of a batch through a network."""
+  """What the first sequence of a batch does, in its company.
+
+  A head that is clamped to its mean over sequences needs the others.
+  """
+
+  @jax.jit
+  def patterns(params: Params) -> Array:
+    return model.apply(params, batch.tokens)[1].pattern[:, 0]
+
   first = jax.tree.map(lambda x: x[:1], batch)
-  _, activations = jax.jit(model.apply)(params, first.tokens)
-  return Shown(first, np.asarray(activations.pattern)[:, 0])
+  return Shown(first, np.asarray(patterns(params)))
 
 
 def plot_patterns(sequence: Shown, findings: Findings) -> Figure:

@@ -144,7 +144,7 @@ def read_json(path: Path) -> Any:
   """
   try:
     return json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ConfigError(f"{path} is not JSON: {error}") from error
 
 

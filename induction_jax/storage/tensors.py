@@ -40,7 +40,8 @@ def read(path: Path) -> Tensors:
     raise FileNotFoundError(f"{path}: no such file")
   try:
     return load_file(path)
-  except SafetensorError as error:
+  # Number formats that numpy does not have are not its errors.
+  except (SafetensorError, AttributeError, KeyError, TypeError) as error:
     raise ConfigError(f"{path} is not a safetensors file: {error}") from error
 
 
@@ -89,6 +90,22 @@ def check_finite(tensors: Mapping[str, np.ndarray]) -> None:
   wrong = [name for name, x in tensors.items() if not np.all(np.isfinite(x))]
   if wrong:
     raise ConfigError(f"numbers that are not finite: {_listed(wrong)}")
+
+
+def check_real(tensors: Mapping[str, np.ndarray]) -> None:
+  """Checks that all tensors are of floating-point numbers.
+
+  Raises:
+    ConfigError: that lists those that are not, with what they are of.
+  """
+  wrong = [
+    f"{name} of {x.dtype}"
+    for name, x in tensors.items()
+    # bfloat16 is of no kind that numpy knows.
+    if x.dtype.kind != "f" and x.dtype.name != "bfloat16"
+  ]
+  if wrong:
+    raise ConfigError(f"no floating-point numbers: {_listed(wrong)}")
 
 
 def _listed(names: list[str]) -> str:
