@@ -56,7 +56,8 @@ def summarise(
 ) -> dict[str, Any]:
   """The figures of lead_lag.json."""
   onsets = [run.onset for run in runs]
-  names = list(runs[0].events)
+  dated = [{n for n, step in run.events.items() if step} for run in runs]
+  names = [name for name in runs[0].events if any(name in d for d in dated)]
   leads = compare(onsets, {n: [run.events[n] for run in runs] for n in names})
   alarms = raise_alarms(runs, controls)
   return {

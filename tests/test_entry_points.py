@@ -87,7 +87,7 @@ class WholeTest(EntryPointTest):
   def check_summary(self, summary):
     self.assertEqual(
       set(summary),
-      {"transition", "verdict", "heads", "final", "spectrum", "cost"},
+      {"transition", "verdict", "heads", "final", "spectrum", "events", "cost"},
     )
     self.assertContainsSubset(
       ["status", "onset", "midpoint", "completion"], summary["transition"]

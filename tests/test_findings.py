@@ -3,11 +3,15 @@
 import functools
 
 import numpy as np
+import pytest
 import xarray as xr
 from absl.testing import absltest, parameterized
 
 from induction_jax.report import events, findings
 from induction_jax.transition import Interval, Transition
+
+# numpy alone: one interpreter says as much as two.
+pytestmark = pytest.mark.slow
 
 STEPS = np.arange(0, 1000, 10)
 
