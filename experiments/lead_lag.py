@@ -8,18 +8,16 @@ one process for every core; what is finished is not repeated. Prints Markdown
 tables of how much earlier than the onset of accuracy each event of curvature
 comes, and each of the scalars that any training run has; of the same for
 alarms, at one rate of false alarms in the controls; and of how many controls
-had events at all. Draws leads.png in the
-directory.
+had events at all. Draws leads.png in the directory.
 """
 
 import argparse
 import functools
-import itertools
 import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 from typing import NamedTuple
@@ -80,16 +78,10 @@ def main() -> None:
     for name, overrides in CONTROLS.items()
   }
   run_all([each for group in sweeps.values() for each in group], chosen.root)
-  os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the workers
-  with ProcessPoolExecutor() as pool:  # dating takes a second a signal
-    runs = {
-      name: list(
-        itertools.chain.from_iterable(
-          pool.map(read_sweep, [e.directory(chosen.root) for e in group])
-        )
-      )
-      for name, group in sweeps.items()
-    }
+  runs = {
+    name: [run for e in group for run in read_sweep(e.directory(chosen.root))]
+    for name, group in sweeps.items()
+  }
   report(runs.pop("quick"), runs, chosen.root, chosen.json)
 
 
@@ -122,11 +114,18 @@ def run_all(sweeps: list[Sweep], root: Path) -> None:
   """Runs the sweeps that are not finished, one at a time on every core."""
   root.mkdir(parents=True, exist_ok=True)
   cores: Queue[int] = Queue()
-  for core in sorted(os.sched_getaffinity(0)):
+  for core in usable_cores():
     cores.put(core)
   with ThreadPoolExecutor(cores.qsize()) as pool:
     # The list, so that the first failure is raised here.
     list(pool.map(functools.partial(run_once, root=root, cores=cores), sweeps))
+
+
+def usable_cores() -> list[int]:
+  """Those that this process may use, where the system tells."""
+  if hasattr(os, "sched_getaffinity"):
+    return sorted(os.sched_getaffinity(0))
+  return list(range(os.cpu_count() or 1))
 
 
 def run_once(sweep: Sweep, root: Path, cores: Queue[int]) -> None:
