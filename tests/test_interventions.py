@@ -31,6 +31,7 @@ from induction_jax.probes.partition import partition_by_circuit
 from induction_jax.report.patterns import run_sequence
 from induction_jax.state import TrainState
 from induction_jax.storage import checkpoints
+from induction_jax.types import Batch
 from tests.tiny import tiny_config
 
 CONFIGS = (
@@ -129,20 +130,16 @@ class ClampTest(parameterized.TestCase):
       make_pure_experiment(
         make_config(tiny_config(intervention__clamp=clamp).to_dict())
       )
-    settings = tiny_config(
-      intervention__clamp=clamp, spectra__micro_batch_size=4
-    )
-    experiment = make_pure_experiment(make_config(settings.to_dict()))
-    key = jax.random.key(0)
-    params, batch = experiment.model.init(key), experiment.draw(key).induction
-    shown = run_sequence(experiment.model, params, batch)
-    _, whole = experiment.model.apply(params, batch.tokens)
-    _, alone = experiment.model.apply(params, batch.tokens[:1])
-    np.testing.assert_allclose(shown.pattern, whole.pattern[:, 0], atol=1e-5)
+    config, model, params = _parts()
+    model = clamp_heads(model, clamp, config.model)
+    batch = Batch(*map(jnp.asarray, (TOKENS, TOKENS, TOKENS > 0)))
+    shown = run_sequence(model, params, batch)
+    patterns = jax.jit(lambda x: model.apply(params, x)[1].pattern)
+    whole, alone = patterns(TOKENS), patterns(TOKENS[:1])
+    np.testing.assert_allclose(shown.pattern, whole[:, 0], atol=1e-5)
     # The company counts.
-    self.assertGreater(
-      np.max(np.abs(alone.pattern[1, 0] - shown.pattern[1])), 1e-3
-    )
+    apart = np.abs(alone[1, 0] - shown.pattern[1])
+    self.assertGreater(np.max(apart), 1e-3)
 
   def test_stars_and_order(self):
     free, itself = _random_pattern(), np.eye(7)

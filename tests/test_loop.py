@@ -173,6 +173,7 @@ values.train.num_steps = 2
 values.spectra.max_order = 20
 values.spectra.batch_size = 2
 values.ablation.batch_size = 2
+values.behaviour.batch_size = 2
 values.spectra.preconditioned_top_k = 0
 experiment = loop.make_experiment(make_config(values.to_dict()))
 state, metrics = experiment.train_chunk(experiment.init(), np.int32(2))
