@@ -21,9 +21,11 @@ from typing import Any
 import jax
 
 from induction_jax.config import Config, make_config
-from induction_jax.loop import Cost, make_experiment, run, write_results
+from induction_jax.cost import Cost
+from induction_jax.loop import make_experiment, run
 from induction_jax.report.findings import find
 from induction_jax.report.write import write_summary
+from induction_jax.results import write_results
 from induction_jax.storage.run_directory import open_run, read_json, write_json
 
 CONFIGS = (

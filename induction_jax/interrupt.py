@@ -4,10 +4,11 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 
 class Interrupt:
-  """Turns SIGINT and SIGTERM into a request to stop between chunks.
+  """Turns SIGINT and SIGTERM into a request to save and stop.
 
   Attributes:
     signal: the signal that asked for a stop, or 0.
@@ -34,13 +35,25 @@ class Interrupt:
     """From here on no signal waits: nothing is left that needs saving."""
     self._patient = False
 
+  def leave(self, told: str) -> NoReturn:
+    """Ends the process as the signal asked, once all is saved.
+
+    A thread may be in a compiled program still (see induction_jax.patience),
+    which nothing ends but the process, and which an exit would wait for.
+    """
+    self._end(self.signal, told)
+
   def _note(self, number: int, _: FrameType | None) -> None:
     if self.signal or not self._patient:
-      print(f"\nstopped; to go on:\n  {self.last_words}", flush=True)
-      os._exit(128 + number)  # an exception would unwind through XLA
+      self._end(number, "\nstopped")
     self.signal = number
     print(
-      "\nstopping after this chunk; again to stop at once",
+      "\nsaving and stopping; again to stop at once",
       file=sys.stderr,
       flush=True,
     )
+
+  def _end(self, number: int, told: str) -> NoReturn:
+    print(f"{told}; to go on:\n  {self.last_words}", flush=True)
+    sys.stderr.flush()
+    os._exit(128 + number)  # an exception would unwind through XLA

@@ -1,5 +1,7 @@
 """Where a run's measurements are written down as they are made."""
 
+import hashlib
+import json
 from typing import Any, Protocol
 
 import numpy as np
@@ -7,7 +9,13 @@ import numpy as np
 from induction_jax.probes import Probe
 from induction_jax.step import ChunkMetrics
 from induction_jax.storage import checkpoints, history, vectors
-from induction_jax.storage.run_directory import RunDirectory
+from induction_jax.storage.environment import describe_environment
+from induction_jax.storage.files import force_to_disk
+from induction_jax.storage.run_directory import (
+  RunDirectory,
+  read_json,
+  write_json,
+)
 from induction_jax.types import PyTree
 
 
@@ -26,8 +34,11 @@ class Ledger(Protocol):
   written.
   """
 
-  def begin(self, last_step: int) -> None:
-    """Drops whatever is later than `last_step`."""
+  def reached(self) -> int:
+    """The last step with a record, 0 without any."""
+
+  def begin(self, last_step: int, recorded: bool = True) -> None:
+    """Drops what is later than a step, and unless `recorded` that step's."""
 
   def constants(self, probe: Probe, arrays: PyTree) -> None: ...
 
@@ -42,6 +53,9 @@ class Ledger(Protocol):
   def commit(self) -> None:
     """Forces all that was written to disk."""
 
+  def diverged(self, noticed: int, error: "DivergedError") -> None:
+    """Notes what it takes to see a run that cannot go on fail again."""
+
 
 class RunLedger:
   """The ledger of one run: its history, each line on disk as it is written.
@@ -54,8 +68,16 @@ class RunLedger:
   def __init__(self, run: RunDirectory, sync: bool = True):
     self._run, self._sync = run, sync
 
-  def begin(self, last_step: int) -> None:
-    history.truncate(self._run.history, last_step)
+  def reached(self) -> int:
+    records = history.read(self._run.history)
+    return max((record["step"] for record in records), default=0)
+
+  def begin(self, last_step: int, recorded: bool = True) -> None:
+    history.truncate(self._run.history, last_step, recorded)
+    if note := read_divergence(self._run):
+      last = last_step if recorded else last_step - 1
+      if note["noticed"] > last:
+        self._run.diverged.unlink()
 
   def constants(self, probe: Probe, arrays: PyTree) -> None:
     values = probe.finish_constants(arrays)
@@ -75,25 +97,47 @@ class RunLedger:
   def trained(self, step: int, metrics: ChunkMetrics) -> dict[str, float]:
     bad = int(metrics.first_bad_step)
     if bad >= 0:
-      saved = checkpoints.steps(self._run.checkpoints)
       raise DivergedError(
         bad,
-        f"non-finite loss, gradient or parameters at step {bad}; the newest "
-        f"checkpoint is at step {max(saved, default=None)}, from which this "
-        "config diverges again: try a lower optim.learning_rate or an "
-        "optim.clip_norm in a new --workdir",
+        f"non-finite loss, gradient or parameters at step {bad}: try a lower "
+        "optim.learning_rate or an optim.clip_norm in a new --workdir",
       )
     train = {f"train_{k}": v for k, v in metrics.mean._asdict().items()}
     self._record(step, "train", train)
     return scalars(train)
 
   def commit(self) -> None:
-    if not self._sync:
-      history.force_to_disk(self._run.history)
+    if not self._sync and self._run.history.exists():
+      force_to_disk(self._run.history)
+
+  def diverged(self, noticed: int, error: DivergedError) -> None:
+    run = self._run
+    saved = [s for s in checkpoints.steps(run.checkpoints) if s <= error.step]
+    config = run.config.read_bytes() if run.config.exists() else b"{}"
+    note = {
+      "step": error.step,
+      "noticed": noticed,
+      "reason": str(error),
+      "last_good_checkpoint": max(saved, default=None),
+      "seed": json.loads(config).get("seed"),
+      "config_sha256": hashlib.sha256(config).hexdigest(),
+      "environment": describe_environment(),
+    }
+    write_json(run.diverged, note)
 
   def _record(self, step: int, kind: str, values: Any, **extra: Any) -> None:
     path = self._run.history
     history.append(path, step, kind, values, sync=self._sync, **extra)
+
+
+def read_divergence(run: RunDirectory) -> dict[str, Any] | None:
+  """The note of where a run stopped being finite; None if it did not.
+
+  Its entries: `step`, the first bad one; `noticed`, the step it was noticed
+  at; `reason`; `last_good_checkpoint`, from which the run fails again at once;
+  `seed`, `config_sha256` and `environment`, of its command too.
+  """
+  return read_json(run.diverged) if run.diverged.exists() else None
 
 
 def scalars(values: dict[str, Any]) -> dict[str, float]:

@@ -4,33 +4,32 @@ Everything here is host work; what runs on the device comes from the floors
 below as pure functions and is compiled once.
 """
 
-import json
+import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import xarray as xr
 
 from induction_jax import losses, optim, tasks
-from induction_jax.config import Config, ConfigError, to_dict
+from induction_jax.config import Config, ConfigError
+from induction_jax.cost import Cost
 from induction_jax.interventions import (
   averages_sequences,
   clamp_heads,
   intervene,
 )
-from induction_jax.ledger import Ledger, RunLedger
+from induction_jax.ledger import DivergedError, Ledger, RunLedger
 from induction_jax.model import Model, make_model
+from induction_jax.patience import AbandonedError, attend
 from induction_jax.probes import (
   HeldOut,
   Probe,
-  all_variables,
   find_largest,
   make_curvature,
   make_draw,
@@ -46,19 +45,21 @@ from induction_jax.probes.alarm import (
 )
 from induction_jax.state import TrainState, init_state
 from induction_jax.step import (
+  ChunkMetrics,
   TrainChunk,
   make_loss,
   make_train_chunk,
   make_train_step,
+  no_updates,
 )
-from induction_jax.storage import checkpoints, dataset, history, vectors
-from induction_jax.storage.run_directory import (
-  RunDirectory,
-  read_json,
-  write_json,
-)
+from induction_jax.storage import checkpoints, vectors
+from induction_jax.storage.disk import check_disk
+from induction_jax.storage.run_directory import RunDirectory
 from induction_jax.transition import trigger
 from induction_jax.types import Key, PyTree
+
+# A stop waits for the updates under way: so long, or one update.
+PIECE_SECONDS = 1.0
 
 
 class Experiment(NamedTuple):
@@ -80,13 +81,28 @@ class Experiment(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-  """What a checkpoint holds: the state, and each probe's carry by name.
+  """What a checkpoint holds: all that a run goes on from as if never stopped.
 
-  Among the carries is the online trigger's, by its name, if there is one.
+  Attributes:
+    state: the training state.
+    updates: sums over the updates that no record is of yet. Without any,
+      everything due at this step has been recorded.
+    carries: each probe's carry by its name; among them the online trigger's,
+      if there is one.
   """
 
   state: TrainState
+  updates: ChunkMetrics
   carries: dict[str, PyTree]
+
+  @property
+  def step(self) -> int:
+    """Of many runs, that of those which still train."""
+    return int(np.max(self.state.step))
+
+  @property
+  def recorded(self) -> bool:
+    return not np.any(self.updates.steps)
 
 
 class Progress(NamedTuple):
@@ -174,7 +190,7 @@ def run(
   experiment: Experiment,
   directory: RunDirectory,
   *,
-  cost: "Cost | None" = None,
+  cost: Cost | None = None,
   ledger: Ledger | None = None,
   should_stop: Callable[[], bool] = lambda: False,
   watch: Watcher = lambda progress: None,
@@ -183,87 +199,92 @@ def run(
 
   At every step where something is due, the probes measure first, then a
   checkpoint is saved; so a checkpoint's history is complete up to its step,
-  and a resumed run repeats nothing and skips nothing.
+  and a resumed run repeats nothing and skips nothing. A run that is stopped
+  saves what it is at: in the middle of a chunk of updates its sums so far, in
+  a measurement the state that is to be measured again.
 
   Args:
     experiment: from make_experiment.
     directory: where the run lives.
     cost: clock of the run; by default one that starts now.
     ledger: where measurements go; by default into the directory.
-    should_stop: asked between chunks; true saves a checkpoint and returns.
-    watch: told after every chunk.
+    should_stop: asked again and again; true saves a checkpoint and returns. A
+      thread may then be at a measurement still: end the process by os._exit.
+    watch: told after every piece of work.
 
   Returns:
     The step reached: `train.num_steps`, or less if it was stopped.
 
   Raises:
     DivergedError: if loss, gradient, parameters or Hessian products stop
-      being finite.
+      being finite; the last good state is saved.
+    ConfigError: if the run cannot go on, for want of a good checkpoint.
+    OSError: if something cannot be written.
   """
   config = experiment.config
-  ledger = ledger or RunLedger(directory)
-  snapshot, resumed = load_or_init(experiment, directory)
-  state, carries = snapshot
-  if ALARM.name in carries:  # decides what is due, so it lives on the host
-    carries[ALARM.name] = jax.device_get(carries[ALARM.name])
-  held_out = experiment.draw(state.key)
-  step = int(jnp.max(state.step))  # of many, that of those which still train
-  cost = cost or Cost(directory)
-  ledger.begin(step if resumed else -1)
-  if not resumed:
-    for probe in experiment.probes:
-      constants = jax.device_get(probe.constants(state, held_out))
-      ledger.constants(probe, constants)
-    if ALARM.name in carries:
-      ledger.constants(ALARM, alarm_constants())
-  newest: dict[str, float] = {}
-  while True:
-    for probe in () if resumed else experiment.probes:
-      interval = _interval(probe, carries, config)
-      if _due(step, interval, config.train.num_steps):
-        with cost.measuring:
-          arrays, carry = observe(probe, state, held_out, carries[probe.name])
-          kept = jax.device_get(probe.keep(carry))
-          newest |= ledger.measured(step, probe, arrays, kept)
-          carries[probe.name] = carry
-        if probe.name == WATCHED and ALARM.name in carries:
-          alarm = trigger.update(carries[ALARM.name], alarm_signal(arrays))
-          newest |= ledger.measured(step, ALARM, alarm_values(alarm), {})
-          carries[ALARM.name] = alarm
-    watch(Progress(step, newest))
-    stopping = step >= config.train.num_steps or should_stop()
-    if stopping or (not resumed and _checkpoint_due(step, config)):
-      ledger.commit()
-      snapshot = Snapshot(state, jax.device_put(carries))
-      checkpoints.save(directory.checkpoints, step, snapshot)
-      cost.save()
-    if stopping:
-      return step
-    resumed = False
-    intervals = [_interval(p, carries, config) for p in experiment.probes]
-    target = _next_stop(step, intervals, config)
-    with cost.training:
-      state, metrics = experiment.train_chunk(state, jnp.int32(target - step))
-      metrics = jax.device_get(metrics)
-    step = target
-    newest |= ledger.trained(step, metrics)
+  ledger, cost = ledger or RunLedger(directory), cost or Cost(directory)
+  snapshot, resumed = load_or_init(experiment, directory, owner=True)
+  _check_start(directory, snapshot, resumed, ledger, config)
+  kept = snapshot if resumed else None
+  work = _advance(experiment, snapshot, resumed, ledger, cost, should_stop)
+  try:
+    for snapshot, newest in work:
+      watch(Progress(snapshot.step, newest))
+      ended = snapshot.recorded and snapshot.step >= config.train.num_steps
+      stopping = ended or should_stop()
+      due = snapshot.recorded and _checkpoint_due(snapshot.step, config)
+      if (stopping or due) and snapshot is not kept:
+        _save(directory, snapshot, ledger, cost)
+        kept = snapshot
+      if stopping:
+        break
+  except AbandonedError:
+    if snapshot is not kept and snapshot.step:  # at step 0 is nothing to save
+      _save(directory, snapshot, ledger, cost)
+  except DivergedError as error:
+    if snapshot.step:
+      none = jnp.full_like(snapshot.updates.first_bad_step, -1)
+      updates = snapshot.updates._replace(first_bad_step=none)
+      _save(directory, snapshot._replace(updates=updates), ledger, cost)
+    ledger.diverged(snapshot.step, error)
+    good = max(checkpoints.steps(directory.checkpoints), default=None)
+    raise DivergedError(
+      error.step,
+      f"{error}; the last good checkpoint is at step {good}, from which this "
+      "config fails again",
+    ) from error
+  return snapshot.step
 
 
 def load_or_init(
-  experiment: Experiment, directory: RunDirectory
+  experiment: Experiment, directory: RunDirectory, owner: bool = False
 ) -> tuple[Snapshot, bool]:
-  """The newest checkpoint's snapshot, or the one at step 0; and which."""
+  """The newest good checkpoint's snapshot, or the one at step 0; and which.
+
+  Args:
+    experiment: what the run is of.
+    directory: where it lives.
+    owner: whether this process goes on with the run, and so moves damaged
+      checkpoints out of the way.
+
+  Raises:
+    ConfigError: if there are checkpoints and none is good, unless for the
+      owner, who knows whether there is something to lose.
+  """
   state = experiment.init()
   carries = {
     probe.name: probe.init_carry(state.params) for probe in experiment.probes
   }
   if experiment.config.spectra.adaptive:
     carries[ALARM.name] = jax.device_put(trigger.init_trigger())
-  snapshot = Snapshot(state, carries)
-  steps = checkpoints.steps(directory.checkpoints)
-  if not steps:
-    return snapshot, False
-  return checkpoints.restore(directory.checkpoints, steps[-1], snapshot), True
+  snapshot = Snapshot(state, no_updates(state.step), carries)
+  saved = checkpoints.steps(directory.checkpoints)
+  found = checkpoints.restore_newest(
+    directory.checkpoints, snapshot, set_aside=owner
+  )
+  if found is None and saved and not owner:
+    raise ConfigError(f"{directory.checkpoints}: no checkpoint can be trusted")
+  return (snapshot, False) if found is None else (found, True)
 
 
 def measure_constants(
@@ -299,119 +320,175 @@ def observe(
   return jax.device_get(arrays), carry
 
 
-def write_results(
-  experiment: Experiment, directory: RunDirectory
-) -> xr.Dataset:
-  """Rebuilds results.nc from all that was measured, and returns it.
+def _check_start(
+  directory: RunDirectory,
+  snapshot: Snapshot,
+  resumed: bool,
+  ledger: Ledger,
+  config: Config,
+) -> None:
+  """Refuses to begin again over a history, or where nothing can be saved."""
+  if not resumed and ledger.reached() > 0:
+    raise ConfigError(
+      f"{directory.root} has a history up to step {ledger.reached()} and no "
+      "checkpoint that can be trusted, so it cannot go on: choose another "
+      "directory"
+    )
+  if snapshot.step < config.train.num_steps:
+    size = sum(x.nbytes for x in jax.tree.leaves(snapshot))
+    due = _checkpoints_left(snapshot.step, config)
+    check_disk(directory.checkpoints, size, due)
+  ledger.begin(snapshot.step if resumed else -1, snapshot.recorded)
+
+
+def _save(
+  directory: RunDirectory, snapshot: Snapshot, ledger: Ledger, cost: Cost
+) -> None:
+  ledger.commit()
+  on_device = jax.device_put(snapshot)  # the trigger's carry is on the host
+  checkpoints.save(directory.checkpoints, snapshot.step, on_device)
+  cost.save()
+
+
+def _advance(
+  experiment: Experiment,
+  snapshot: Snapshot,
+  resumed: bool,
+  ledger: Ledger,
+  cost: Cost,
+  gives_up: Callable[[], bool],
+) -> Iterator[tuple[Snapshot, dict[str, float]]]:
+  """A run, piece by piece of work: each gives what can be saved after it.
 
   Raises:
-    ConfigError: if nothing was; an earlier results.nc stays as it is.
+    AbandonedError: if it is given up; the snapshot given last is still good.
+    DivergedError: the same, in its updates where it could not go on.
   """
-  results = make_results(experiment, directory)
-  dataset.write_dataset(results, directory.results)
-  return results
+  config = experiment.config
+  carries = dict(snapshot.carries)
+  if ALARM.name in carries:  # decides what is due, so it lives on the host
+    carries[ALARM.name] = jax.device_get(carries[ALARM.name])
+  snapshot = snapshot._replace(carries=carries)
+  held_out = attend(partial(experiment.draw, snapshot.state.key), gives_up)
+  newest: dict[str, float] = {}
+  pace = math.inf  # seconds an update
+  if resumed:
+    yield snapshot, newest
+  else:
+    _record_constants(experiment, snapshot, held_out, ledger, gives_up)
+  while True:
+    if not resumed or _record_due(experiment, snapshot):
+      resumed = True
+      with cost.measuring:
+        snapshot, found = _record(
+          experiment, snapshot, held_out, ledger, gives_up
+        )
+      newest |= found
+    else:
+      if pace == math.inf:
+        attend(partial(_compile, experiment, snapshot), gives_up)
+      intervals = [
+        _interval(probe, snapshot.carries, config)
+        for probe in experiment.probes
+      ]
+      most = max(1, int(PIECE_SECONDS / pace))
+      to_go = _next_stop(snapshot.step, intervals, config) - snapshot.step
+      start = time.perf_counter()
+      with cost.training:
+        snapshot = _train(experiment, snapshot, min(most, to_go))
+      pace = (time.perf_counter() - start) / min(most, to_go)
+    yield snapshot, newest
 
 
-def make_results(experiment: Experiment, directory: RunDirectory) -> xr.Dataset:
-  """What results.nc is to hold: all that was measured, on one `step` axis.
-
-  A replay adds to what the run measured and replaces nothing of it; what was
-  measured again with other settings does replace it.
-
-  Raises:
-    ConfigError: if nothing was measured.
-  """
-  own = history.read(directory.history)
-  if not any(record["kind"] == "probe" for record in own):
-    raise ConfigError(f"{directory.history} holds no measurement yet")
-  zoomed = history.read(directory.zoomed)
-  again = history.read(directory.remeasured)
-  variables = all_variables(experiment.all_probes) + ALARM.variables
-  attributes = {
-    "title": "training run of induction_jax",
-    "config": json.dumps(to_dict(experiment.config)),
-    "hessian_products": experiment.products,
-    "zoomed": json.dumps(_zooms(zoomed)),
-    "replayed": json.dumps(_replays(zoomed)),
-    "remeasured": json.dumps(
-      [{k: v for k, v in each.items() if k != "values"} for each in again]
-    ),
-  }
-  coordinates: dict[str, Sequence] = {}
-  for probe in experiment.all_probes:
-    coordinates |= probe.coordinates
-  # Of two values the later one counts.
-  records = zoomed + own + again
-  return dataset.make_dataset(records, variables, coordinates, attributes)
-
-
-def _zooms(records: list[history.Record]) -> list[dict[str, Any]]:
-  """Which steps were measured in replays: by probe and range, with a count."""
-  counts = Counter(
-    (each["probe"], *each["zoom"].values())
-    for each in records
-    if each["kind"] == "probe"
+def _train(experiment: Experiment, snapshot: Snapshot, num: int) -> Snapshot:
+  """Some updates; the snapshot before them is gone."""
+  state, updates = experiment.train_chunk(
+    snapshot.state, jnp.int32(num), snapshot.updates
   )
-  names = ("probe", "from", "to", "every", "measurements")
-  return [dict(zip(names, (*zoom, n))) for zoom, n in counts.items()]
+  jax.block_until_ready(updates)
+  return snapshot._replace(state=state, updates=updates)
 
 
-def _replays(records: list[history.Record]) -> list[dict[str, Any]]:
-  """How replays compared with checkpoints, the newest of equal ranges."""
-  newest = {
-    (each["start"], each["step"]): each
-    for each in records
-    if each["kind"] == "replay"
-  }
-  names = ("equal", "largest_difference")
-  return [
-    {"from": start, "to": step} | {name: each[name] for name in names}
-    for (start, step), each in newest.items()
+def _compile(experiment: Experiment, snapshot: Snapshot) -> None:
+  """Compiles the updates apart from the first, which uses its state up."""
+  copy = jax.tree.map(jnp.copy, snapshot.state)
+  jax.block_until_ready(
+    experiment.train_chunk(copy, jnp.int32(0), snapshot.updates)
+  )
+
+
+def _record_constants(
+  experiment: Experiment,
+  snapshot: Snapshot,
+  held_out: HeldOut,
+  ledger: Ledger,
+  gives_up: Callable[[], bool],
+) -> None:
+  for probe in experiment.probes:
+    work = partial(probe.constants, snapshot.state, held_out)
+    constants = jax.device_get(attend(work, gives_up))
+    ledger.constants(probe, constants)
+  if ALARM.name in snapshot.carries:
+    ledger.constants(ALARM, alarm_constants())
+
+
+def _record(
+  experiment: Experiment,
+  snapshot: Snapshot,
+  held_out: HeldOut,
+  ledger: Ledger,
+  gives_up: Callable[[], bool],
+) -> tuple[Snapshot, dict[str, float]]:
+  """Writes down the updates since the last record, and measures what is due."""
+  step, state, carries = snapshot.step, snapshot.state, dict(snapshot.carries)
+  newest: dict[str, float] = {}
+  if step:
+    newest |= ledger.trained(step, jax.device_get(snapshot.updates))
+  for probe in experiment.probes:
+    interval = _interval(probe, carries, experiment.config)
+    if not _due(step, interval, experiment.config.train.num_steps):
+      continue
+    work = partial(_observe_and_keep, probe, state, held_out)
+    carry = carries[probe.name]
+    arrays, kept, carry = attend(partial(work, carry), gives_up)
+    newest |= ledger.measured(step, probe, arrays, kept)
+    carries[probe.name] = carry
+    if probe.name == WATCHED and ALARM.name in carries:
+      alarm = trigger.update(carries[ALARM.name], alarm_signal(arrays))
+      newest |= ledger.measured(step, ALARM, alarm_values(alarm), {})
+      carries[ALARM.name] = alarm
+  return Snapshot(state, no_updates(state.step), carries), newest
+
+
+def _observe_and_keep(
+  probe: Probe, state: TrainState, held_out: HeldOut, carry: PyTree
+) -> tuple[PyTree, PyTree, PyTree]:
+  arrays, carry = observe(probe, state, held_out, carry)
+  return arrays, jax.device_get(probe.keep(carry)), carry
+
+
+def _record_due(experiment: Experiment, snapshot: Snapshot) -> bool:
+  """Whether a chunk of updates is at its end, or cannot go on."""
+  if np.all(np.asarray(snapshot.updates.first_bad_step) >= 0):
+    return True
+  if snapshot.recorded:
+    return False
+  config, step = experiment.config, snapshot.step
+  intervals = [
+    _interval(probe, snapshot.carries, config) for probe in experiment.probes
   ]
-
-
-class Cost:
-  """Seconds a run took over all its starts: in all, training, measuring.
-
-  Args:
-    run: whose cost.json to add to.
-    started: time.perf_counter() at the start; by default now.
-  """
-
-  def __init__(self, run: RunDirectory, started: float | None = None):
-    self._path = run.cost
-    self._seconds = {
-      "wall_seconds": 0.0,
-      "train_seconds": 0.0,
-      "measure_seconds": 0.0,
-    }
-    if run.cost.exists():
-      self._seconds |= read_json(run.cost)
-    started = time.perf_counter() if started is None else started
-    self._started = started - self._seconds["wall_seconds"]
-    self.training = _Stopwatch(self._seconds, "train_seconds")
-    self.measuring = _Stopwatch(self._seconds, "measure_seconds")
-
-  def save(self) -> None:
-    self._seconds["wall_seconds"] = time.perf_counter() - self._started
-    write_json(self._path, self._seconds)
-
-
-class _Stopwatch:
-  """Adds the time inside a `with` block to an entry."""
-
-  def __init__(self, seconds: dict[str, float], name: str):
-    self._seconds, self._name, self._start = seconds, name, 0.0
-
-  def __enter__(self) -> None:
-    self._start = time.perf_counter()
-
-  def __exit__(self, *_: Any) -> None:
-    self._seconds[self._name] += time.perf_counter() - self._start
+  return _next_stop(step - 1, intervals, config) == step
 
 
 def _due(step: int, interval: int, num_steps: int) -> bool:
   return step % interval == 0 or step == num_steps
+
+
+def _checkpoints_left(step: int, config: Config) -> int:
+  """How many more are due, at most: those of _checkpoint_due, and the last."""
+  interval = config.checkpoint.interval
+  early = interval.bit_length() if config.checkpoint.log_spaced else 0
+  return config.train.num_steps // interval - step // interval + early + 2
 
 
 def _checkpoint_due(step: int, config: Config) -> bool:

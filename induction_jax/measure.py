@@ -13,6 +13,7 @@ run itself measured at the same step, into results.nc; history.jsonl is left as
 it is.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from induction_jax.loop import (
   make_experiment,
   measure,
   measure_constants,
-  write_results,
 )
-from induction_jax.storage import checkpoints, history
+from induction_jax.results import write_results
+from induction_jax.storage import checkpoints, history, lock
+from induction_jax.storage.manifest import CheckpointError
 from induction_jax.storage.run_directory import RunDirectory, load_run
 
 # Probes of any run, which are named as their sections of the config.
@@ -82,7 +84,8 @@ def main(argv: list[str]) -> int:
   names = _chosen_probes(values.probes, cli.overridden(argv))
   steps = _chosen_steps(values.step, directory)
   other = make_config(settings.to_dict())
-  remeasure(directory, config, other, names, steps, cli.overridden(argv))
+  with lock.hold(directory.root):
+    remeasure(directory, config, other, names, steps, cli.overridden(argv))
   return 0
 
 
@@ -127,7 +130,13 @@ def remeasure(
     for probe in probes
   }
   for step in steps:
-    state = checkpoints.restore(directory.checkpoints, step, like).state
+    try:
+      state = checkpoints.restore(directory.checkpoints, step, like).state
+    except CheckpointError as error:
+      if len(steps) == 1:
+        raise
+      print(f"warning: {error}; passed over", file=sys.stderr)
+      continue
     for probe in probes:
       carry = probe.init_carry(state.params)
       values, carry = measure(probe, state, held_out, carry)

@@ -7,6 +7,7 @@ checkpoint on the way. Nothing that the run wrote is touched.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -23,14 +24,13 @@ from induction_jax.loop import (
   load_or_init,
   measure,
 )
-from induction_jax.probes import HeldOut, Probe
+from induction_jax.patience import AbandonedError, attend
+from induction_jax.probes import Probe
 from induction_jax.state import TrainState
+from induction_jax.step import no_updates
 from induction_jax.storage import checkpoints, history
-from induction_jax.storage.run_directory import (
-  RunDirectory,
-  describe_environment,
-  read_json,
-)
+from induction_jax.storage.run_directory import RunDirectory
+from induction_jax.types import PyTree
 
 
 class Plan(NamedTuple):
@@ -138,6 +138,7 @@ def replay(
     FloatingPointError: where training or a product stops being finite.
   """
   like, _ = load_or_init(experiment, directory)
+  updates = no_updates(like.state.step)
   state = checkpoints.restore(directory.checkpoints, plan.start, like).state
   if directory.zoomed.exists():  # drops what a crash has cut off
     history.truncate(directory.zoomed, last_step(directory))
@@ -145,25 +146,34 @@ def replay(
   held_out = experiment.draw(state.key)
   stops = sorted({*plan.steps, *plan.checks})
   step, compared = plan.start, list[Comparison]()
-  while True:
-    newest: dict[str, float] = {}
-    for probe in todo.get(step, ()):
-      newest |= _measure(directory, plan, probe, state, held_out)
-    if step in plan.checks:
-      stored = checkpoints.restore(directory.checkpoints, step, like).state
-      compared.append(compare(step, state, stored))
-      _keep_comparison(directory, plan, compared[-1])
-    watch(Progress(step, newest))
-    if step >= plan.stop or should_stop():
-      return step, compared
-    target = next(stop for stop in stops if stop > step)
-    state, metrics = experiment.train_chunk(state, jnp.int32(target - step))
-    bad = int(jax.device_get(metrics.first_bad_step))
-    if bad >= 0:
-      raise FloatingPointError(
-        f"non-finite loss, gradient or parameters at step {bad}"
+  try:
+    while True:
+      newest: dict[str, float] = {}
+      for probe in todo.get(step, ()):
+        work = partial(measure, probe, state, held_out)
+        values, carry = attend(
+          partial(work, probe.init_carry(state.params)), should_stop
+        )
+        newest |= _keep(directory, plan, probe, step, values, carry)
+      if step in plan.checks:
+        stored = checkpoints.restore(directory.checkpoints, step, like).state
+        compared.append(compare(step, state, stored))
+        _keep_comparison(directory, plan, compared[-1])
+      watch(Progress(step, newest))
+      if step >= plan.stop or should_stop():
+        return step, compared
+      target = next(stop for stop in stops if stop > step)
+      state, seen = experiment.train_chunk(
+        state, jnp.int32(target - step), updates
       )
-    step = target
+      bad = int(jax.device_get(seen.first_bad_step))
+      if bad >= 0:
+        raise FloatingPointError(
+          f"non-finite loss, gradient or parameters at step {bad}"
+        )
+      step = target
+  except AbandonedError:  # what was measured is kept already
+    return step, compared
 
 
 def compare(step: int, replayed: TrainState, stored: TrainState) -> Comparison:
@@ -184,23 +194,6 @@ def compare(step: int, replayed: TrainState, stored: TrainState) -> Comparison:
   return Comparison(step, equal, leaf, worst)
 
 
-def changed_environment(directory: RunDirectory) -> str:
-  """How this machine differs from the run's where bits may; "" if nowhere."""
-  now = describe_environment()
-  if not directory.environment.exists():
-    return "environment.json is missing"
-  then = read_json(directory.environment)
-  pairs = [
-    (name, then.get("packages", {}).get(name), now["packages"][name])
-    for name in ("jax", "jaxlib")
-  ]
-  devices = [", ".join(x.get("devices", [])) for x in (then, now)]
-  pairs.append(("devices", devices[0], devices[1]))
-  return "; ".join(
-    f"{name} {old} then, {new} now" for name, old, new in pairs if old != new
-  )
-
-
 def _left_to_measure(
   directory: RunDirectory, plan: Plan, probes: Sequence[Probe]
 ) -> dict[int, list[Probe]]:
@@ -216,17 +209,15 @@ def _left_to_measure(
   }
 
 
-def _measure(
+def _keep(
   directory: RunDirectory,
   plan: Plan,
   probe: Probe,
-  state: TrainState,
-  held_out: HeldOut,
+  step: int,
+  values: dict[str, np.ndarray],
+  carry: PyTree,
 ) -> dict[str, float]:
-  """Measures and keeps what was measured; returns its scalars."""
-  step = int(state.step)
-  carry = probe.init_carry(state.params)
-  values, carry = measure(probe, state, held_out, carry)
+  """Keeps what was measured; returns its scalars."""
   if complaint := probe.complain(values):
     raise FloatingPointError(f"step {step}: {complaint}")
   keep_vectors(probe, directory.eigenvectors / "zoomed", step, carry)

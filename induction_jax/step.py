@@ -23,14 +23,31 @@ class StepMetrics(NamedTuple):
 
 
 class ChunkMetrics(NamedTuple):
-  """A chunk of updates: means over its steps, and where it first failed."""
+  """Updates since the last record: sums over them, and where they failed.
 
-  mean: StepMetrics
-  first_bad_step: Array  # the first with a non-finite number, -1 if none
+  A chunk of updates may be made in pieces, each going on with the sums of the
+  one before, with the same bits however it is cut.
+  """
+
+  total: StepMetrics
+  first_bad_step: Array  # int32, the first with a non-finite number, -1 if none
+  steps: Array  # int32, how many are summed up: those before `first_bad_step`
+
+  @property
+  def mean(self) -> StepMetrics:
+    return jax.tree.map(lambda x: x / self.steps, self.total)
+
+
+def no_updates(step: Array) -> ChunkMetrics:
+  """The sums before the first update of a chunk, placed as `state.step` is."""
+  count = 0 * step
+  zero = count.astype(jnp.float32)
+  return ChunkMetrics(StepMetrics(zero, zero), count - 1, count)
 
 
 TrainStep = Callable[[TrainState], tuple[TrainState, StepMetrics]]
-TrainChunk = Callable[[TrainState, Array], tuple[TrainState, ChunkMetrics]]
+# (state, number of updates, sums so far) -> the same after them.
+TrainChunk = Callable[..., tuple[TrainState, ChunkMetrics]]
 
 
 def make_loss(model: Model, weights: Callable[[Batch], Array]) -> Loss:
@@ -77,26 +94,36 @@ def make_train_step(
 def make_train_chunk(train_step: TrainStep) -> TrainChunk:
   """Many updates as one loop on the device.
 
-  The number of steps (at least 1) is an argument, not a shape: a run is one
+  The number of steps (at least 0) is an argument, not a shape: a run is one
   compiled program however its chunks fall, so its bits cannot depend on where
   it was measured, stopped or resumed.
+
+  An update that gives a number that is not finite is not made, nor is any
+  after it: the state stays the last good one, from which it can be repeated.
   """
 
   def train_chunk(
-    state: TrainState, num_steps: Array
+    state: TrainState, num_steps: Array, metrics: ChunkMetrics | None = None
   ) -> tuple[TrainState, ChunkMetrics]:
-    def body(_, carry):
-      state, total, bad = carry
-      new_state, metrics = train_step(state)
-      sizes = (*metrics, optax.tree.norm(new_state.params))
-      finite = jnp.all(jnp.isfinite(jnp.stack(sizes)))
-      bad = jnp.where((bad < 0) & ~finite, state.step, bad)
-      return new_state, jax.tree.map(jnp.add, total, metrics), bad
+    metrics = no_updates(state.step) if metrics is None else metrics
 
-    zero = StepMetrics(jnp.zeros(()), jnp.zeros(()))
-    carry = (state, zero, jnp.full((), -1, jnp.int32))
-    state, total, bad = jax.lax.fori_loop(0, num_steps, body, carry)
-    mean = jax.tree.map(lambda x: x / num_steps, total)
-    return state, ChunkMetrics(mean, bad)
+    def body(_, carry):
+      state, total, bad, steps = carry
+      new_state, seen = train_step(state)
+      sizes = (*seen, optax.tree.norm(new_state.params))
+      good = (bad < 0) & jnp.all(jnp.isfinite(jnp.stack(sizes)))
+      bad = jnp.where((bad < 0) & ~good, state.step, bad)
+      new = (new_state[:3], jax.tree.map(jnp.add, total, seen), steps + 1)
+      # Not the key, which never changes.
+      new, total, steps = jax.tree.map(
+        lambda new, old: jnp.where(good, new, old),
+        new,
+        (state[:3], total, steps),
+      )
+      step, params, opt_state = new
+      return TrainState(step, params, opt_state, state.key), total, bad, steps
+
+    state, *summed = jax.lax.fori_loop(0, num_steps, body, (state, *metrics))
+    return state, ChunkMetrics(*summed)
 
   return train_chunk

@@ -11,6 +11,7 @@ run directory of its own in it, seed_0007 say, that every other command reads:
   python -m induction_jax.visualize runs/quick_64/seed_0007
 """
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,12 +25,12 @@ from induction_jax import cli
 from induction_jax.config import ConfigError
 from induction_jax.grid import Setting, make_grid
 from induction_jax.interrupt import Interrupt
+from induction_jax.ledger import read_divergence
 from induction_jax.loop import (
   Experiment,
   Progress,
   Watcher,
   make_pure_experiment,
-  write_results,
 )
 from induction_jax.progress import make_watcher
 from induction_jax.report.findings import find
@@ -42,6 +43,7 @@ from induction_jax.report.seeds import (
   summarise_seeds,
 )
 from induction_jax.report.write import write_summary
+from induction_jax.results import make_results, write_results
 from induction_jax.seeds import (
   GIB,
   config_of,
@@ -51,10 +53,10 @@ from induction_jax.seeds import (
   run_seeds,
   seed_bytes,
 )
+from induction_jax.storage import lock
 from induction_jax.storage.dataset import write_dataset
 from induction_jax.storage.run_directory import (
   RunDirectory,
-  read_json,
   write_json,
 )
 from induction_jax.storage.seeds_dataset import join_seeds
@@ -88,13 +90,14 @@ def main(argv: list[str]) -> int:
     grid = open_grid(root, config, _values(settings))
   summaries = {}
   last_words = "python -m induction_jax.sweep " + shlex.join(argv[1:])
-  with Interrupt(last_words) as interrupt:
+  with Interrupt(last_words) as interrupt, contextlib.ExitStack() as locks:
     for setting, experiment, plan in jobs:
       directory = open_sweep(root / setting.name, setting.config, plan)
+      locks.enter_context(lock.hold(directory.root))
       _announce(directory, experiment, plan)
       if not _run(experiment, directory, plan, interrupt):
-        print(f"stopped; to go on:\n  {last_words}")
-        return 128 + interrupt.signal
+        write_so_far(experiment, directory, plan)
+        interrupt.leave("stopped")
       summaries[setting.name] = report(experiment, directory, plan)
     interrupt.stop_at_once()
   if values.over:
@@ -124,6 +127,25 @@ def report(
   for path in write_seed_figures(directory.figures, joined, outcomes, form):
     print(f"figure: {path}")
   return summary
+
+
+def write_so_far(
+  experiment: Experiment, directory: SweepDirectory, plan: Plan
+) -> None:
+  """Writes results.nc of what is measured of a sweep that was stopped.
+
+  What is each seed's own is left to the end of the sweep: it takes longer
+  than a process that was told to stop may have.
+  """
+  results = {}
+  for seeds in plan.groups():
+    for seed in seeds:
+      run = directory.seed(seed)
+      own = experiment._replace(config=config_of(experiment.config, seed))
+      with contextlib.suppress(ConfigError):  # not measured yet
+        results[seed] = make_results(own, run)
+  if results:
+    write_dataset(join_seeds(results), directory.results)
 
 
 def _plan(values: flags.FlagValues, experiment: Experiment, root: Path) -> Plan:
@@ -189,7 +211,7 @@ def _run(
 def _outcome(run: RunDirectory, seed: int, results: Any) -> Outcome:
   """Reads a seed's findings off its results, and writes its summary."""
   findings = find(results)
-  note = read_json(run.diverged) if run.diverged.exists() else None
+  note = read_divergence(run)
   if "train_loss" in results:
     summary = write_summary(run, results, findings)
     if note:

@@ -7,6 +7,7 @@ r"""Trains a network, measures it while it trains, and reports what it found.
 The same command on the same --workdir goes on where it stopped.
 """
 
+import contextlib
 import shlex
 import sys
 import time
@@ -16,13 +17,16 @@ from absl import flags
 
 from induction_jax import cli, visualize
 from induction_jax.config import Config, ConfigError
+from induction_jax.cost import Cost
 from induction_jax.interrupt import Interrupt
-from induction_jax.loop import Cost, make_experiment, run, write_results
+from induction_jax.loop import Experiment, make_experiment, run
 from induction_jax.progress import make_watcher
 from induction_jax.report.findings import find
 from induction_jax.report.summary import format_summary
 from induction_jax.report.write import write_summary
-from induction_jax.storage.run_directory import open_run
+from induction_jax.results import write_results
+from induction_jax.storage import lock
+from induction_jax.storage.run_directory import RunDirectory, open_run
 
 DIVERGED = 1
 
@@ -59,10 +63,18 @@ def train(config: Config, root: Path, resume: bool, argv: list[str]) -> int:
   started = time.perf_counter()
   experiment = make_experiment(config)  # before anything is written
   directory = open_run(root, config, resume)
+  with lock.hold(root):
+    return _train(experiment, directory, started, _again(argv, root))
+
+
+def _train(
+  experiment: Experiment, directory: RunDirectory, started: float, again: str
+) -> int:
+  config, root = experiment.config, directory.root
   print(f"run directory: {root}", flush=True)
   print(f"Hessian products: {experiment.products}", flush=True)
   cost = Cost(directory, started)
-  with Interrupt(last_words=_again(argv, root)) as interrupt:
+  with Interrupt(last_words=again) as interrupt:
     watcher = make_watcher(config.train.num_steps)
     try:
       step = run(
@@ -74,14 +86,13 @@ def train(config: Config, root: Path, resume: bool, argv: list[str]) -> int:
       )
     except FloatingPointError as error:
       print(f"error: {error}", file=sys.stderr)
-      write_results(experiment, directory)
+      _write_what_there_is(experiment, directory)
       return DIVERGED
     finally:
       watcher.close()
     if step < config.train.num_steps:
-      write_results(experiment, directory)
-      print(f"stopped at step {step}; to go on:\n  {interrupt.last_words}")
-      return 128 + interrupt.signal
+      _write_what_there_is(experiment, directory)
+      interrupt.leave(f"stopped at step {step}")
     interrupt.stop_at_once()
     results = write_results(experiment, directory)
     findings = find(results)
@@ -90,6 +101,14 @@ def train(config: Config, root: Path, resume: bool, argv: list[str]) -> int:
     cost.save()
     print(format_summary(write_summary(directory, results, findings)))
   return 0
+
+
+def _write_what_there_is(
+  experiment: Experiment, directory: RunDirectory
+) -> None:
+  """Results of a run that ended early, perhaps before its first measurement."""
+  with contextlib.suppress(ConfigError):
+    write_results(experiment, directory)
 
 
 def _again(argv: list[str], root: Path) -> str:

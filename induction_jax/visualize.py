@@ -15,12 +15,12 @@ from induction_jax.loop import (
   Experiment,
   load_or_init,
   make_experiment,
-  write_results,
 )
 from induction_jax.report.findings import Findings, find
 from induction_jax.report.patterns import run_sequence
 from induction_jax.report.write import write_figures
-from induction_jax.storage import checkpoints
+from induction_jax.results import make_results, write_results
+from induction_jax.storage import checkpoints, lock
 from induction_jax.storage.run_directory import RunDirectory, load_run
 
 FORMATS = ("png", "svg", "pdf")
@@ -43,10 +43,19 @@ def main(argv: list[str]) -> int:
   experiment = make_experiment(config)
   if not checkpoints.steps(run.checkpoints):
     raise ConfigError(f"{run.root} has no checkpoint yet: nothing to draw")
-  results = write_results(experiment, run)
+  results = _results(experiment, run)
   form = values.format or config.report.format
   draw(experiment, run, results, find(results), form)
   return 0
+
+
+def _results(experiment: Experiment, run: RunDirectory) -> xr.Dataset:
+  """The run's results, written again unless the run itself is at work."""
+  try:
+    with lock.hold(run.root):
+      return write_results(experiment, run)
+  except lock.InUseError:
+    return make_results(experiment, run)
 
 
 def draw(

@@ -28,22 +28,24 @@ from induction_jax.interrupt import Interrupt
 from induction_jax.loop import (
   Experiment,
   make_experiment,
-  make_results,
-  write_results,
 )
 from induction_jax.probes import Probe
 from induction_jax.progress import make_watcher
 from induction_jax.replay import (
   Comparison,
   Plan,
-  changed_environment,
   last_step,
   make_plan,
   replay,
 )
 from induction_jax.report.findings import Findings, find
-from induction_jax.storage import checkpoints
-from induction_jax.storage.run_directory import RunDirectory, load_run
+from induction_jax.results import make_results, write_results
+from induction_jax.storage import checkpoints, lock
+from induction_jax.storage.run_directory import (
+  RunDirectory,
+  changed_environment,
+  load_run,
+)
 
 FAILED = 1  # not the same bits, or numbers that are not finite
 PROBES = ("behaviour", "spectra")  # by default, where the run has them
@@ -84,7 +86,8 @@ def main(argv: list[str]) -> int:
   if every is None:
     every = max(1, math.ceil((last - first) / MEASUREMENTS))
   plan = make_plan(directory, first, last, every)
-  return zoom(experiment, directory, plan, probes)
+  with lock.hold(directory.root):
+    return zoom(experiment, directory, plan, probes)
 
 
 def zoom(
@@ -94,7 +97,7 @@ def zoom(
   probes: list[Probe],
 ) -> int:
   """Replays, says how it compared, and draws; returns the exit status."""
-  changed = changed_environment(directory)
+  changed = changed_environment(directory.environment)
   if changed:
     print(f"warning: {changed}: the replay's bits may differ", file=sys.stderr)
   names = ",".join(probe.name for probe in probes)
@@ -127,8 +130,7 @@ def zoom(
     results = write_results(experiment, directory)
     print(_verdict(plan, compared), flush=True)
     if step < plan.stop:
-      print(f"stopped at step {step}; to go on:\n  {interrupt.last_words}")
-      return 128 + interrupt.signal
+      interrupt.leave(f"stopped at step {step}")
     interrupt.stop_at_once()
     findings = find(results)
     form = experiment.config.report.format

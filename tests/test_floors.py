@@ -23,6 +23,9 @@ FLOORS = {
   "grid": 5,
   "sweep_options": 5,
   "loop": 4,
+  "patience": 4,
+  "cost": 4,
+  "results": 4,
   "replay": 4,
   "ledger": 4,
   "seeds": 4,
@@ -51,10 +54,17 @@ SAME_FLOOR = {
   # A replay is a run, of steps that have been.
   ("replay", "loop"),
   ("replay", "ledger"),
+  ("replay", "patience"),
   # The loop writes into a ledger; many seeds go through the one loop.
   ("loop", "ledger"),
+  # It waits for the device, and keeps count of the time.
+  ("loop", "patience"),
+  ("loop", "cost"),
+  # Results are of an experiment.
+  ("results", "loop"),
   ("seeds", "ledger"),
   ("seeds", "loop"),
+  ("seeds", "cost"),
   # A run ends with its figures, a zoom as well.
   ("train", "visualize"),
   ("zoom", "visualize"),

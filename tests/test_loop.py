@@ -15,6 +15,7 @@ from absl.testing import absltest, parameterized
 from induction_jax import loop
 from induction_jax.config import make_config
 from induction_jax.probes import all_variables
+from induction_jax.results import write_results
 from induction_jax.storage import checkpoints
 from induction_jax.storage.run_directory import open_run
 from tests.tiny import tiny_config
@@ -111,7 +112,7 @@ class RunTest(parameterized.TestCase):
     )
 
   def test_everything_is_measured_when_due(self):
-    results = loop.write_results(self.experiment, self.whole)
+    results = write_results(self.experiment, self.whole)
     np.testing.assert_array_equal(results.step, np.arange(25))
     due = results.top_eigenvalues.dropna("step", how="all").step
     np.testing.assert_array_equal(due, [0, 6, 12, 18, 24])

@@ -17,6 +17,7 @@ from induction_jax.probes import all_variables
 from induction_jax.probes.curvature import make_curvature
 from induction_jax.probes.density import EIGENVALUES, PLACES
 from induction_jax.probes.partition import partition_by_circuit
+from induction_jax.results import write_results
 from induction_jax.storage import checkpoints, dataset, history, vectors
 from induction_jax.storage.run_directory import open_run
 from tests.test_entry_points import call
@@ -90,7 +91,7 @@ class MeasureTest(parameterized.TestCase):
     root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
     cls.directory = open_run(root / "run", cls.config, resume=True)
     loop.run(cls.experiment, cls.directory)
-    cls.results = loop.write_results(cls.experiment, cls.directory)
+    cls.results = write_results(cls.experiment, cls.directory)
     cls.matrix, cls.partition = cls.dense_hessian(8)
 
   def test_all_that_is_declared_is_there(self):

@@ -18,6 +18,7 @@ from induction_jax import loop
 from induction_jax.config import make_config
 from induction_jax.ledger import DivergedError
 from induction_jax.probes import Probe
+from induction_jax.results import write_results
 from induction_jax.seeds import (
   SeedsLedger,
   config_of,
@@ -112,7 +113,7 @@ class SeedsTest(parameterized.TestCase):
     self.assertTrue(resumed)
     expected = loop.load_or_init(experiment, own)[0]
     chex.assert_trees_all_equal(arrays(found), arrays(expected))
-    results = loop.write_results(experiment, run)
+    results = write_results(experiment, run)
     np.testing.assert_array_equal(
       results.induction_accuracy.dropna("step").step, [0, 3, 6, 9, 12]
     )
@@ -241,7 +242,9 @@ class LedgerTest(absltest.TestCase):
 
   def test_divergence_in_training_names_the_step(self):
     zeros = np.zeros(2)
-    metrics = ChunkMetrics(StepMetrics(zeros, zeros), np.array([-1, 7]))
+    metrics = ChunkMetrics(
+      StepMetrics(zeros, zeros), np.array([-1, 7]), 1 + zeros
+    )
     self.assertEqual(self.ledger.trained(10, metrics)["train_loss"], 0)
     note = read_json(self.runs[1].diverged)
     self.assertEqual((note["step"], note["noticed"]), (7, 10))

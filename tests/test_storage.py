@@ -1,7 +1,13 @@
 """What is on disk: history, results, checkpoints, whose run it is."""
 
+import contextlib
 import dataclasses
+import errno
+import io
 import json
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -14,8 +20,22 @@ from absl.testing import absltest, parameterized
 
 from configs import quick
 from induction_jax.config import ConfigError, make_config
-from induction_jax.storage import checkpoints, dataset, history
-from induction_jax.storage.run_directory import load_run, open_run
+from induction_jax.storage import (
+  checkpoints,
+  dataset,
+  disk,
+  history,
+  lock,
+  manifest,
+)
+from induction_jax.storage.run_directory import (
+  changed_environment,
+  load_run,
+  note_environment,
+  open_run,
+  read_json,
+  write_json,
+)
 from induction_jax.types import Variable
 
 CONFIG = make_config(quick.get_config().to_dict())
@@ -72,6 +92,24 @@ class HistoryTest(DirectoryTest):
     history.truncate(self.path, 5)
     self.assertEqual([r["step"] for r in history.read(self.path)], [0, 5, 5])
     self.assertTrue(self.path.read_text().endswith("}\n"))
+    history.truncate(self.path, 5, itself=False)
+    self.assertEqual([r["step"] for r in history.read(self.path)], [0])
+
+  def test_a_line_is_added_after_the_last_whole_one(self):
+    for cut in ("", "{", '{"step": 3, "ki'):
+      self.path.write_text('{"step": 1}\n' + cut)
+      history.append(self.path, 2, "train", {})
+      self.assertEqual([r["step"] for r in history.read(self.path)], [1, 2])
+
+  def test_a_line_that_cannot_be_forced_to_disk_is_taken_back(self):
+    history.append(self.path, 1, "train", {})
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+      mock.patch.object(history.os, "fsync", side_effect=full),
+      self.assertRaisesRegex(OSError, "jsonl cannot be added to: No space"),
+    ):
+      history.append(self.path, 2, "train", {})
+    self.assertEqual([r["step"] for r in history.read(self.path)], [1])
 
   def test_no_history_is_empty(self):
     self.assertEqual(history.read(self.path), [])
@@ -162,18 +200,26 @@ class CheckpointsTest(DirectoryTest):
       float(jax.random.uniform(jax.random.key(3))),
     )
 
-  def test_a_saved_step_is_never_overwritten(self):
+  def test_a_save_takes_the_place_of_an_earlier_one(self):
     checkpoints.save(self.root, 5, self.tree())
     checkpoints.save(self.root, 5, self.tree(2.0))
     got = checkpoints.restore(self.root, 5, self.tree(0.0))
-    chex.assert_trees_all_equal(got["x"], self.tree()["x"])
+    chex.assert_trees_all_equal(got["x"], self.tree(2.0)["x"])
+    self.assertEqual([path.name for path in self.root.iterdir()], ["5"])
 
   def test_empty_and_foreign_directories_are_passed_over(self):
     checkpoints.save(self.root, 5, self.tree())
     (self.root / "9").mkdir()
     (self.root / "notes").mkdir()
     (self.root / "7").write_text("a file")
+    (self.root / "8.saving").mkdir()  # left by a crash
     self.assertEqual(checkpoints.steps(self.root), [5])
+    self.newest(set_aside=False)
+    self.assertLen(list(self.root.iterdir()), 5)
+    _, told = self.newest(set_aside=True)
+    self.assertEqual(told.count("is no whole checkpoint; set aside"), 2)
+    self.assertEqual(self.names(self.root), ["5", "notes", "set_aside"])
+    self.assertEqual(self.names(self.root / "set_aside"), ["7", "9"])
     checkpoints.save(self.root, 9, self.tree(3.0))
     self.assertEqual(checkpoints.steps(self.root), [5, 9])
 
@@ -186,6 +232,180 @@ class CheckpointsTest(DirectoryTest):
     checkpoints.save(self.root, 5, self.tree())
     with self.assertRaisesRegex(ValueError, message):
       checkpoints.restore(self.root, 5, self.tree() | change)
+
+  def test_every_damage_is_found_and_the_one_before_it_used(self):
+    for step, scale in (5, 1.0), (7, 2.0):
+      checkpoints.save(self.root, step, self.tree(scale))
+    files = [path for path in (self.root / "7").rglob("*") if path.is_file()]
+    self.assertGreater(len(files), 8)
+    for path in files:
+      data = path.read_bytes()
+      flipped = bytearray(data)
+      flipped[len(data) // 2] ^= 1
+      for bad in (flipped, data[: len(data) // 2], None):
+        path.unlink() if bad is None else path.write_bytes(bad)
+        with self.subTest(path.name, bad=bad and len(bad)):
+          got, told = self.newest(set_aside=False)
+          chex.assert_trees_all_equal(got["x"], self.tree()["x"])
+          # Without a manifest it is no checkpoint at all.
+          known = path.name != "manifest.json" or bad is not None
+          self.assertEqual(told.count("\n"), known)
+        path.write_bytes(data)
+    got, told = self.newest(set_aside=False)
+    self.assertEqual(told, "")
+    chex.assert_trees_all_equal(got["x"], self.tree(2.0)["x"])
+
+  def test_damaged_and_foreign_ones_are_set_aside_by_the_owner(self):
+    checkpoints.save(self.root, 5, self.tree())
+    checkpoints.save(self.root, 7, self.tree() | {"x": jnp.zeros((9, 9))})
+    shutil.copytree(self.root / "5", self.root / "8")  # of another step
+    got, told = self.newest(set_aside=True)
+    chex.assert_trees_all_equal(got["x"], self.tree()["x"])
+    self.assertEqual(told.count("\n"), 2)
+    self.assertRegex(told, "it is of step 5.*; set aside as .*set_aside/8")
+    self.assertEqual(self.names(self.root), ["5", "set_aside"])
+    # A second one of that step finds a place beside the first.
+    checkpoints.save(self.root, 7, self.tree() | {"x": jnp.zeros(3)})
+    self.newest(set_aside=True)
+    self.assertEqual(self.names(self.root / "set_aside"), ["7", "7.1", "8"])
+
+  def test_what_orbax_gives_back_is_compared_with_what_was_saved(self):
+    checkpoints.save(self.root, 5, self.tree())
+    other = jax.tree.map(jnp.copy, self.tree(2.0) | {"key": jnp.uint32([0, 3])})
+    with (
+      mock.patch.object(
+        checkpoints.ocp.StandardCheckpointer, "restore", return_value=other
+      ),
+      self.assertRaisesRegex(ConfigError, r"damaged \(x is not what was saved"),
+    ):
+      checkpoints.restore(self.root, 5, self.tree())
+
+  def test_a_part_of_what_is_damaged_is_not_given(self):
+    stacked = {"x": jnp.arange(6.0).reshape(3, 2)}
+    for step in (1, 2):
+      checkpoints.save(self.root / "all", step, stacked)
+    own = self.root / "own"
+    checkpoints.link(own, checkpoints.Part(self.root / "all", 1, 3))
+    array = next((self.root / "all" / "2" / "d").iterdir())
+    array.write_bytes(array.read_bytes()[:-1])
+    like = {"x": jnp.zeros(2)}
+    with self.assertRaisesRegex(ConfigError, "all/2 is damaged"):
+      checkpoints.restore(own, 2, like)
+    got, told = self.newest(set_aside=True, directory=own, like=like)
+    np.testing.assert_array_equal(got["x"], [2.0, 3.0])
+    self.assertIn("not used", told)
+    self.assertEqual(self.names(self.root / "all"), ["1", "2"])
+
+  def newest(self, set_aside, directory=None, like=None):
+    """What is restored, and what is said."""
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+      got = checkpoints.restore_newest(
+        directory or self.root, like or self.tree(0.0), set_aside
+      )
+    return got, err.getvalue()
+
+  def names(self, directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+class DiskTest(DirectoryTest):
+  def free(self, count):
+    found = mock.Mock(free=count)
+    return mock.patch.object(disk.shutil, "disk_usage", return_value=found)
+
+  def test_what_fits_and_what_does_not(self):
+    place = self.root / "checkpoints"
+    each = 10**6 + disk.OVERHEAD
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+      with self.free(8 * each):
+        disk.check_disk(place, 10**6, 8)
+      self.assertEqual(err.getvalue(), "")
+      with self.free(8 * each - 1):
+        disk.check_disk(place, 10**6, 8)
+      self.assertRegex(err.getvalue(), "^warning: .* 8 checkpoints due need")
+      with self.free(3 * each - 1), self.assertRaisesRegex(OSError, "3 check"):
+        disk.check_disk(place, 10**6, 8)
+    self.assertEqual(list(place.iterdir()), [])
+
+  def test_a_disk_that_gives_back_something_else(self):
+    read = manifest.read
+
+    def spoil(checkpoint):
+      path = next(iter((checkpoint / "d").iterdir()))
+      path.write_bytes(b"x" + path.read_bytes()[1:])
+      return read(checkpoint)
+
+    with (
+      mock.patch.object(manifest, "read", spoil),
+      self.assertRaisesRegex(OSError, "does not give back what is written"),
+    ):
+      disk.check_disk(self.root, 1, 1)
+
+  def test_nothing_is_made_again_of_a_directory_that_has_gone(self):
+    with self.assertRaisesRegex(OSError, "was not saved"):
+      checkpoints.save(self.root / "gone" / "x", 1, {"x": jnp.zeros(2)})
+    self.assertFalse((self.root / "gone").exists())
+
+
+class LockTest(DirectoryTest):
+  def test_one_at_a_time_and_none_left_behind(self):
+    script = (
+      "import os, sys\n"
+      "from pathlib import Path\n"
+      "from induction_jax.storage import lock\n"
+      "with lock.hold(Path(sys.argv[1])):\n"
+      "  print(os.getpid(), flush=True)\n"
+      "  sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+      [sys.executable, "-c", script, self.root],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    ) as holder:
+      pid = holder.stdout.readline().strip()
+      with self.assertRaisesRegex(ConfigError, f"in use by another.*{pid}"):
+        open_run(self.root, CONFIG, resume=True)
+      self.assertEqual([x.name for x in self.root.iterdir()], ["lock"])
+      holder.kill()
+    open_run(self.root, CONFIG, resume=True)
+
+  def test_a_file_system_without_locks(self):
+    error = OSError(errno.ENOLCK, "no locks")
+    err = io.StringIO()
+    with (
+      mock.patch.object(lock.fcntl, "flock", side_effect=error),
+      contextlib.redirect_stderr(err),
+      lock.hold(self.root),
+    ):
+      self.assertIn("has no locks", err.getvalue())
+
+
+class EnvironmentTest(DirectoryTest):
+  def test_what_has_changed_is_said_and_kept(self):
+    path = self.root / "environment.json"
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+      note_environment(path)
+      first = read_json(path)
+      first["command"] = ["another"]  # changes no bits
+      write_json(path, first)
+      note_environment(path)
+      self.assertEqual((err.getvalue(), read_json(path)), ("", first))
+      first["packages"]["jax"] = "0.0.1"
+      write_json(path, first)
+      note_environment(path)
+      note_environment(path)
+    stored = read_json(path)
+    self.assertEqual(err.getvalue().count("\n"), 1)
+    self.assertIn("warning: jax 0.0.1 then, ", err.getvalue())
+    self.assertLen(stored["resumed"], 1)
+    self.assertEqual(stored["packages"], first["packages"])
+    self.assertEqual(changed_environment(path), "")
+    for name in ("xla_flags", "threads", "key_implementation", "code"):
+      self.assertIn(name, stored)
 
 
 class RunDirectoryTest(DirectoryTest):

@@ -9,6 +9,7 @@ from absl.testing import absltest, parameterized
 
 from induction_jax import loop
 from induction_jax.config import make_config
+from induction_jax.results import write_results
 from induction_jax.storage.run_directory import open_run
 from induction_jax.transition import trigger
 from tests.tiny import tiny_config, with_light_spectra
@@ -143,7 +144,7 @@ class AdaptiveRunTest(parameterized.TestCase):
     )
     cls.whole = open_run(cls.root / "whole", cls.config, resume=True)
     loop.run(cls.experiment, cls.whole)
-    cls.results = loop.write_results(cls.experiment, cls.whole)
+    cls.results = write_results(cls.experiment, cls.whole)
 
   def test_spectra_are_denser_while_the_alarm_is_on(self):
     on = self.results.alarm.values

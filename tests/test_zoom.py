@@ -14,6 +14,7 @@ from induction_jax import loop, replay, visualize, zoom
 from induction_jax.config import make_config
 from induction_jax.report import figures, style
 from induction_jax.report.findings import find
+from induction_jax.results import make_results, write_results
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import (
   RunDirectory,
@@ -40,12 +41,12 @@ class ZoomTest(parameterized.TestCase):
     cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
     cls.original = open_run(cls.root / "original", cls.config, resume=True)
     loop.run(cls.experiment, cls.original)
-    cls.own = loop.write_results(cls.experiment, cls.original)
+    cls.own = write_results(cls.experiment, cls.original)
     # The same run, measured at every step.
     every = tuple(p._replace(interval=1) for p in cls.experiment.probes)
     often = open_run(cls.root / "often", cls.config, resume=True)
     loop.run(cls.experiment._replace(probes=every), often)
-    cls.often = loop.write_results(cls.experiment, often)
+    cls.often = write_results(cls.experiment, often)
 
   def setUp(self):
     super().setUp()
@@ -61,7 +62,7 @@ class ZoomTest(parameterized.TestCase):
     return call(zoom.main, self.run_directory.root, *arguments)
 
   def results(self):
-    return loop.make_results(self.experiment, self.run_directory)
+    return make_results(self.experiment, self.run_directory)
 
   def assert_run_untouched(self):
     self.assertEqual(

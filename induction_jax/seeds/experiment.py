@@ -10,7 +10,7 @@ from induction_jax.loop import Experiment, compile_experiment
 from induction_jax.probes import Probe
 from induction_jax.seeds.mapping import over_seeds, split_over
 from induction_jax.state import TrainState, init_state
-from induction_jax.step import ChunkMetrics, TrainChunk
+from induction_jax.step import ChunkMetrics, no_updates
 from induction_jax.types import Array, Key, PyTree
 
 
@@ -41,18 +41,28 @@ def make_group(
     return init_state(experiment.model, experiment.tx, key)
 
   def train_one(
-    shared: tuple[Array, Array], state: TrainState
+    shared: tuple[Array, Array], state: TrainState, metrics: ChunkMetrics
   ) -> tuple[TrainState, ChunkMetrics]:
-    return _train_or_freeze(experiment.train_chunk, state, *shared)
+    num_steps, newest = shared
+    # A seed is frozen once its numbers are not finite, and known by being
+    # behind; they stay finite for the probes, which measure all seeds.
+    behind = jnp.where(state.step < newest, state.step, metrics.first_bad_step)
+    metrics = metrics._replace(first_bad_step=behind)
+    return experiment.train_chunk(state, num_steps, metrics)
 
   train_all = over_seeds(train_one, mapping, mesh)
+
+  def train_seeds(
+    state: TrainState, num_steps: Array, metrics: ChunkMetrics | None = None
+  ) -> tuple[TrainState, ChunkMetrics]:
+    metrics = no_updates(state.step) if metrics is None else metrics
+    return train_all((num_steps, jnp.max(state.step)), state, metrics)
+
   init = jax.jit(each(start))
   mapped = compile_experiment(
     experiment._replace(
       draw=each(experiment.draw),
-      train_chunk=lambda state, num_steps: train_all(
-        (num_steps, jnp.max(state.step)), state
-      ),
+      train_chunk=train_seeds,
       all_probes=tuple(
         _map_probe(probe, each) for probe in experiment.all_probes
       ),
@@ -65,23 +75,6 @@ def make_group(
     return mapped._replace(init=lambda: init(keys))
 
   return of
-
-
-def _train_or_freeze(
-  train_chunk: TrainChunk, state: TrainState, num_steps: Array, newest: Array
-) -> tuple[TrainState, ChunkMetrics]:
-  """A chunk of updates, or the state as it is once they are not finite.
-
-  A frozen seed is behind the newest step, by which it is known later. Its
-  numbers stay finite, for the probes that measure the others measure it too.
-  """
-  new, metrics = train_chunk(state, num_steps)
-  trains = (state.step == newest) & (metrics.first_bad_step < 0)
-  # Not the key, which never changes.
-  step, params, opt_state = jax.tree.map(
-    lambda new, old: jnp.where(trains, new, old), new[:3], state[:3]
-  )
-  return TrainState(step, params, opt_state, state.key), metrics
 
 
 def _map_probe(

@@ -9,11 +9,7 @@ import numpy as np
 from induction_jax.ledger import DivergedError, RunLedger
 from induction_jax.probes import Probe
 from induction_jax.step import ChunkMetrics
-from induction_jax.storage.run_directory import (
-  RunDirectory,
-  read_json,
-  write_json,
-)
+from induction_jax.storage.run_directory import RunDirectory
 from induction_jax.types import PyTree
 
 
@@ -35,12 +31,12 @@ class SeedsLedger:
     self._runs = runs
     self._ledgers = [RunLedger(run, sync=False) for run in runs]
 
-  def begin(self, last_step: int) -> None:
-    for run, ledger in zip(self._runs, self._ledgers):
-      ledger.begin(last_step)
-      noted = run.diverged.exists()
-      if noted and read_json(run.diverged)["noticed"] > last_step:
-        run.diverged.unlink()
+  def reached(self) -> int:
+    return max(ledger.reached() for ledger in self._ledgers)
+
+  def begin(self, last_step: int, recorded: bool = True) -> None:
+    for ledger in self._ledgers:
+      ledger.begin(last_step, recorded)
 
   def constants(self, probe: Probe, arrays: PyTree) -> None:
     self._each(0, lambda ledger, x: ledger.constants(probe, x), arrays)
@@ -63,6 +59,9 @@ class SeedsLedger:
     for ledger in self._ledgers:
       ledger.commit()
 
+  def diverged(self, noticed: int, error: DivergedError) -> None:
+    """Nothing: each seed has its note."""
+
   def _each(
     self, step: int, write: Callable[[RunLedger, PyTree], Any], stacked: PyTree
   ) -> list[Any]:
@@ -74,8 +73,7 @@ class SeedsLedger:
       try:
         found.append(write(ledger, take(stacked, i)))
       except DivergedError as error:
-        note = {"step": error.step, "noticed": step, "reason": str(error)}
-        write_json(run.diverged, note)
+        ledger.diverged(step, error)
     if not found:
       raise DivergedError(step, f"step {step}: every seed has diverged")
     return found

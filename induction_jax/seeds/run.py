@@ -1,17 +1,19 @@
 """A whole sweep: group after group of seeds, through the one loop."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 
 from induction_jax.config import Config, make_config, to_dict
+from induction_jax.cost import Cost
 from induction_jax.ledger import DivergedError
-from induction_jax.loop import Cost, Experiment, Watcher, run
+from induction_jax.loop import Experiment, Watcher, run
 from induction_jax.seeds.experiment import make_group
 from induction_jax.seeds.ledger import SeedsLedger
 from induction_jax.seeds.mapping import make_mesh
-from induction_jax.storage import checkpoints
+from induction_jax.storage import checkpoints, lock
 from induction_jax.storage.run_directory import (
   RunDirectory,
   open_run,
@@ -55,19 +57,22 @@ def run_seeds(
     group.root.mkdir(parents=True, exist_ok=True)
     runs = [_open_seed(directory, group, config, seeds, i) for i in seeds]
     cost = Cost(group)
-    try:
-      step = run(
-        group_of(seeds),
-        group,
-        cost=cost,
-        ledger=SeedsLedger(runs),
-        should_stop=should_stop,
-        watch=watch(seeds),
-      )
-    except DivergedError:  # of the last seed left: each has its note
-      step = config.train.num_steps
+    with contextlib.ExitStack() as locks:
+      for each in runs:
+        locks.enter_context(lock.hold(each.root))
+      try:
+        step = run(
+          group_of(seeds),
+          group,
+          cost=cost,
+          ledger=SeedsLedger(runs),
+          should_stop=should_stop,
+          watch=watch(seeds),
+        )
+      except DivergedError:  # of the last seed left: each has its note
+        step = config.train.num_steps
       cost.save()
-    _share_cost(group, runs)
+      _share_cost(group, runs)
     if step < config.train.num_steps:
       return False
   return True

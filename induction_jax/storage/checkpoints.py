@@ -1,9 +1,16 @@
 """Checkpoints of a pytree by step. The only module that imports orbax.
 
-Orbax writes each checkpoint beside its place and renames it when it is whole;
-a directory without its metadata is not a checkpoint and is passed over. Saves
-return when the bytes are on disk, so an error belongs to the save that made
-it.
+Orbax by itself gives back a flipped bit without a word, and casts one dtype to
+another. So each checkpoint has a manifest with the name, shape, dtype and
+checksum of every leaf (and file), and is given back only if all agree. It is
+written beside its place and renamed once it and its manifest are on disk:
+
+  <step>/         a checkpoint
+  <step>.saving/  one that is being written, or what a crash has left of it
+  set_aside/      those that could not be trusted
+
+Saves return when the bytes are on disk, so an error belongs to the save that
+made it.
 
 Runs that are trained together are saved together, stacked; a directory of
 `link` then stands for the part of one of them.
@@ -11,6 +18,8 @@ Runs that are trained together are saved together, stacked; a directory of
 
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +27,14 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from induction_jax.storage import manifest
+from induction_jax.storage.files import force_to_disk, replace_text
+from induction_jax.storage.manifest import CheckpointError
 from induction_jax.types import PyTree
+
+SAVING = ".saving"
+SET_ASIDE = "set_aside"
+SELF_TEST = "self_test"
 
 
 class Part(NamedTuple):
@@ -32,20 +48,29 @@ class Part(NamedTuple):
 def save(directory: Path, step: int, tree: PyTree) -> None:
   """Saves a pytree of arrays and typed keys under `directory`/step.
 
-  A step that has a checkpoint already keeps it.
+  It takes the place of an earlier one of that step. The directory above must
+  exist: if it is gone, so is the run.
 
   Raises:
     OSError: if it cannot be written; earlier checkpoints stay.
   """
-  if step in steps(directory):
-    return
   path = directory.absolute() / str(step)
+  partial = path.with_name(path.name + SAVING)
   try:
+    directory.mkdir(exist_ok=True)
+    _drop_unfinished(directory)
     with ocp.StandardCheckpointer() as checkpointer:
-      # Overwrites what a crash may have left behind without metadata.
-      checkpointer.save(path, _key_data(tree), force=True)
+      checkpointer.save(partial, _key_data(tree))
+    manifest.write(partial, step, _key_data(tree))
+    for below in partial.rglob("*"):
+      force_to_disk(below)
+    if path.exists():
+      shutil.rmtree(path)
+    partial.rename(path)
+    force_to_disk(directory)
   except Exception as error:  # orbax has no one type for a failed write
-    reason = str(error).strip().splitlines()[0]
+    shutil.rmtree(partial, ignore_errors=True)
+    reason = (str(error).strip() or repr(error)).splitlines()[0]
     kept = ", ".join(map(str, steps(directory))) or "none"
     raise OSError(
       f"checkpoint {path} was not saved ({reason}); saved before it: steps "
@@ -59,20 +84,18 @@ def link(directory: Path, part: Part) -> None:
   # Relative, so that the directory above both can be moved.
   stacked = os.path.relpath(part.stacked, directory)
   values = part._asdict() | {"stacked": stacked}
-  partial = directory / "part.json.partial"
-  partial.write_text(json.dumps(values) + "\n")
-  partial.replace(directory / "part.json")
+  replace_text(directory / "part.json", json.dumps(values) + "\n")
 
 
 def steps(directory: Path) -> list[int]:
-  """Steps with a whole checkpoint, ascending."""
+  """Steps with a whole checkpoint, ascending; restoring verifies it."""
   part = _part(directory)
   others = _own_steps(part.stacked) if part else set()
   return sorted(_own_steps(directory) | others)
 
 
 def restore(directory: Path, step: int, like: PyTree) -> PyTree:
-  """Restores the checkpoint of a step.
+  """Restores the checkpoint of a step, and verifies every bit of it.
 
   Args:
     directory: where the checkpoints are.
@@ -80,18 +103,18 @@ def restore(directory: Path, step: int, like: PyTree) -> PyTree:
     like: a pytree with the structure, shapes, dtypes and key types expected.
 
   Raises:
-    ValueError: if names, shapes or dtypes differ from those of `like`; orbax
-      alone would cast one dtype to another without a word.
+    CheckpointError: if names, shapes or dtypes differ from those of `like`, or
+      anything from what was saved.
   """
   part = _part(directory)
   if part and step not in _own_steps(directory):
     return _restore_part(part, step, like)
   path = directory.absolute() / str(step)
-  abstract = jax.tree.map(_describe, _key_data(like))
-  with ocp.StandardCheckpointer() as checkpointer:
-    stored = checkpointer.metadata(path).item_metadata.tree
-    _check_same_leaves(path, stored, abstract)
-    restored = checkpointer.restore(path, abstract)
+  plain = _key_data(like)
+  saved = manifest.read(path)
+  manifest.check_kinds(path, manifest.kinds(saved), plain)
+  restored = _read_leaves(path, plain)
+  manifest.check_bits(path, saved, restored)
 
   def typed(expected: jax.Array, got: jax.Array) -> jax.Array:
     if not _is_key(expected):
@@ -101,14 +124,82 @@ def restore(directory: Path, step: int, like: PyTree) -> PyTree:
   return jax.tree.map(typed, like, restored)
 
 
+def restore_newest(
+  directory: Path, like: PyTree, set_aside: bool
+) -> PyTree | None:
+  """The newest checkpoint that can be trusted; None if there is none.
+
+  Of each that cannot one line says so on standard error.
+
+  Args:
+    directory: where the checkpoints are.
+    like: as of restore.
+    set_aside: whether those are moved out of the way, to set_aside/, with
+      whatever else is no checkpoint: only for whoever goes on with the run.
+      Those of stacked runs are left where they are.
+  """
+  if set_aside and directory.exists():
+    _drop_unfinished(directory)
+    for path in directory.iterdir():
+      if path.name.isdecimal() and not manifest.exists(path):
+        told = f"{path} is no whole checkpoint"
+        _set_aside(directory, path, told)
+  for step in reversed(steps(directory)):
+    try:
+      return restore(directory, step, like)
+    except CheckpointError as error:
+      path = directory / str(step)
+      if set_aside and path.exists():
+        _set_aside(directory, path, str(error))
+      else:
+        print(f"warning: {error}; not used", file=sys.stderr)
+  return None
+
+
+def self_test(directory: Path) -> None:
+  """Writes a small checkpoint and reads it back, so that none fails later.
+
+  Raises:
+    OSError: if it cannot be written, or does not come back as it was.
+  """
+  path = directory / SELF_TEST
+  tree = {"x": jnp.arange(256, dtype=jnp.float32), "key": jax.random.key(0)}
+  directory.mkdir(exist_ok=True)
+  shutil.rmtree(path, ignore_errors=True)
+  try:
+    save(path, 0, tree)
+    restore(path, 0, tree)
+  except CheckpointError as error:
+    raise OSError(
+      f"{directory} does not give back what is written to it: {error}"
+    ) from error
+  finally:
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def _own_steps(directory: Path) -> set[int]:
   if not directory.exists():
     return set()
   return {
     int(path.name)
     for path in directory.iterdir()
-    if path.name.isdecimal() and (path / "_CHECKPOINT_METADATA").exists()
+    if path.name.isdecimal() and manifest.exists(path)
   }
+
+
+def _drop_unfinished(directory: Path) -> None:
+  """Removes what a crash in a save has left: no checkpoint yet."""
+  for path in directory.glob(f"*{SAVING}*"):
+    shutil.rmtree(path)
+
+
+def _set_aside(directory: Path, path: Path, reason: str) -> None:
+  aside = directory / SET_ASIDE
+  aside.mkdir(exist_ok=True)
+  taken = len(list(aside.glob(f"{path.name}*")))
+  name = f"{path.name}.{taken}" if taken else path.name
+  path.rename(aside / name)
+  print(f"warning: {reason}; set aside as {aside / name}", file=sys.stderr)
 
 
 def _part(directory: Path) -> Part | None:
@@ -127,6 +218,23 @@ def _restore_part(part: Part, step: int, like: PyTree) -> PyTree:
   return jax.tree.map(lambda x: x[part.row], restored)
 
 
+def _read_leaves(path: Path, like: PyTree) -> PyTree:
+  """What orbax finds in a checkpoint, checked but for the values."""
+  abstract = jax.tree.map(_describe, like)
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      stored = checkpointer.metadata(path).item_metadata.tree
+      manifest.check_kinds(path, manifest.kinds_of(stored), like)
+      return checkpointer.restore(path, abstract)
+  except CheckpointError:
+    raise
+  except Exception as error:  # whatever orbax makes of what it finds
+    reason = (str(error).strip() or repr(error)).splitlines()[0]
+    raise CheckpointError(
+      f"checkpoint {path} is damaged (it cannot be read: {reason[:200]})"
+    ) from error
+
+
 def _key_data(tree: PyTree) -> PyTree:
   """Orbax stores typed keys as what they are made of."""
   return jax.tree.map(
@@ -136,26 +244,6 @@ def _key_data(tree: PyTree) -> PyTree:
 
 def _is_key(x: jax.Array) -> bool:
   return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def _check_same_leaves(path: Path, stored: PyTree, like: PyTree) -> None:
-  got, expected = _leaves(stored), _leaves(like)
-  for name in sorted({*got, *expected}):
-    if got.get(name) != expected.get(name):
-      raise ValueError(
-        f"checkpoint {path}: {name} must be {expected.get(name, 'absent')}, "
-        f"got {got.get(name, 'nothing')}"
-      )
-
-
-def _leaves(tree: PyTree) -> dict[str, str]:
-  """Shape and dtype of every leaf, by a name that orbax does not change."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="."): (
-      f"{leaf.dtype}{list(leaf.shape)}"
-    )
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-  }
 
 
 def _describe(x: jax.Array) -> jax.ShapeDtypeStruct:

@@ -1,6 +1,5 @@
 """History to one labelled xarray Dataset, and results.nc."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from induction_jax.storage.files import replacing
 from induction_jax.storage.history import Record
 from induction_jax.types import Variable
 
@@ -69,11 +69,8 @@ def make_dataset(
 
 def write_dataset(dataset: xr.Dataset, path: Path) -> None:
   """Writes results.nc whole, then renames it into place."""
-  partial = path.with_name(path.name + ".partial")
-  dataset.to_netcdf(partial, engine="h5netcdf")
-  with partial.open("rb") as file:
-    os.fsync(file.fileno())
-  partial.replace(path)
+  with replacing(path) as partial:
+    dataset.to_netcdf(partial, engine="h5netcdf")
 
 
 def read_dataset(path: Path) -> xr.Dataset:

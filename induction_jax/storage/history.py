@@ -6,6 +6,7 @@ probe's name). Values are numbers or nested lists; null stands for nan. No
 time or place is in it, so that two equal runs have equal histories.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from induction_jax.config import ConfigError
+from induction_jax.storage.files import replace_text
 
 Record = dict[str, Any]
 
@@ -31,17 +33,12 @@ def append(
   """Appends one record and, with `sync`, forces it to disk."""
   record = {"step": step, "kind": kind, **extra}
   record["values"] = {name: _encode(value) for name, value in values.items()}
-  with path.open("a", encoding="utf-8") as file:
-    file.write(json.dumps(record, allow_nan=False) + "\n")
-    file.flush()
-    if sync:
-      os.fsync(file.fileno())
-
-
-def force_to_disk(path: Path) -> None:
-  """Forces all that was appended to disk."""
-  with path.open("a", encoding="utf-8") as file:
-    os.fsync(file.fileno())
+  line = json.dumps(record, allow_nan=False) + "\n"
+  try:
+    _append_line(path, line.encode(), sync)
+  except OSError as error:
+    reason = error.strerror or error
+    raise OSError(f"{path} cannot be added to: {reason}") from error
 
 
 def read(path: Path) -> list[Record]:
@@ -57,20 +54,45 @@ def read(path: Path) -> list[Record]:
   return [_decode(path, i, line) for i, line in enumerate(lines[:-1], 1)]
 
 
-def truncate(path: Path, last_step: int) -> None:
-  """Drops every record after `last_step` and any half-written line."""
-  kept = [record for record in read(path) if record["step"] <= last_step]
+def truncate(path: Path, last_step: int, itself: bool = True) -> None:
+  """Drops every record after `last_step` and any half-written line.
+
+  Args:
+    path: of the history.
+    last_step: the last one to keep records of.
+    itself: whether it is kept as well.
+  """
+  end = last_step + itself
+  kept = [record for record in read(path) if record["step"] < end]
   replace_text(path, _join(kept))
 
 
-def replace_text(path: Path, text: str) -> None:
-  """Writes a file whole, then renames it into place."""
-  partial = path.with_name(path.name + ".partial")
-  with partial.open("w", encoding="utf-8") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  partial.replace(path)
+def _append_line(path: Path, line: bytes, sync: bool) -> None:
+  """Appends after the last whole line, or leaves the file as it was."""
+  with path.open("ab", buffering=0) as file:
+    end = _whole_length(path)
+    try:
+      file.truncate(end)
+      if file.write(line) != len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      if sync:
+        os.fsync(file.fileno())
+    except OSError:
+      file.truncate(end)
+      raise
+
+
+def _whole_length(path: Path) -> int:
+  """Bytes up to the end of the last whole line."""
+  with path.open("rb") as file:
+    end = file.seek(0, os.SEEK_END)
+    if end == 0:
+      return 0
+    file.seek(end - 1)
+    if file.read(1) == b"\n":
+      return end
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1
 
 
 def _join(records: Iterable[Record]) -> str:

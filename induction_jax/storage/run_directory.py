@@ -1,13 +1,10 @@
 """A run on disk: where its files are, and whose run it is."""
 
+import functools
 import json
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import jax
 
 from induction_jax.config import (
   Config,
@@ -16,9 +13,13 @@ from induction_jax.config import (
   make_config,
   to_dict,
 )
-from induction_jax.storage.history import replace_text
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+from induction_jax.storage import lock
+from induction_jax.storage.environment import (
+  describe_environment,
+  differences,
+  newest,
+)
+from induction_jax.storage.files import replace_text
 
 
 class RunDirectory(NamedTuple):
@@ -60,7 +61,7 @@ class RunDirectory(NamedTuple):
 
   @property
   def diverged(self) -> Path:
-    """Of a seed of a sweep: where it stopped, if it did."""
+    """Where the run stopped, if its numbers did not stay finite."""
     return self.root / "diverged.json"
 
   @property
@@ -88,8 +89,8 @@ def open_run(root: Path, config: Config, resume: bool) -> RunDirectory:
     resume: whether an existing run may be continued.
 
   Raises:
-    ConfigError: if the directory holds something else, and nothing is
-      written, or if it cannot be written.
+    ConfigError: if the directory holds something else or is in use, and
+      nothing is written, or if it cannot be written.
   """
   try:
     return _open_run(RunDirectory(root), config, resume)
@@ -108,15 +109,45 @@ def _open_run(run: RunDirectory, config: Config, resume: bool) -> RunDirectory:
         "leave out --noresume"
       )
     _check_same_run(run, config)
-  elif root.exists() and any(root.iterdir()):
+  elif root.exists() and any(x.name != lock.NAME for x in root.iterdir()):
     raise ConfigError(
       f"--workdir {root} is not empty and holds no run (no config.json)"
     )
   root.mkdir(parents=True, exist_ok=True)
-  write_json(run.config, to_dict(config))
-  if not run.environment.exists():
-    write_json(run.environment, describe_environment())
+  with lock.hold(root):
+    write_json(run.config, to_dict(config))
+    note_environment(run.environment)
   return run
+
+
+def note_environment(path: Path) -> None:
+  """Writes environment.json, or adds to it where things have changed.
+
+  One line on standard error then says what has: a run that goes on elsewhere
+  may go on with other bits.
+  """
+  now = describe_environment()
+  if not path.exists():
+    write_json(path, now)
+    return
+  stored = read_json(path)
+  if changed := differences(newest(stored), now):
+    stored["resumed"] = [*stored.get("resumed", []), now]
+    write_json(path, stored)
+    _warn_once(f"{changed}: bits may differ")
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+  """Of the many seeds of a sweep, the first says it."""
+  print(f"warning: {text}", file=sys.stderr)
+
+
+def changed_environment(path: Path) -> str:
+  """How this machine differs from a run's where bits may; "" if nowhere."""
+  if not path.exists():
+    return "environment.json is missing"
+  return differences(newest(read_json(path)), describe_environment())
 
 
 def load_run(root: Path) -> tuple[RunDirectory, Config]:
@@ -146,18 +177,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
   except (ValueError, RecursionError) as error:
     raise ConfigError(f"{path} is not JSON: {error}") from error
-
-
-def describe_environment() -> dict[str, Any]:
-  """Versions and device, for environment.json."""
-  return {
-    "python": platform.python_version(),
-    "platform": platform.platform(),
-    "packages": {name: version(name) for name in PACKAGES},
-    "devices": [str(device) for device in jax.devices()],
-    "key_implementation": str(jax.random.key_impl(jax.random.key(0))),
-    "command": sys.argv,
-  }
 
 
 def _check_same_run(run: RunDirectory, config: Config) -> None:

@@ -11,9 +11,10 @@ from induction_jax.config import (
   make_config,
   to_dict,
 )
+from induction_jax.storage import lock
 from induction_jax.storage.run_directory import (
   RunDirectory,
-  describe_environment,
+  note_environment,
   read_json,
   write_json,
 )
@@ -103,14 +104,14 @@ def _open(root: Path, what: dict[str, Any]) -> SweepDirectory:
   try:
     if directory.sweep.exists():
       _check_same(root, read_json(directory.sweep), what)
-    elif root.exists() and any(root.iterdir()):
+    elif root.exists() and any(x.name != lock.NAME for x in root.iterdir()):
       raise ConfigError(
         f"--workdir {root} is not empty and holds no sweep (no sweep.json)"
       )
     root.mkdir(parents=True, exist_ok=True)
-    write_json(directory.sweep, what)
-    if not directory.environment.exists():
-      write_json(directory.environment, describe_environment())
+    with lock.hold(root):
+      write_json(directory.sweep, what)
+      note_environment(directory.environment)
   except OSError as error:
     raise ConfigError(f"--workdir {root} cannot be used: {error}") from error
   return directory

@@ -4,25 +4,20 @@ A file holds named float32 arrays, 4 bytes for each of its numbers: 2 k P for k
 eigenvectors at both ends. It is a numpy archive, read without pickle.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 
+from induction_jax.storage.files import replacing
 from induction_jax.types import Array
 
 
 def write(directory: Path, step: int, arrays: dict[str, Array]) -> None:
   """Writes directory/<step>.npz whole, then renames it into place."""
   directory.mkdir(parents=True, exist_ok=True)
-  path = _path(directory, step)
-  partial = path.with_name(path.name + ".partial")
   narrow = {name: np.asarray(x, np.float32) for name, x in arrays.items()}
-  with partial.open("wb") as file:
+  with replacing(_path(directory, step)) as partial, partial.open("wb") as file:
     np.savez(file, allow_pickle=False, **narrow)
-    file.flush()
-    os.fsync(file.fileno())
-  partial.replace(path)
 
 
 def read(directory: Path, step: int) -> dict[str, np.ndarray]:

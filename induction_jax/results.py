@@ -1,0 +1,86 @@
+"""results.nc: all that was measured of a run, labelled."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import xarray as xr
+
+from induction_jax.config import ConfigError, to_dict
+from induction_jax.loop import Experiment
+from induction_jax.probes import all_variables
+from induction_jax.probes.alarm import ALARM
+from induction_jax.storage import dataset, history
+from induction_jax.storage.run_directory import RunDirectory
+
+
+def write_results(
+  experiment: Experiment, directory: RunDirectory
+) -> xr.Dataset:
+  """Rebuilds results.nc from all that was measured, and returns it.
+
+  Raises:
+    ConfigError: if nothing was; an earlier results.nc stays as it is.
+  """
+  results = make_results(experiment, directory)
+  dataset.write_dataset(results, directory.results)
+  return results
+
+
+def make_results(experiment: Experiment, directory: RunDirectory) -> xr.Dataset:
+  """What results.nc is to hold: all that was measured, on one `step` axis.
+
+  A replay adds to what the run measured and replaces nothing of it; what was
+  measured again with other settings does replace it.
+
+  Raises:
+    ConfigError: if nothing was measured.
+  """
+  own = history.read(directory.history)
+  if not any(record["kind"] == "probe" for record in own):
+    raise ConfigError(f"{directory.history} holds no measurement yet")
+  zoomed = history.read(directory.zoomed)
+  again = history.read(directory.remeasured)
+  variables = all_variables(experiment.all_probes) + ALARM.variables
+  attributes = {
+    "title": "training run of induction_jax",
+    "config": json.dumps(to_dict(experiment.config)),
+    "hessian_products": experiment.products,
+    "zoomed": json.dumps(_zooms(zoomed)),
+    "replayed": json.dumps(_replays(zoomed)),
+    "remeasured": json.dumps(
+      [{k: v for k, v in each.items() if k != "values"} for each in again]
+    ),
+  }
+  coordinates: dict[str, Sequence] = {}
+  for probe in experiment.all_probes:
+    coordinates |= probe.coordinates
+  # Of two values the later one counts.
+  records = zoomed + own + again
+  return dataset.make_dataset(records, variables, coordinates, attributes)
+
+
+def _zooms(records: list[history.Record]) -> list[dict[str, Any]]:
+  """Which steps were measured in replays: by probe and range, with a count."""
+  counts = Counter(
+    (each["probe"], *each["zoom"].values())
+    for each in records
+    if each["kind"] == "probe"
+  )
+  names = ("probe", "from", "to", "every", "measurements")
+  return [dict(zip(names, (*zoom, n))) for zoom, n in counts.items()]
+
+
+def _replays(records: list[history.Record]) -> list[dict[str, Any]]:
+  """How replays compared with checkpoints, the newest of equal ranges."""
+  newest = {
+    (each["start"], each["step"]): each
+    for each in records
+    if each["kind"] == "replay"
+  }
+  names = ("equal", "largest_difference")
+  return [
+    {"from": start, "to": step} | {name: each[name] for name in names}
+    for (start, step), each in newest.items()
+  ]

@@ -1,0 +1,60 @@
+"""One process at a time in a run directory."""
+
+import errno
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from induction_jax.config import ConfigError
+
+NAME = "lock"
+# Where the file system knows no locks.
+UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+class InUseError(ConfigError):
+  """A directory that another process works in."""
+
+
+@contextmanager
+def hold(root: Path) -> Iterator[None]:
+  """Keeps every other process that asks out of a directory.
+
+  The lock is the kernel's, on an open file, and ends with the process however
+  that ends: none is ever left behind. The file `lock` itself stays, and names
+  who held it last.
+
+  Raises:
+    InUseError: if another process holds it.
+    OSError: if the directory cannot be written.
+  """
+  descriptor = os.open(root / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+  try:
+    _lock(descriptor, root)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    yield
+  finally:
+    os.close(descriptor)
+
+
+def _lock(descriptor: int, root: Path) -> None:
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+    raise InUseError(
+      f"{root} is in use by another process ({holder or 'which is starting'}); "
+      "wait for it, or choose another directory"
+    ) from error
+  except OSError as error:
+    if error.errno not in UNSUPPORTED:
+      raise
+    print(
+      f"warning: {root}: its file system has no locks; nothing keeps a second "
+      "process out",
+      file=sys.stderr,
+    )
