@@ -3,13 +3,15 @@ r"""What a run loses to each fault: kills at random moments, damage, full disks.
   python -m experiments.faults
   python -m experiments.faults --kills 200 --json faults.json
 
-From the repository's root. A tiny run with every probe, adaptive spectra and
-kept eigenvectors is made once without a fault. Then it is made again and again,
+From the repository's root. A tiny run with adaptive spectra, kept eigenvectors,
+circuits and ablation is made without a fault. Then it is made again and again,
 killed (SIGKILL) at random moments until `--kills` kills are done, resumed after
-each, and compared when it ends: every bit of parameters, optimiser state and
-carries (by the checkpoints' checksums), the history's bytes, results.nc. The
-other faults are made `--times` times each. Something is lost where the outcome
-differs, or a run that should go on does not, or an error is not one line.
+each, and compared once its results.nc is there: every bit of parameters,
+optimiser state and carries (by the checkpoints' checksums), the history's and
+the eigenvectors' bytes, results.nc. (It is killed then as well, in place of
+drawing figures.) The other faults are made `--times` times each. Something is
+lost where the outcome differs, or a run that should go on does not, or an error
+is not one line.
 
 A full and a read-only disk need a file system of their own, which only root can
 mount; elsewhere a limit on the size of files stands for the first, and the
@@ -54,11 +56,8 @@ SETTINGS = {
   "spectra.track_top_k_eigenvalues": 2,
   "spectra.preconditioned_top_k": 1,
   "spectra.batch_size": 4,
+  "spectra.micro_batch_size": 2,
   "spectra.max_order": 12,
-  "density.interval": 15,
-  "density.order": 8,
-  "blocks.interval": 15,
-  "blocks.max_order": 8,
   "checkpoint.interval": 6,
 }
 LONGEST = 600.0  # seconds any one start may take
@@ -116,13 +115,12 @@ def make_bench(scratch: Path) -> Bench:
   """Makes the run without a fault, twice: once to compile it."""
   for name in ("compiled", "whole"):
     process = start(scratch / name, scratch)
-    _wait_for_directory(process)
+    wait_for_directory(process)
     began = time.monotonic()
-    _, err = process.communicate(timeout=LONGEST)
-    if process.returncode:
-      raise RuntimeError(f"the run without a fault failed: {err}")
-  seconds = time.monotonic() - began
-  print(f"a run without a fault takes {seconds:.1f} s after its start")
+    if told := wait_for_results(process, scratch / name):
+      raise RuntimeError(f"the run without a fault failed: {told}")
+    seconds = time.monotonic() - began
+  print(f"without a fault results are there {seconds:.1f} s after the start")
   told = differences(scratch / "compiled", scratch / "whole")
   if told:
     raise RuntimeError(f"two runs without a fault differ: {told}")
@@ -174,26 +172,15 @@ def kill_until(bench: Bench, kills: int) -> tuple[int, int, int]:
   done = lost = mismatched = number = 0
   while done < kills:
     number += 1
-    run = bench.scratch / f"killed_{number}"
-    told = ""
-    while done < kills:
+    run, told = bench.scratch / f"killed_{number}", None
+    while told is None:
       process = start(run, bench.scratch)
-      # A moment of the start as well, one time in five.
-      early = random.random() < 0.2
-      if not early:
-        _wait_for_directory(process)
-      delay = random.uniform(0, bench.seconds)
-      try:
-        _, err = process.communicate(timeout=delay)
-      except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        done += 1
-        continue
-      if process.returncode:
-        told = f"could not go on: {err.strip()}"
-      break
-    told = told or finish(run, bench)
+      if random.random() < 0.8:  # else in the start itself
+        wait_for_directory(process)
+      delay = random.uniform(0, bench.seconds) if done < kills else LONGEST
+      told = wait_for_results(process, run, delay)
+      done += told is None
+    told = told or differences(run, bench.whole)
     lost += bool(told)
     mismatched += "differ" in told
     print(f"{done} kills, run {number}: {told or 'equal'}", flush=True)
@@ -209,12 +196,31 @@ def attempt(fault: Callable[[Path, Bench], str], bench: Bench) -> str:
 
 
 def finish(run: Path, bench: Bench) -> str:
-  """Goes on to the end; says how the outcome differs, if it does."""
-  process = start(run, bench.scratch)
-  _, err = process.communicate(timeout=LONGEST)
-  if process.returncode:
-    return f"could not go on: {err.strip()}"
-  return differences(run, bench.whole)
+  """Goes on to the results; says how they differ, if they do."""
+  (run / "results.nc").unlink(missing_ok=True)
+  told = wait_for_results(start(run, bench.scratch), run)
+  return told or differences(run, bench.whole)
+
+
+def wait_for_results(
+  process: subprocess.Popen, run: Path, longest: float = LONGEST
+) -> str | None:
+  """Kills a run once its results are there, or after so many seconds.
+
+  Returns:
+    None if it took longer, else what went wrong, empty if nothing did.
+  """
+  end = time.monotonic() + longest
+  while process.poll() is None and time.monotonic() < end:
+    if (run / "results.nc").exists():
+      break
+    time.sleep(0.02)
+  process.kill()
+  _, err = process.communicate()
+  if (run / "results.nc").exists():
+    return ""
+  killed = process.returncode == -signal.SIGKILL
+  return None if killed else f"could not go on: {err.strip()}"
 
 
 def differences(run: Path, whole: Path) -> str:
@@ -249,7 +255,7 @@ def stop(number: int) -> Callable[[Path, Bench], str]:
 
   def fault(run: Path, bench: Bench) -> str:
     process = start(run, bench.scratch)
-    _wait_for_directory(process)
+    wait_for_directory(process)
     time.sleep(random.uniform(0, bench.seconds / 2))
     process.send_signal(number)
     asked = time.monotonic()
@@ -338,7 +344,7 @@ def full_disk(run: Path, bench: Bench) -> str:
     return _no_room_for_files(run, bench)
   size = random.randrange(400, 900)
   with _mounted(run, f"size={size}k"):
-    told = _refused(start(run / "run", bench.scratch), "")
+    told = _refused(start(run / "run", bench.scratch), "run")
     subprocess.run(["mount", "-o", "remount,size=64m", run], check=True)
     return told or finish(run / "run", bench)
 
@@ -363,7 +369,7 @@ def read_only(run: Path, bench: Bench) -> str:
 def vanished(run: Path, bench: Bench) -> str:
   """The directory removed while the run goes on: an error, soon."""
   process = start(run, bench.scratch)
-  _wait_for_directory(process)
+  wait_for_directory(process)
   time.sleep(random.uniform(0.2, 0.5) * bench.seconds)
   run.rename(run.with_name("elsewhere"))
   told = _refused(process, "")
@@ -374,10 +380,11 @@ def vanished(run: Path, bench: Bench) -> str:
 def two_runs(run: Path, bench: Bench) -> str:
   """A second run in the same directory is refused, the first goes on."""
   first = start(run, bench.scratch)
-  _wait_for_directory(first)
+  wait_for_directory(first)
   told = _refused(start(run, bench.scratch), "in use by another process")
-  first.communicate(timeout=LONGEST)
-  return told or differences(run, bench.whole)
+  first.kill()
+  first.communicate()
+  return told or finish(run, bench)
 
 
 FAULTS: dict[str, Callable[[Path, Bench], str]] = {
@@ -425,7 +432,7 @@ def _refused(process: subprocess.Popen, expected: str) -> str:
   return "" if clear and expected in err else f"it said: {err}"
 
 
-def _wait_for_directory(process: subprocess.Popen) -> None:
+def wait_for_directory(process: subprocess.Popen) -> None:
   """Until the run says where it is, so has begun."""
   assert process.stdout is not None
   while line := process.stdout.readline():

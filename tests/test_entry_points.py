@@ -302,8 +302,10 @@ class InterruptTest(EntryPointTest):
     stopped = max(
       int(path.name) for path in (self.workdir / "checkpoints").iterdir()
     )
+    self.assertIn(f"stopped at step {stopped};", out)
     last = json.loads(history.read_text().splitlines()[-1])
-    self.assertEqual(last["step"], stopped)
+    # What is due there may be measured by the next start.
+    self.assertBetween(last["step"], stopped - 1, stopped)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
+from unittest import mock
 
 import chex
 import jax
@@ -13,10 +15,11 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from induction_jax import loop
-from induction_jax.config import make_config
+from induction_jax.config import ConfigError, make_config
+from induction_jax.ledger import read_divergence
 from induction_jax.probes import all_variables
 from induction_jax.results import write_results
-from induction_jax.storage import checkpoints
+from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import open_run
 from tests.tiny import tiny_config
 
@@ -144,7 +147,7 @@ class RunTest(parameterized.TestCase):
       checkpoints.steps(self.whole.checkpoints), [0, 1, 2, 4, 8, 12, 24]
     )
 
-  def test_divergence_names_the_step_and_the_checkpoint(self):
+  def test_divergence_keeps_the_last_good_state_and_says_where(self):
     values = tiny_config(
       optim__name="sgd",
       optim__learning_rate=1e30,
@@ -153,11 +156,89 @@ class RunTest(parameterized.TestCase):
       spectra__eigen_interval=0,
     )
     config = make_config(values.to_dict())
+    experiment = loop.make_experiment(config)
     directory = open_run(self.root / "diverged", config, resume=True)
-    with self.assertRaisesRegex(
-      FloatingPointError, r"at step \d+; the newest checkpoint is at step \d+"
-    ):
-      loop.run(loop.make_experiment(config), directory)
+    for _ in range(2):  # and fails again in the same way
+      with self.assertRaisesRegex(
+        FloatingPointError,
+        r"at step (\d+): try .*; the last good checkpoint is at step \1, from",
+      ):
+        loop.run(experiment, directory)
+      note = read_divergence(directory)
+      good = checkpoints.steps(directory.checkpoints)[-1]
+      self.assertEqual(
+        (note["step"], note["last_good_checkpoint"]), (good,) * 2
+      )
+      state = self.snapshot(directory, experiment).state
+      self.assertEqual(int(state.step), good)
+      chex.assert_tree_all_finite(state.params)
+    self.assertEqual((note["seed"], len(note["config_sha256"])), (0, 64))
+    self.assertIn("xla_flags", note["environment"])
+
+  def test_does_not_begin_again_over_a_history(self):
+    directory = self.start("damaged")
+    history.append(directory.history, 5, "train", {})
+    before = directory.history.read_bytes()
+    with self.assertRaisesRegex(ConfigError, "no checkpoint that can be trust"):
+      loop.run(self.experiment, directory)
+    self.assertEqual(directory.history.read_bytes(), before)
+
+  def test_given_up_in_a_measurement_at_once(self):
+    directory = self.start("given_up")
+    begun, end = threading.Event(), threading.Event()
+
+    def measure(*arguments):
+      if int(arguments[0].step) == 6 and not end.is_set():
+        begun.set()
+        end.wait(60)
+      return spectra.measure(*arguments)
+
+    probes = {probe.name: probe for probe in self.experiment.probes}
+    spectra = probes["spectra"]
+    probes["spectra"] = spectra._replace(measure=measure)
+    slow = self.experiment._replace(probes=tuple(probes.values()))
+    self.assertEqual(loop.run(slow, directory, should_stop=begun.is_set), 6)
+    self.assertEqual(checkpoints.steps(directory.checkpoints)[-1], 6)
+    end.set()
+    # What was measured at that step before is measured again.
+    last = history.read(directory.history)[-1]
+    self.assertEqual((last["step"], last["probe"]), (6, "ablation"))
+    loop.run(self.experiment, directory)
+    self.assert_equal_runs(directory)
+
+  def test_stopped_within_a_chunk(self):
+    values = tiny_config(
+      behaviour__interval=12,
+      circuits__interval=0,
+      ablation__interval=0,
+      spectra__eigen_interval=0,
+    )
+    values.checkpoint.log_spaced = False
+    config = make_config(values.to_dict())
+    probes = tuple(p for p in self.experiment.probes if p.name == "behaviour")
+    probes = (probes[0]._replace(interval=12),)
+    experiment = self.experiment._replace(config=config, probes=probes)
+    whole, stopped = (
+      open_run(self.root / name, config, resume=True)
+      for name in ("chunks_whole", "chunks_stopped")
+    )
+    loop.run(experiment, whole)
+    with mock.patch.object(loop, "PIECE_SECONDS", 0.0):  # one at a time
+      for stop in (5, 7):
+        seen = [0]
+        reached = loop.run(
+          experiment,
+          stopped,
+          should_stop=lambda seen=seen, stop=stop: seen[-1] >= stop,
+          watch=lambda progress, seen=seen: seen.append(progress.step),
+        )
+        self.assertEqual(reached, stop)
+    loop.run(experiment, stopped)
+    self.assertEqual(stopped.history.read_text(), whole.history.read_text())
+    chex.assert_trees_all_equal(
+      self.snapshot(stopped, experiment).state.opt_state,
+      self.snapshot(whole, experiment).state.opt_state,
+    )
 
 
 # Run apart, with the compiler's optimisation that the suite turns off.
@@ -165,7 +246,8 @@ BASE_SCRIPT = """
 import numpy as np
 from configs import base
 from induction_jax import loop
-from induction_jax.config import make_config
+from induction_jax.config import ConfigError, make_config
+from induction_jax.ledger import read_divergence
 
 values = base.get_config()
 values.train.num_steps = 2

@@ -17,9 +17,12 @@ Runs that are trained together are saved together, stacked; a directory of
 """
 
 import json
+import logging
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +62,7 @@ def save(directory: Path, step: int, tree: PyTree) -> None:
   try:
     directory.mkdir(exist_ok=True)
     _drop_unfinished(directory)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _silent(), ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(partial, _key_data(tree))
     manifest.write(partial, step, _key_data(tree))
     for below in partial.rglob("*"):
@@ -70,10 +73,9 @@ def save(directory: Path, step: int, tree: PyTree) -> None:
     force_to_disk(directory)
   except Exception as error:  # orbax has no one type for a failed write
     shutil.rmtree(partial, ignore_errors=True)
-    reason = (str(error).strip() or repr(error)).splitlines()[0]
     kept = ", ".join(map(str, steps(directory))) or "none"
     raise OSError(
-      f"checkpoint {path} was not saved ({reason}); saved before it: steps "
+      f"checkpoint {path} was not saved ({_reason(error)}); saved before it: steps "
       f"{kept}"
     ) from error
 
@@ -222,17 +224,36 @@ def _read_leaves(path: Path, like: PyTree) -> PyTree:
   """What orbax finds in a checkpoint, checked but for the values."""
   abstract = jax.tree.map(_describe, like)
   try:
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _silent(), ocp.StandardCheckpointer() as checkpointer:
       stored = checkpointer.metadata(path).item_metadata.tree
       manifest.check_kinds(path, manifest.kinds_of(stored), like)
       return checkpointer.restore(path, abstract)
   except CheckpointError:
     raise
   except Exception as error:  # whatever orbax makes of what it finds
-    reason = (str(error).strip() or repr(error)).splitlines()[0]
     raise CheckpointError(
-      f"checkpoint {path} is damaged (it cannot be read: {reason[:200]})"
+      f"checkpoint {path} is damaged (it cannot be read: {_reason(error)})"
     ) from error
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+  """Keeps orbax from printing the traceback of what is raised anyway."""
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.CRITICAL)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+  """What went wrong, without the list of all that was going on."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  line = (str(error).strip() or repr(error)).splitlines()[0]
+  return line.rpartition(": ")[2][:200]
 
 
 def _key_data(tree: PyTree) -> PyTree:
