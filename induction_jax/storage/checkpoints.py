@@ -72,11 +72,11 @@ def save(directory: Path, step: int, tree: PyTree) -> None:
     partial.rename(path)
     force_to_disk(directory)
   except Exception as error:  # orbax has no one type for a failed write
-    shutil.rmtree(partial, ignore_errors=True)
+    _drop_unfinished(directory)
     kept = ", ".join(map(str, steps(directory))) or "none"
     raise OSError(
-      f"checkpoint {path} was not saved ({_reason(error)}); saved before it: steps "
-      f"{kept}"
+      f"checkpoint {path} was not saved ({_reason(error)}); saved before it: "
+      f"steps {kept}"
     ) from error
 
 
@@ -192,7 +192,7 @@ def _own_steps(directory: Path) -> set[int]:
 def _drop_unfinished(directory: Path) -> None:
   """Removes what a crash in a save has left: no checkpoint yet."""
   for path in directory.glob(f"*{SAVING}*"):
-    shutil.rmtree(path)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _set_aside(directory: Path, path: Path, reason: str) -> None:
