@@ -6,7 +6,7 @@ below as pure functions and is compiled once.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +42,12 @@ from induction_jax.probes.alarm import (
   alarm_constants,
   alarm_signal,
   alarm_values,
+)
+from induction_jax.schedule import (
+  checkpoint_due,
+  checkpoints_left,
+  measurement_due,
+  next_stop,
 )
 from induction_jax.state import TrainState, init_state
 from induction_jax.step import (
@@ -232,7 +238,7 @@ def run(
       watch(Progress(snapshot.step, newest))
       ended = snapshot.recorded and snapshot.step >= config.train.num_steps
       stopping = ended or should_stop()
-      due = snapshot.recorded and _checkpoint_due(snapshot.step, config)
+      due = snapshot.recorded and checkpoint_due(snapshot.step, config)
       if (stopping or due) and snapshot is not kept:
         _save(directory, snapshot, ledger, cost)
         kept = snapshot
@@ -336,7 +342,7 @@ def _check_start(
     )
   if snapshot.step < config.train.num_steps:
     size = sum(x.nbytes for x in jax.tree.leaves(snapshot))
-    due = _checkpoints_left(snapshot.step, config)
+    due = checkpoints_left(snapshot.step, config)
     check_disk(directory.checkpoints, size, due)
   ledger.begin(snapshot.step if resumed else -1, snapshot.recorded)
 
@@ -392,7 +398,7 @@ def _advance(
         for probe in experiment.probes
       ]
       most = max(1, int(PIECE_SECONDS / pace))
-      to_go = _next_stop(snapshot.step, intervals, config) - snapshot.step
+      to_go = next_stop(snapshot.step, intervals, config) - snapshot.step
       start = time.perf_counter()
       with cost.training:
         snapshot = _train(experiment, snapshot, min(most, to_go))
@@ -446,7 +452,7 @@ def _record(
     newest |= ledger.trained(step, jax.device_get(snapshot.updates))
   for probe in experiment.probes:
     interval = _interval(probe, carries, experiment.config)
-    if not _due(step, interval, experiment.config.train.num_steps):
+    if not measurement_due(step, interval, experiment.config.train.num_steps):
       continue
     work = partial(_observe_and_keep, probe, state, held_out)
     carry = carries[probe.name]
@@ -477,27 +483,7 @@ def _record_due(experiment: Experiment, snapshot: Snapshot) -> bool:
   intervals = [
     _interval(probe, snapshot.carries, config) for probe in experiment.probes
   ]
-  return _next_stop(step - 1, intervals, config) == step
-
-
-def _due(step: int, interval: int, num_steps: int) -> bool:
-  return step % interval == 0 or step == num_steps
-
-
-def _checkpoints_left(step: int, config: Config) -> int:
-  """How many more are due, at most: those of _checkpoint_due, and the last."""
-  interval = config.checkpoint.interval
-  early = interval.bit_length() if config.checkpoint.log_spaced else 0
-  return config.train.num_steps // interval - step // interval + early + 2
-
-
-def _checkpoint_due(step: int, config: Config) -> bool:
-  """Powers of two up to the interval, if wanted; then every interval."""
-  interval = config.checkpoint.interval
-  if step % interval == 0:
-    return True
-  early = config.checkpoint.log_spaced and step < interval
-  return early and step & (step - 1) == 0
+  return next_stop(step - 1, intervals, config) == step
 
 
 def _interval(probe: Probe, carries: dict[str, PyTree], config: Config) -> int:
@@ -506,12 +492,3 @@ def _interval(probe: Probe, carries: dict[str, PyTree], config: Config) -> int:
   if probe.name == DENSER and alarm and alarm.alarm:
     return config.spectra.adaptive
   return probe.interval
-
-
-def _next_stop(step: int, intervals: Iterable[int], config: Config) -> int:
-  """The next step at which a probe, a checkpoint or the end is due."""
-  intervals = [*intervals, config.checkpoint.interval]
-  stops = [interval * (step // interval + 1) for interval in intervals]
-  if config.checkpoint.log_spaced and step < config.checkpoint.interval:
-    stops.append(1 << step.bit_length())
-  return min(*stops, config.train.num_steps)

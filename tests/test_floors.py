@@ -24,6 +24,7 @@ FLOORS = {
   "sweep_options": 5,
   "loop": 4,
   "patience": 4,
+  "schedule": 4,
   "cost": 4,
   "results": 4,
   "replay": 4,
@@ -59,6 +60,7 @@ SAME_FLOOR = {
   ("loop", "ledger"),
   # It waits for the device, and keeps count of the time.
   ("loop", "patience"),
+  ("loop", "schedule"),
   ("loop", "cost"),
   # Results are of an experiment.
   ("results", "loop"),

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -11,7 +12,7 @@ import pytest
 import xarray as xr
 from absl.testing import absltest, parameterized
 
-from induction_jax import sweep
+from induction_jax import interrupt, sweep
 from induction_jax.config import ConfigError, make_config
 from induction_jax.grid import make_grid
 from induction_jax.storage.sweep_directory import (
@@ -73,9 +74,16 @@ class _Stopping:
 class WholeTest(SweepTest):
   def test_stop_go_on_and_read(self):
     arguments = ("--seeds=4", "--group", "2", "--first-seed=1")
-    with mock.patch.object(sweep, "make_watcher", _Stopping):
+    with (
+      mock.patch.object(sweep, "make_watcher", _Stopping),
+      mock.patch.object(interrupt.os, "_exit", sys.exit),
+    ):
       status, out, err = self.sweep(*arguments)
     self.assertEqual(status, 130, err)
+    with xr.open_dataset(self.workdir / "results.nc") as results:
+      self.assertEqual(list(results.seed), [1, 2])
+      measured = results.induction_accuracy.dropna("step")
+      self.assertEqual(list(measured.step), [0, 3])
     self.assertIn("to go on:\n  python -m induction_jax.sweep --config", out)
     status, out, err = self.sweep(*arguments)
     self.assertEqual(status, 0, err)
