@@ -68,7 +68,7 @@ class RunTest(parameterized.TestCase):
     reached = loop.run(
       self.experiment,
       directory,
-      should_stop=lambda: seen[-1] >= stop,
+      should_stop=lambda: bool(seen) and seen[-1] >= stop,
       watch=watch,
     )
     self.assertEqual(reached, stop)

@@ -29,7 +29,7 @@ from induction_jax.seeds import (
   seed_bytes,
 )
 from induction_jax.state import init_state
-from induction_jax.step import ChunkMetrics, StepMetrics
+from induction_jax.step import ChunkMetrics, StepMetrics, no_updates
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import (
   RunDirectory,
@@ -125,7 +125,7 @@ class SeedsTest(parameterized.TestCase):
       self.group(SEEDS),
       stacked,
       ledger=SeedsLedger(runs),
-      should_stop=lambda: seen[-1] >= 6,
+      should_stop=lambda: bool(seen) and seen[-1] >= 6,
       watch=lambda progress: seen.append(progress.step),
     )
     self.assertEqual(step, 6)
@@ -143,7 +143,8 @@ class SeedsTest(parameterized.TestCase):
   def test_another_group_takes_the_same_programs(self):
     programs = self.group(SEEDS).train_chunk._cache_size()
     state = self.group((7, 8, 9)).init()
-    self.group((7, 8, 9)).train_chunk(state, jnp.int32(2))
+    nothing = no_updates(state.step)
+    self.group((7, 8, 9)).train_chunk(state, jnp.int32(2), nothing)
     self.assertEqual(self.group(SEEDS).train_chunk._cache_size(), programs)
     again = self.group((9, 8, 3)).init().params["w_q"]
     first = self.group(SEEDS).init().params["w_q"]

@@ -175,7 +175,7 @@ class AdaptiveRunTest(parameterized.TestCase):
     loop.run(
       self.experiment,
       directory,
-      should_stop=lambda: seen[-1] >= stop,
+      should_stop=lambda: bool(seen) and seen[-1] >= stop,
       watch=lambda progress: seen.append(progress.step),
     )
     self.assertEqual(seen[-1], stop)

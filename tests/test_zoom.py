@@ -149,7 +149,7 @@ class ZoomTest(parameterized.TestCase):
       self.run_directory,
       plan,
       self.experiment.probes,
-      should_stop=lambda: seen[-1] >= 7,
+      should_stop=lambda: bool(seen) and seen[-1] >= 7,
       watch=lambda progress: seen.append(progress.step),
     )
     self.assertEqual((step, compared), (7, []))
