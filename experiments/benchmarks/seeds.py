@@ -49,10 +49,12 @@ def main() -> None:
     nargs=2,
     default=[3, 1],
     metavar=("TRAINING", "PROBES"),
-    help="default 3 of training, 1 with probes, which take a hundred times it",
+    help="default 3 1; 0 leaves it out",
   )
   parser.add_argument("--json", type=Path, help="where the figures go")
   options = parser.parse_args()
+  if max(options.rounds) < 1 or min(options.rounds) < 0:
+    parser.error("--rounds must be at least 0, and one of them at least 1")
   sys.stdout.reconfigure(line_buffering=True)  # a run takes minutes
   device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
   print(f"{device}, load before: {os.getloadavg()[0]:.1f}")
@@ -65,6 +67,7 @@ def main() -> None:
       for what, measuring, rounds in zip(
         ("training", "with probes"), (False, True), options.rounds
       )
+      if rounds
     }
     print_figures(seeds, figures[str(seeds)])
   print(f"load after: {os.getloadavg()[0]:.1f}")
@@ -165,7 +168,7 @@ def compile_probes(experiment: Experiment) -> list[Probe]:
 
 
 def print_figures(seeds: int, figures: dict[str, Any]) -> None:
-  names = list(figures["training"])
+  names = list(next(iter(figures.values())))
   print(f"\n{seeds} seeds: seed-steps a second (over one by one)\n")
   print(f"| | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
   for what, found in figures.items():
