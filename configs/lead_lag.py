@@ -5,11 +5,11 @@ Question: does curvature move before the induction head forms?
 Command:
   python -m induction_jax.sweep --config configs/lead_lag.py --seeds 48 \
     --workdir runs/lead_lag
-(python -m experiments.lead_lag adds the controls, and dates every event.)
+(python experiments/lead_lag.py adds the controls, and dates every event.)
 
 What to expect: a transition in nearly every seed, its onset between steps 250
-and 500; the top eigenvalue leaves its baseline before accuracy does, and so
-does the norm of the gradient.
+and 500; the top eigenvalue leaves its baseline with accuracy, and the norm of
+the held-out gradient about 8 steps before it.
 """
 
 from configs import quick

@@ -1,6 +1,6 @@
 r"""Does curvature move before the induction head forms? Many seeds, controls.
 
-  python -m experiments.lead_lag runs/lead_lag --json experiments/lead_lag.json
+  python experiments/lead_lag.py runs/lead_lag --json experiments/lead_lag.json
 
 From the repository's root. Trains and measures configs/lead_lag.py over
 --seeds seeds, and --controls seeds of each control, as sweeps of a few seeds in
@@ -22,7 +22,8 @@ from pathlib import Path
 from queue import Queue
 from typing import NamedTuple
 
-from experiments.lead_lag_report import (
+from induction_jax.report import style
+from induction_jax.report.leads import (
   Run,
   format_controls,
   format_leads,
@@ -30,7 +31,6 @@ from experiments.lead_lag_report import (
   read_sweep,
   summarise,
 )
-from induction_jax.report import style
 from induction_jax.report.write import save_figure
 from induction_jax.storage.run_directory import write_json
 

@@ -70,7 +70,9 @@ def _underscored(argument: str, names: Sequence[str]) -> str:
 def _check(values: flags.FlagValues, argv: list[str]) -> None:
   if not values.workdir:
     raise ConfigError("--workdir is required, such as runs/quick_64")
-  if values.seeds is None or values.seeds < 1:
+  if values.seeds is None:
+    raise ConfigError("--seeds is required, such as 64")
+  if values.seeds < 1:
     raise ConfigError(f"--seeds must be at least 1, got {values.seeds}")
   last = values.first_seed + values.seeds - 1
   if values.first_seed < 0 or last > LAST_SEED:

@@ -131,7 +131,7 @@ class GridTest(SweepTest):
 class MistakeTest(SweepTest):
   @parameterized.parameters(
     (("--seeds=0",), "--seeds must be at least 1, got 0"),
-    ((), "--seeds must be at least 1, got None"),
+    ((), "--seeds is required, such as 64"),
     (("--seeds=4", "--group=3"), "--group must divide --seeds"),
     (("--seeds=2", "--first-seed=4294967295"), "must be in [0, 2^32)"),
     (("--seeds=2", "--config.seed=1"), "are --first-seed and --seeds"),

@@ -2,9 +2,10 @@ r"""Many seeds in one program against the same seeds one by one, in one run.
 
   python experiments/benchmarks/seeds.py --seeds 8 32 --json seeds.json
 
-Training alone, and with every probe as often as `quick` measures, by both
-mappings. All on the same device, turn by turn in one process, compared by
-ratios within a round, of which medians are printed; compilation is not counted.
+Training alone, and with every probe as often as `quick` measures (one spectrum
+in 50 steps), by both mappings. All on the same device, turn by turn in one
+process, compared by ratios within a round, of which medians are printed;
+compilation is not counted, nor is anything run but for training to compile.
 With several devices (on a CPU, two are had by
 XLA_FLAGS=--xla_force_host_platform_device_count=2) the seeds are shared among
 them. What is written to disk is left out: it is the same for all.
@@ -16,7 +17,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from induction_jax.loop import (
   make_pure_experiment,
   observe,
 )
+from induction_jax.probes import Probe
 from induction_jax.seeds import MAPPINGS, make_group, make_mesh
 from induction_jax.state import init_state
 
@@ -41,9 +43,18 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--seeds", type=int, nargs="+", default=[8, 32])
   parser.add_argument("--steps", type=int, default=50, help="default 50")
-  parser.add_argument("--rounds", type=int, default=3, help="default 3")
+  parser.add_argument(
+    "--rounds",
+    type=int,
+    nargs=2,
+    default=[3, 1],
+    metavar=("TRAINING", "PROBES"),
+    help="default 3 1; 0 leaves it out",
+  )
   parser.add_argument("--json", type=Path, help="where the figures go")
   options = parser.parse_args()
+  if max(options.rounds) < 1 or min(options.rounds) < 0:
+    parser.error("--rounds must be at least 0, and one of them at least 1")
   sys.stdout.reconfigure(line_buffering=True)  # a run takes minutes
   device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
   print(f"{device}, load before: {os.getloadavg()[0]:.1f}")
@@ -52,8 +63,11 @@ def main() -> None:
   for seeds in options.seeds:
     ways = line_up(experiment, seeds)
     figures[str(seeds)] = {
-      what: race(ways, seeds, options.steps, options.rounds, measuring)
-      for what, measuring in (("training", False), ("with probes", True))
+      what: race(ways, seeds, options.steps, rounds, measuring)
+      for what, measuring, rounds in zip(
+        ("training", "with probes"), (False, True), options.rounds
+      )
+      if rounds
     }
     print_figures(seeds, figures[str(seeds)])
   print(f"load after: {os.getloadavg()[0]:.1f}")
@@ -86,11 +100,9 @@ def race(
 ) -> dict[str, Any]:
   """Seed-steps a second of each way, and ratios to one by one."""
   turns = {
-    name: [make_turn(experiment, steps, measuring) for experiment in all_]
-    for name, all_ in ways.items()
+    name: make_turns(experiments, steps, measuring)
+    for name, experiments in ways.items()
   }
-  for each in turns.values():  # compiles
-    each[0]()
   seconds: dict[str, list[float]] = {name: [] for name in turns}
   for _ in range(rounds):
     for name, each in turns.items():
@@ -109,13 +121,24 @@ def race(
   }
 
 
-def make_turn(experiment: Experiment, steps: int, measuring: bool) -> Turn:
+def make_turns(
+  experiments: list[Experiment], steps: int, measuring: bool
+) -> list[Turn]:
+  """A turn of each experiment; they share their compiled programs."""
+  probes = compile_probes(experiments[0]) if measuring else ()
+  return [make_turn(each, probes, steps) for each in experiments]
+
+
+def make_turn(
+  experiment: Experiment, probes: Sequence[Probe], steps: int
+) -> Turn:
   """So many steps, measured as often as the loop does."""
   state = experiment.init()
   held_out = experiment.draw(state.key)
-  probes = experiment.probes if measuring else ()
   carries = {probe.name: probe.init_carry(state.params) for probe in probes}
   stride = min((probe.interval for probe in probes), default=steps)
+  # Compiles: how many steps to take is an argument.
+  state, _ = experiment.train_chunk(state, jnp.int32(1))
 
   def turn() -> None:
     nonlocal state
@@ -130,8 +153,22 @@ def make_turn(experiment: Experiment, steps: int, measuring: bool) -> Turn:
   return turn
 
 
+def compile_probes(experiment: Experiment) -> list[Probe]:
+  """Probes whose measurements are compiled, and have not been made."""
+  state = experiment.init()
+  held_out = experiment.draw(state.key)
+  compiled = []
+  for probe in experiment.probes:
+    prepare = jax.jit(probe.prepare).lower(state, held_out).compile()
+    arguments = state, held_out, prepare(state, held_out)
+    carry = probe.init_carry(state.params)
+    measure = jax.jit(probe.measure).lower(*arguments, carry).compile()
+    compiled.append(probe._replace(prepare=prepare, measure=measure))
+  return compiled
+
+
 def print_figures(seeds: int, figures: dict[str, Any]) -> None:
-  names = list(figures["training"])
+  names = list(next(iter(figures.values())))
   print(f"\n{seeds} seeds: seed-steps a second (over one by one)\n")
   print(f"| | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
   for what, found in figures.items():

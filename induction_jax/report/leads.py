@@ -1,4 +1,4 @@
-"""What the sweeps of lead_lag.py say: events, leads, alarms, controls."""
+"""What sweeps of many seeds and of controls say: leads, alarms, events."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
