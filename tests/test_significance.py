@@ -1,9 +1,12 @@
 """p-values against sampling, and the rate at which chance passes them."""
 
+from unittest import mock
+
 import numpy as np
 from absl.testing import absltest, parameterized
 
 from induction_jax import circuits
+from induction_jax.circuits import significance
 from induction_jax.multiplicity import holm
 
 L, H, D, K = 2, 3, 12, 4
@@ -84,6 +87,17 @@ class CompositionTest(parameterized.TestCase):
     rates = np.mean(passed, axis=0)
     error = np.std(passed, axis=0) / np.sqrt(len(passed))
     np.testing.assert_array_less(np.abs(rates - 0.1), 4 * error)
+
+  def test_equal_in_parts_and_by_kind(self):
+    rng = np.random.default_rng(3)
+    qk, ov = map(singular, random_circuits(rng, decay=0.4))
+    overlaps = circuits.random_overlaps(399, D, K)
+    ratios = rng.random((2, L, H, L, H))
+    want = [circuits.composition_p_values(x, qk, ov, overlaps) for x in ratios]
+    few = 10 * L * H * max(K, L * H)  # numbers of ten samples
+    with mock.patch.object(significance, "NULL_SIZE", few):
+      got = circuits.composition_p_values(ratios, qk, ov, overlaps)
+    np.testing.assert_array_equal(got, want)
 
   def test_idle_heads_do_not_compose(self):
     zero = np.zeros((L, H, K))

@@ -40,7 +40,6 @@ def measure_costs(problem: Problem, repeats: int) -> Costs:
   prepare = prepare_hessian(problem)
   streamed = spectra.hessian(problem.loss, params, parts)
   hessian = prepare()
-  power = jax.jit(_power)
   descend = _descend(lambda p: jax.grad(problem.loss)(p, problem.batch))
   descend_parts = _descend(lambda p: spectra.gradient(problem.loss, p, parts))
   spectrum = make_ours(problem, K)
@@ -99,7 +98,10 @@ def _descend(gradient: Callable[[Params], Params]) -> Callable:
   return jax.jit(lambda params: jax.lax.fori_loop(0, LOOP, step, params))
 
 
-def _power(hessian: spectra.Operator, start: PyTree, steps: int) -> PyTree:
+@jax.jit
+def power(hessian: spectra.Operator, start: PyTree, steps: int) -> PyTree:
+  """Power iteration: so many products, each in need of the one before."""
+
   def step(_: int, vector: PyTree) -> PyTree:
     scale = 1 / optax.tree.norm(vector)
     return hessian(jax.tree.map(lambda x: scale * x, vector))

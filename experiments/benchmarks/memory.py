@@ -79,9 +79,9 @@ def main(size: str, what: str, examples: int | None) -> None:
     measure = make_ours(problem, K)
   else:
     measure = make_peer(what, problem).defaults
-  before = _peak()
+  before = peak_resident()
   measure(0)
-  print(json.dumps([before, _peak()]))
+  print(json.dumps([before, peak_resident()]))
 
 
 def _make_measurement(problem, mode: str, micro_batch: int):
@@ -110,7 +110,8 @@ def _make_measurement(problem, mode: str, micro_batch: int):
   return lambda seed: jax.device_get(find(prepare(problem.params), seed))
 
 
-def _peak() -> float:
+def peak_resident() -> float:
+  """The most this process has had in memory so far, in MB."""
   unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB here
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 

@@ -179,9 +179,17 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 def quick_config(overrides: tuple[str, ...] = ()) -> Config:
   """configs/quick.py, from wherever this is run."""
-  path = Path(__file__).parents[2] / "configs" / "quick.py"
-  argv = ["spectra", f"--config={path}", *overrides]
+  return read_config("quick", overrides)
+
+
+def read_config(name: str, overrides: tuple[str, ...] = ()) -> Config:
+  """A file of configs/, with `--config.<section>.<leaf>=VALUE` applied."""
+  argv = ["benchmark", f"--config={config_path(name)}", *overrides]
   values = flags.FlagValues()
   cli.add_config_flag(values, argv)
   cli.parse(values, argv, "")
   return cli.config_from(values, argv)
+
+
+def config_path(name: str) -> Path:
+  return Path(__file__).parents[2] / "configs" / f"{name}.py"

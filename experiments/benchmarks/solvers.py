@@ -80,7 +80,7 @@ def make_ours(
     ends = spectrum.top, spectrum.bottom
     return Answer(
       values=np.concatenate([end.values for end in ends]),
-      vectors=np.concatenate([_flat(end.vectors) for end in ends]),
+      vectors=np.concatenate([flat(end.vectors) for end in ends]),
       products=int(spectrum.products),
     )
 
@@ -217,8 +217,9 @@ class Counted:
     return self.function(*args)
 
 
-def _flat(vectors: PyTree) -> np.ndarray:  # leaves [k, ...] -> [k, P]
+def flat(vectors: PyTree) -> np.ndarray:
+  """Vectors with leaves [k, ...] as rows, [k, P]."""
   leaves = jax.tree.leaves(vectors)
   # Not reshape(k, -1): k is 0 at an end that nobody asked for.
-  flat = [x.reshape(len(x), math.prod(x.shape[1:])) for x in leaves]
-  return np.concatenate(flat, axis=1)
+  rows = [x.reshape(len(x), math.prod(x.shape[1:])) for x in leaves]
+  return np.concatenate(rows, axis=1)

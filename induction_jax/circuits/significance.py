@@ -7,6 +7,9 @@ import functools
 
 import numpy as np
 
+# Of a sampled null, numbers held at once: enough for numpy, few for a cache.
+NULL_SIZE = 2**18
+
 
 @functools.cache
 def random_overlaps(n_samples: int, d_model: int, d_head: int) -> np.ndarray:
@@ -33,7 +36,7 @@ def composition_p_values(
   writer_singular: np.ndarray,
   overlaps: np.ndarray,
 ) -> np.ndarray:
-  """One-sided p-values of compositions, [L, H, L, H]; nan as they are.
+  """One-sided p-values of compositions, [..., L, H, L, H]; nan as they are.
 
   The null turns what the writer writes by a Haar rotation of the residual
   stream: both circuits keep their singular values s and t, only how they lie
@@ -42,7 +45,8 @@ def composition_p_values(
   spread widely around 1 / sqrt(D), which Gaussian ones would not show.
 
   Args:
-    ratios: the compositions measured, as in Composition.
+    ratios: the compositions measured, as in Composition; of several kinds, on
+      leading axes, where these have the same readers.
     reader_singular: singular values [L, H, K] of W_QK for Q- and
       K-composition, of W_OV for V-composition.
     writer_singular: [L, H, K], of W_OV.
@@ -50,16 +54,18 @@ def composition_p_values(
 
   Returns:
     (1 + #{null >= ratio}) / (1 + N), valid for any N (Davison and Hinkley
-    1997, section 4.2). Cost: N L H K (K + L H) operations.
+    1997, section 4.2). Cost: N L H K (K + L H) operations, about NULL_SIZE
+    numbers at a time.
   """
   readers, writers = _shares(reader_singular), _shares(writer_singular)
-  squares = ratios.reshape(len(readers), len(writers)) ** 2
-  counts = [
-    # [N, K] @ [K, L H]: what this reader gets from every writer.
-    np.sum((reader @ overlaps) @ writers.T >= row[None], axis=0)
-    for reader, row in zip(readers, squares)
-  ]
-  found = (1 + np.array(counts)) / (1 + len(overlaps))
+  squares = ratios.reshape(-1, 1, len(readers), len(writers)) ** 2
+  counts = np.zeros(len(squares) * len(readers) * len(writers), int)
+  samples = max(1, NULL_SIZE // max(readers.size, len(readers) ** 2))
+  for first in range(0, len(overlaps), samples):
+    # [n, L H, L H]: what each reader gets from each writer.
+    null = readers @ overlaps[first : first + samples] @ writers.T
+    counts += np.sum(null >= squares, axis=1).reshape(counts.shape)
+  found = (1 + counts) / (1 + len(overlaps))
   return np.where(np.isnan(ratios), np.nan, found.reshape(ratios.shape))
 
 

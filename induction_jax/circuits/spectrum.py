@@ -19,10 +19,9 @@ def eigenvalues(matrices: ArrayLike) -> np.ndarray:
   of heads) has eigenvalues nan.
   """
   real = np.asarray(matrices, np.float64)
-  missing = np.any(np.isnan(real), axis=(-1, -2), keepdims=True)
-  real = np.where(missing, 0, real)
-  values = np.linalg.eigvals(real).astype(complex)
-  values = np.where(missing[..., 0], np.nan, values)
+  there = ~np.any(np.isnan(real), axis=(-1, -2))
+  values = np.full(real.shape[:-1], np.nan, complex)
+  values[there] = np.linalg.eigvals(real[there])
   order = np.argsort(-np.abs(values), axis=-1, kind="stable")
   return np.take_along_axis(values, order, axis=-1)
 

@@ -123,13 +123,12 @@ def _finish(arrays: dict[str, np.ndarray], d_model: int) -> Values:
 def _composition_p_values(values: Values, d_model: int) -> Values:
   qk, ov = (values[f"{x}_alone_singular_values"] for x in ("qk", "ov"))
   overlaps = circuits.random_overlaps(ROTATIONS, d_model, qk.shape[-1])
-  readers = {"q": qk, "k": qk, "v": ov}
-  return {
-    f"{x}_composition_p": circuits.composition_p_values(
-      values[f"{x}_composition"], readers[x], ov, overlaps
-    )
-    for x in COMPOSITIONS
-  }
+  found: Values = {}
+  for kinds, reader in (("qk", qk), ("v", ov)):  # a null for each reader
+    ratios = np.stack([values[f"{x}_composition"] for x in kinds])
+    p = circuits.composition_p_values(ratios, reader, ov, overlaps)
+    found |= {f"{x}_composition_p": each for x, each in zip(kinds, p)}
+  return found
 
 
 def _null_scores(samples: dict[str, np.ndarray], at_offset: bool) -> Values:
