@@ -178,6 +178,11 @@ def _around_transition(
 
 def _verdict(plan: Plan, compared: list[Comparison]) -> str:
   """How the replay compares with the run, in one line."""
+  if plan.checks and not compared:
+    return (
+      f"replayed from {plan.start}: stopped before the checkpoint at "
+      f"{plan.checks[0]}, so nothing is checked yet"
+    )
   if not compared:
     return (
       f"replayed from {plan.start}: no checkpoint comes after it to compare "

@@ -194,6 +194,11 @@ class ZoomTest(parameterized.TestCase):
     _, out, _ = self.zoom("--from=7", "--to=10")
     self.assertIn("equal to the checkpoints at 8, bit for bit; nothing", out)
 
+  def test_stopped_before_its_first_check(self):
+    plan = replay.make_plan(self.run_directory, 5, 9, 1)
+    told = zoom._verdict(plan, [])
+    self.assertIn("stopped before the checkpoint at 8, so nothing", told)
+
   @parameterized.parameters(
     (10.0, 12.0, (8, 14)), (10.2, 11.9, (8, 14)), (4.0, 22.0, (0, 24))
   )
