@@ -170,9 +170,9 @@ def plot_leads(runs: Sequence[Run], figures: Mapping[str, Any]) -> Figure:
   for row, name in enumerate(names):
     color = style.BLUE if name.split(",")[0] in CURVATURE else style.VERMILION
     leads = [
-      run.onset - run.events[name]
+      run.onset - event
       for run in runs
-      if run.onset is not None and run.events[name] is not None
+      if run.onset is not None and (event := run.events[name]) is not None
     ]
     ax.scatter(
       leads,
