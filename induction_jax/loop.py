@@ -25,6 +25,7 @@ from induction_jax.interventions import (
   intervene,
 )
 from induction_jax.ledger import DivergedError, Ledger, RunLedger
+from induction_jax.mesh import Placement, on_one_device, place_run
 from induction_jax.model import Model, make_model
 from induction_jax.patience import AbandonedError, attend
 from induction_jax.probes import (
@@ -126,12 +127,18 @@ def make_experiment(config: Config) -> Experiment:
   return compile_experiment(make_pure_experiment(config))
 
 
+def make_reader(config: Config) -> Experiment:
+  """The same on one device, for whoever only reads a run."""
+  return make_experiment(on_one_device(config))._replace(config=config)
+
+
 def make_pure_experiment(config: Config) -> Experiment:
   """The same, not compiled: pure functions, to be mapped over many runs."""
   task = config.task
   model = make_model(config.model, task.vocab_size, task.seq_length)
   # Here and nowhere else, so that all that is trained or measured is clamped.
   model = clamp_heads(model, config.intervention.clamp, config.model)
+  placement = place_run(config.mesh)
   draw = make_draw(config)
   curvature = make_curvature(config, model)
   _check_clamps(config, curvature.plan.micro_batch_size)
@@ -145,18 +152,47 @@ def make_pure_experiment(config: Config) -> Experiment:
   )
   loss = make_loss(model, losses.make_weights(config.train.loss_tokens))
   sample = tasks.make_sampler(task, config.train.batch_size)
-  train_step = make_train_step(loss, sample, tx)
-  all_probes = make_probes(config, model, curvature)
+  train_step = make_train_step(
+    loss, lambda key: placement.split_batch(sample(key)), tx
+  )
+  train_chunk = make_train_chunk(train_step)
+  all_probes = tuple(
+    _keep_whole(probe, placement)
+    for probe in make_probes(config, model, curvature)
+  )
   return Experiment(
     config=config,
     model=model,
     tx=tx,
-    init=lambda: init_state(model, tx, jax.random.key(config.seed)),
+    init=lambda: placement.whole(
+      init_state(model, tx, jax.random.key(config.seed))
+    ),
     draw=draw,
-    train_chunk=make_train_chunk(train_step),
+    train_chunk=lambda state, num_steps: placement.whole(
+      train_chunk(state, num_steps)
+    ),
     probes=tuple(probe for probe in all_probes if probe.interval),
     all_probes=all_probes,
     products=curvature.told,
+  )
+
+
+def _keep_whole(probe: Probe, placement: Placement) -> Probe:
+  """A probe of which every device has all that leaves its programs.
+
+  But for what it prepares, which is as large as the batch that it is of.
+  """
+  if placement.mesh.size == 1:
+    return probe
+
+  def whole(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    return lambda *inputs: placement.whole(function(*inputs))
+
+  return probe._replace(
+    constants=whole(probe.constants),
+    # Compiled, or the first carry would be on one device alone.
+    init_carry=jax.jit(whole(probe.init_carry)),
+    measure=whole(probe.measure),
   )
 
 

@@ -32,6 +32,7 @@ from induction_jax.loop import (
   Watcher,
   make_pure_experiment,
 )
+from induction_jax.mesh import devices, make_seeds_mesh
 from induction_jax.progress import make_watcher
 from induction_jax.report.findings import find
 from induction_jax.report.seed_figures import write_seed_figures
@@ -49,7 +50,6 @@ from induction_jax.seeds import (
   config_of,
   default_mapping,
   group_size,
-  make_mesh,
   run_seeds,
   seed_bytes,
 )
@@ -154,7 +154,7 @@ def _plan(values: flags.FlagValues, experiment: Experiment, root: Path) -> Plan:
   mapping, group = values.mapping, values.group
   if stored is not None and stored.seeds == values.seeds:
     mapping, group = mapping or stored.mapping, group or stored.group
-  return Plan(
+  plan = Plan(
     seeds=values.seeds,
     first_seed=values.first_seed,
     group=group
@@ -162,20 +162,22 @@ def _plan(values: flags.FlagValues, experiment: Experiment, root: Path) -> Plan:
       values.seeds,
       seed_bytes(experiment),
       int(values.memory_gib * GIB),
-      jax.device_count(),
+      jax.device_count() // devices(experiment.config.mesh),
     ),
     mapping=mapping or default_mapping(),
   )
+  make_seeds_mesh(experiment.config.mesh, plan.group)  # or is refused
+  return plan
 
 
 def _announce(
   directory: SweepDirectory, experiment: Experiment, plan: Plan
 ) -> None:
-  devices = make_mesh(plan.group).size
+  mesh = make_seeds_mesh(experiment.config.mesh, plan.group)
   print(f"sweep directory: {directory.root}")
   print(f"Hessian products: {experiment.products}")
   print(
-    f"{plan.seeds} seeds, {plan.group} at once ({plan.mapping}) on {devices} "
+    f"{plan.seeds} seeds, {plan.group} at once ({plan.mapping}) on {mesh.size} "
     f"of {jax.device_count()} devices, about "
     f"{seed_bytes(experiment) / 2**20:.3g} MiB a seed",
     flush=True,

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from induction_jax import cli, visualize
@@ -20,6 +21,7 @@ from induction_jax.config import Config, ConfigError
 from induction_jax.cost import Cost
 from induction_jax.interrupt import Interrupt
 from induction_jax.loop import Experiment, make_experiment, run
+from induction_jax.mesh import devices
 from induction_jax.progress import make_watcher
 from induction_jax.report.findings import find
 from induction_jax.report.summary import format_summary
@@ -52,6 +54,11 @@ def main(argv: list[str]) -> int:
   if extra:
     raise ConfigError(f"unexpected argument {extra[0]!r}")
   config = cli.config_from(values, argv)
+  if config.mesh.seeds:
+    raise ConfigError(
+      "mesh.seeds shares the seeds of a sweep, and this is one run: leave it "
+      f"at 0, got {config.mesh.seeds}"
+    )
   if values.workdir == "":
     raise ConfigError("--workdir must name a directory, got an empty name")
   root = Path(values.workdir or f"runs/induction_run_{started}")
@@ -72,7 +79,9 @@ def _train(
 ) -> int:
   config, root = experiment.config, directory.root
   print(f"run directory: {root}", flush=True)
-  print(f"Hessian products: {experiment.products}", flush=True)
+  print(f"Hessian products: {experiment.products}")
+  told = f"devices: {devices(config.mesh)} of {jax.device_count()}"
+  print(told, flush=True)
   cost = Cost(directory, started)
   with Interrupt(last_words=again) as interrupt:
     watcher = make_watcher(config.train.num_steps)

@@ -10,9 +10,9 @@ from induction_jax.config import Config, make_config, to_dict
 from induction_jax.cost import Cost
 from induction_jax.ledger import DivergedError
 from induction_jax.loop import Experiment, Watcher, run
+from induction_jax.mesh import make_seeds_mesh
 from induction_jax.seeds.experiment import make_group
 from induction_jax.seeds.ledger import SeedsLedger
-from induction_jax.seeds.mapping import make_mesh
 from induction_jax.storage import checkpoints, lock
 from induction_jax.storage.run_directory import (
   RunDirectory,
@@ -51,7 +51,8 @@ def run_seeds(
     Whether it got to the end.
   """
   config = experiment.config
-  group_of = make_group(experiment, plan.mapping, make_mesh(plan.group))
+  mesh = make_seeds_mesh(config.mesh, plan.group)
+  group_of = make_group(experiment, plan.mapping, mesh)
   for seeds in plan.groups():
     group = directory.group(seeds)
     group.root.mkdir(parents=True, exist_ok=True)
