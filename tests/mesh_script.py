@@ -203,7 +203,7 @@ def main() -> None:
   found["basis"] = basis_on_a_device(8)
   single = trained(1, 10)
   found["trained"] = difference(trained(8, 10), single)
-  found["seeds"] = difference(of_seeds(2, 4, 10), single)
+  found["seeds"] = difference(of_seeds(2, 2, 10), single)
   with tempfile.TemporaryDirectory() as root:
     found["resumed"] = difference(resumed(Path(root), 8, 1), trained(1, 24)[0])
   print(json.dumps(found))
