@@ -168,9 +168,7 @@ def make_pure_experiment(config: Config) -> Experiment:
       init_state(model, tx, jax.random.key(config.seed))
     ),
     draw=draw,
-    train_chunk=lambda state, num_steps: placement.whole(
-      train_chunk(state, num_steps)
-    ),
+    train_chunk=lambda *inputs: placement.whole(train_chunk(*inputs)),
     probes=tuple(probe for probe in all_probes if probe.interval),
     all_probes=all_probes,
     products=curvature.told,
