@@ -110,6 +110,20 @@ def where_it_fits(config: Config) -> Config:
   return config if fits else on_one_device(config)
 
 
+def check_none_left_out(needed: int) -> None:
+  """Refuses a mesh without some of several processes, which would wait.
+
+  Raises:
+    ConfigError: if there are several and fewer devices needed than there are.
+  """
+  there = jax.device_count()
+  if jax.process_count() > 1 and needed < there:
+    raise ConfigError(
+      f"with --distributed section mesh must use all devices, {there}, got one "
+      f"of {needed}"
+    )
+
+
 def devices(c: MeshConfig) -> int:
   """How many devices a run has, or each seed that is trained at once."""
   return math.lcm(c.data, c.params)

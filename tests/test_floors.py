@@ -40,6 +40,7 @@ FLOORS = {
   "model": 1,
   "losses": 1,
   "mesh": 1,
+  "processes": 1,
   "optim": 1,
   "spectra": 1,
   "circuits": 1,
