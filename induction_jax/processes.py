@@ -16,9 +16,9 @@ from typing import Any, TypeVar, cast
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from induction_jax.types import PyTree
+from induction_jax.types import Key, PyTree
 
 # While the first draws its figures the others wait for the end.
 LEAVE_SECONDS = 3600
@@ -137,6 +137,17 @@ def place_like(like: PyTree, tree: PyTree) -> PyTree:
   return jax.tree.map(_place_like, like, tree)
 
 
+def share_keys(keys: Key, sharding: Sharding) -> Key:
+  """Keys that every process has, shared among the devices of all.
+
+  Args:
+    keys: of any shape.
+    sharding: of their data, whose last axis is of words.
+  """
+  data = _share(np.asarray(jax.random.key_data(keys)), sharding)
+  return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys))
+
+
 def _is_key(x: Any) -> bool:
   return isinstance(x, jax.Array) and jax.dtypes.issubdtype(
     x.dtype, jax.dtypes.prng_key
@@ -157,9 +168,12 @@ def _place_like(like: Any, x: Any) -> Any:
   if not isinstance(like, jax.Array):
     return np.asarray(x)
   if _is_key(like):
-    data = _place_like(jax.random.key_data(like), jax.random.key_data(x))
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like))
-  values = np.asarray(x)
+    data = jax.random.key_data(like)
+    return share_keys(x, data.sharding)
+  return _share(np.asarray(x), like.sharding)
+
+
+def _share(values: np.ndarray, sharding: Sharding) -> jax.Array:
   return jax.make_array_from_callback(
-    like.shape, like.sharding, lambda index: values[index]
+    values.shape, sharding, lambda index: values[index]
   )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from induction_jax import processes
 from induction_jax.loop import Experiment, compile_experiment
 from induction_jax.mesh import place_run, split_seeds
 from induction_jax.probes import Probe
@@ -73,7 +74,7 @@ def make_group(
 
   def of(seeds: Sequence[int]) -> Experiment:
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    keys = jax.device_put(keys, split_seeds(mesh))
+    keys = processes.share_keys(keys, split_seeds(mesh))
     return mapped._replace(init=lambda: init(keys))
 
   return of

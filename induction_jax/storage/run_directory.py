@@ -191,7 +191,8 @@ def defining(leaves: Sequence[str]) -> list[str]:
 
 def _check_same_run(run: RunDirectory, config: Config) -> None:
   _, stored = load_run(run.root)
-  different = set(defining(differing_leaves(stored, config)))
+  leaves = differing_leaves(stored, config)
+  different = set(defining(leaves))
   if (
     config.optim.schedule == "constant"
     and config.train.num_steps > stored.train.num_steps
@@ -203,3 +204,5 @@ def _check_same_run(run: RunDirectory, config: Config) -> None:
       f"--workdir {run.root} holds the run of another config (it differs in "
       f"{names}); choose another directory"
     )
+  if moved := [name for name in leaves if name.startswith("mesh.")]:
+    _warn_once(f"{', '.join(moved)} differs from before: bits may differ")
