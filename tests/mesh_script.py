@@ -174,7 +174,7 @@ def resumed(root: Path, first: int, then: int):
     loop.run(
       experiment,
       directory,
-      should_stop=lambda stop=stop: seen[-1] >= stop,
+      should_stop=lambda stop=stop: max(seen, default=0) >= stop,
       watch=lambda progress: seen.append(progress.step),
     )
   return loop.load_or_init(experiment, directory)[0].state
