@@ -85,6 +85,7 @@ def get_config() -> ConfigDict:
       "density": {"interval": 0, "probes": 8, "order": 60, "trace_probes": 32},
       "blocks": {"interval": 0, "probes": 4, "max_order": 40},
       "checkpoint": {"interval": 1000, "log_spaced": True},
+      "mesh": {"data": 1, "seeds": 0, "params": 1},
       "report": {"format": "png"},
     }
   )

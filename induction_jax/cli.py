@@ -1,5 +1,6 @@
 """Command lines: flags and configs, with one clear line for each mistake."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from induction_jax import processes
 from induction_jax.config import (
   Config,
   ConfigError,
@@ -19,6 +21,7 @@ from induction_jax.config import (
 
 FILE_ERROR = 1
 USAGE_ERROR = 2
+BY_HAND = ("coordinator", "num_processes", "process_id")
 
 
 def add_config_flag(values: flags.FlagValues, argv: list[str]) -> None:
@@ -30,6 +33,55 @@ def add_config_flag(values: flags.FlagValues, argv: list[str]) -> None:
     flag_values=values,
     sys_argv=argv,
   )
+
+
+def add_process_flags(values: flags.FlagValues) -> None:
+  """Adds --distributed, and what it takes where jax cannot find it out."""
+  flags.DEFINE_boolean(
+    "distributed",
+    False,
+    "This is one of several processes that make up the run (of SLURM, Open "
+    "MPI or a TPU pod; else with the three flags that follow).",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "coordinator",
+    None,
+    "host:port at which the first process is to be found.",
+    flag_values=values,
+  )
+  for name, what in (
+    ("num_processes", "How many processes there are."),
+    ("process_id", "Which of them this is, from 0."),
+  ):
+    flags.DEFINE_integer(name, None, what, flag_values=values)
+
+
+def join_processes(values: flags.FlagValues) -> None:
+  """Joins the others if --distributed says so; call it before all of jax.
+
+  Only the first process prints from there on.
+
+  Raises:
+    ConfigError: if they cannot be found, or flags are missing.
+  """
+  by_hand = {name: values[name].value for name in BY_HAND}
+  missing = [f"--{name}" for name, value in by_hand.items() if value is None]
+  if not values.distributed:
+    if len(missing) < len(BY_HAND):
+      raise ConfigError(f"--{', --'.join(BY_HAND)} need --distributed")
+    return
+  if 0 < len(missing) < len(BY_HAND):
+    raise ConfigError(
+      f"--{', --'.join(BY_HAND)} go together, or none of them where jax finds "
+      f"them out: {', '.join(missing)} missing"
+    )
+  try:
+    processes.join(*by_hand.values())
+  except (RuntimeError, ValueError) as error:
+    raise ConfigError(f"--distributed: {one_line(error)}") from error
+  if not processes.is_first():
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(values: flags.FlagValues, argv: list[str], usage: str) -> list[str]:

@@ -320,6 +320,20 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """How many devices share a batch, seeds, and vectors (induction_jax.mesh).
+
+  `data` of them share each batch, in training and in measuring, and `params`
+  the basis of Lanczos along its P. `seeds` is of sweeps: how many such sets of
+  devices share the seeds, 0 for as many as there are.
+  """
+
+  data: int = _at_least(1)
+  seeds: int = _at_least(0)
+  params: int = _at_least(1)
+
+
+@dataclasses.dataclass(frozen=True)
 class ReportConfig:
   """The figures."""
 
@@ -342,6 +356,7 @@ class Config:
   density: DensityConfig
   blocks: BlocksConfig
   checkpoint: CheckpointConfig
+  mesh: MeshConfig
   report: ReportConfig
   seed: int = _leaf("in [0, 2^32)", lambda x: 0 <= x < 2**32)
 
@@ -365,6 +380,21 @@ class Config:
       raise ConfigError(
         "circuits.top_k must not exceed task.vocab_size, got "
         f"top_k={self.circuits.top_k}, vocab_size={self.task.vocab_size}"
+      )
+    self._check_mesh()
+
+  def _check_mesh(self) -> None:
+    for section in ("train", "behaviour", "spectra"):
+      for leaf in ("batch_size", "micro_batch_size"):
+        size = getattr(getattr(self, section), leaf, 0)
+        if size % self.mesh.data:
+          raise ConfigError(
+            f"mesh.data must divide {section}.{leaf} (each device takes as "
+            f"many examples), got data={self.mesh.data}, {leaf}={size}"
+          )
+    if self.mesh.params > 1 and self.spectra.exact:
+      raise ConfigError(
+        "mesh.params shares the basis of Lanczos, which spectra.exact replaces"
       )
 
 

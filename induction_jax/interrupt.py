@@ -6,6 +6,8 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from induction_jax import processes
+
 
 class Interrupt:
   """Turns SIGINT and SIGTERM into a request to save and stop.
@@ -35,12 +37,18 @@ class Interrupt:
     """From here on no signal waits: nothing is left that needs saving."""
     self._patient = False
 
+  def asked(self) -> bool:
+    """Whether a signal has asked for a stop, of this process or another."""
+    self.signal = processes.largest(self.signal)
+    return bool(self.signal)
+
   def leave(self, told: str) -> NoReturn:
     """Ends the process as the signal asked, once all is saved.
 
     A thread may be in a compiled program still (see induction_jax.patience),
     which nothing ends but the process, and which an exit would wait for.
     """
+    processes.part()
     self._end(self.signal, told)
 
   def _note(self, number: int, _: FrameType | None) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from induction_jax import processes
 from induction_jax.probes import Probe
 from induction_jax.step import ChunkMetrics
 from induction_jax.storage import checkpoints, history, vectors
@@ -60,6 +61,8 @@ class Ledger(Protocol):
 class RunLedger:
   """The ledger of one run: its history, each line on disk as it is written.
 
+  Of several processes the first writes; the others only see what is wrong.
+
   Args:
     run: the run's directory.
     sync: false leaves that to `commit`.
@@ -67,12 +70,15 @@ class RunLedger:
 
   def __init__(self, run: RunDirectory, sync: bool = True):
     self._run, self._sync = run, sync
+    self._writes = processes.is_first()
 
   def reached(self) -> int:
     records = history.read(self._run.history)
     return max((record["step"] for record in records), default=0)
 
   def begin(self, last_step: int, recorded: bool = True) -> None:
+    if not self._writes:
+      return
     history.truncate(self._run.history, last_step, recorded)
     if note := read_divergence(self._run):
       last = last_step if recorded else last_step - 1
@@ -90,7 +96,7 @@ class RunLedger:
     if complaint := probe.complain(values):
       raise DivergedError(step, f"step {step}: {complaint}")
     self._record(step, "probe", values, probe=probe.name)
-    if kept:
+    if kept and self._writes:
       vectors.write(self._run.eigenvectors, step, kept)
     return scalars(values)
 
@@ -111,6 +117,8 @@ class RunLedger:
       force_to_disk(self._run.history)
 
   def diverged(self, noticed: int, error: DivergedError) -> None:
+    if not self._writes:
+      return
     run = self._run
     saved = [s for s in checkpoints.steps(run.checkpoints) if s <= error.step]
     config = run.config.read_bytes() if run.config.exists() else b"{}"
@@ -126,8 +134,9 @@ class RunLedger:
     write_json(run.diverged, note)
 
   def _record(self, step: int, kind: str, values: Any, **extra: Any) -> None:
-    path = self._run.history
-    history.append(path, step, kind, values, sync=self._sync, **extra)
+    if self._writes:
+      path = self._run.history
+      history.append(path, step, kind, values, sync=self._sync, **extra)
 
 
 def read_divergence(run: RunDirectory) -> dict[str, Any] | None:

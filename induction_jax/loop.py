@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from induction_jax import losses, optim, tasks
+from induction_jax import losses, optim, processes, tasks
 from induction_jax.config import Config, ConfigError
 from induction_jax.cost import Cost
 from induction_jax.interventions import (
@@ -25,6 +25,7 @@ from induction_jax.interventions import (
   intervene,
 )
 from induction_jax.ledger import DivergedError, Ledger, RunLedger
+from induction_jax.mesh import Placement, on_one_device, place_run
 from induction_jax.model import Model, make_model
 from induction_jax.patience import AbandonedError, attend
 from induction_jax.probes import (
@@ -104,11 +105,11 @@ class Snapshot(NamedTuple):
   @property
   def step(self) -> int:
     """Of many runs, that of those which still train."""
-    return int(np.max(self.state.step))
+    return int(np.max(processes.fetch(self.state.step)))
 
   @property
   def recorded(self) -> bool:
-    return not np.any(self.updates.steps)
+    return not np.any(processes.fetch(self.updates.steps))
 
 
 class Progress(NamedTuple):
@@ -126,12 +127,18 @@ def make_experiment(config: Config) -> Experiment:
   return compile_experiment(make_pure_experiment(config))
 
 
+def make_reader(config: Config) -> Experiment:
+  """The same on one device, for whoever only reads a run."""
+  return make_experiment(on_one_device(config))._replace(config=config)
+
+
 def make_pure_experiment(config: Config) -> Experiment:
   """The same, not compiled: pure functions, to be mapped over many runs."""
   task = config.task
   model = make_model(config.model, task.vocab_size, task.seq_length)
   # Here and nowhere else, so that all that is trained or measured is clamped.
   model = clamp_heads(model, config.intervention.clamp, config.model)
+  placement = place_run(config.mesh)
   draw = make_draw(config)
   curvature = make_curvature(config, model)
   _check_clamps(config, curvature.plan.micro_batch_size)
@@ -145,18 +152,45 @@ def make_pure_experiment(config: Config) -> Experiment:
   )
   loss = make_loss(model, losses.make_weights(config.train.loss_tokens))
   sample = tasks.make_sampler(task, config.train.batch_size)
-  train_step = make_train_step(loss, sample, tx)
-  all_probes = make_probes(config, model, curvature)
+  train_step = make_train_step(
+    loss, lambda key: placement.split_batch(sample(key)), tx
+  )
+  train_chunk = make_train_chunk(train_step)
+  all_probes = tuple(
+    _keep_whole(probe, placement)
+    for probe in make_probes(config, model, curvature)
+  )
   return Experiment(
     config=config,
     model=model,
     tx=tx,
-    init=lambda: init_state(model, tx, jax.random.key(config.seed)),
+    init=lambda: placement.whole(
+      init_state(model, tx, jax.random.key(config.seed))
+    ),
     draw=draw,
-    train_chunk=make_train_chunk(train_step),
+    train_chunk=lambda *inputs: placement.whole(train_chunk(*inputs)),
     probes=tuple(probe for probe in all_probes if probe.interval),
     all_probes=all_probes,
     products=curvature.told,
+  )
+
+
+def _keep_whole(probe: Probe, placement: Placement) -> Probe:
+  """A probe of which every device has all that leaves its programs.
+
+  But for what it prepares, which is as large as the batch that it is of.
+  """
+  if placement.mesh.size == 1:
+    return probe
+
+  def whole(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    return lambda *inputs: placement.whole(function(*inputs))
+
+  return probe._replace(
+    constants=whole(probe.constants),
+    # Compiled, or the first carry would be on one device alone.
+    init_carry=jax.jit(whole(probe.init_carry)),
+    measure=whole(probe.measure),
   )
 
 
@@ -216,6 +250,8 @@ def run(
     ledger: where measurements go; by default into the directory.
     should_stop: asked again and again; true saves a checkpoint and returns. A
       thread may then be at a measurement still: end the process by os._exit.
+      Of several processes all ask as often, between two pieces of work, and
+      must be told the same.
     watch: told after every piece of work.
 
   Returns:
@@ -229,10 +265,17 @@ def run(
   """
   config = experiment.config
   ledger, cost = ledger or RunLedger(directory), cost or Cost(directory)
-  snapshot, resumed = load_or_init(experiment, directory, owner=True)
-  _check_start(directory, snapshot, resumed, ledger, config)
+  snapshot, resumed = _load_together(experiment, directory)
+  start, recorded = snapshot.step, snapshot.recorded
+  size = sum(x.nbytes for x in jax.tree.leaves(snapshot))
+  processes.by_first(
+    lambda: _check_start(directory, start, resumed, size, ledger, config)
+  )
+  ledger.begin(start if resumed else -1, recorded)
   kept = snapshot if resumed else None
-  work = _advance(experiment, snapshot, resumed, ledger, cost, should_stop)
+  # Who is at a measurement with others does not leave them to it.
+  gives_up = should_stop if processes.alone() else lambda: False
+  work = _advance(experiment, snapshot, resumed, ledger, cost, gives_up)
   try:
     for snapshot, newest in work:
       watch(Progress(snapshot.step, newest))
@@ -262,6 +305,17 @@ def run(
   return snapshot.step
 
 
+def init_snapshot(experiment: Experiment) -> Snapshot:
+  """A run at step 0."""
+  state = experiment.init()
+  carries = {
+    probe.name: probe.init_carry(state.params) for probe in experiment.probes
+  }
+  if experiment.config.spectra.adaptive:
+    carries[ALARM.name] = jax.device_put(trigger.init_trigger())
+  return Snapshot(state, no_updates(state.step), carries)
+
+
 def load_or_init(
   experiment: Experiment, directory: RunDirectory, owner: bool = False
 ) -> tuple[Snapshot, bool]:
@@ -277,13 +331,7 @@ def load_or_init(
     ConfigError: if there are checkpoints and none is good, unless for the
       owner, who knows whether there is something to lose.
   """
-  state = experiment.init()
-  carries = {
-    probe.name: probe.init_carry(state.params) for probe in experiment.probes
-  }
-  if experiment.config.spectra.adaptive:
-    carries[ALARM.name] = jax.device_put(trigger.init_trigger())
-  snapshot = Snapshot(state, no_updates(state.step), carries)
+  snapshot = init_snapshot(experiment)
   saved = checkpoints.steps(directory.checkpoints)
   found = checkpoints.restore_newest(
     directory.checkpoints, snapshot, set_aside=owner
@@ -323,13 +371,33 @@ def observe(
   """One measurement as it leaves the device, and the carry for the next."""
   prepared = probe.prepare(state, held_out)
   arrays, carry = probe.measure(state, held_out, prepared, carry)
-  return jax.device_get(arrays), carry
+  return processes.fetch(arrays), carry
+
+
+def _load_together(
+  experiment: Experiment, directory: RunDirectory
+) -> tuple[Snapshot, bool]:
+  """The same for whoever goes on with the run, in as many processes."""
+  if processes.alone():
+    return load_or_init(experiment, directory, owner=True)
+  first = init_snapshot(experiment)
+  like = processes.whole(first)
+  found = processes.by_first(
+    lambda: checkpoints.restore_newest(
+      directory.checkpoints, like, set_aside=True
+    )
+  )
+  resumed = bool(processes.of_first(found is not None))
+  if not resumed:
+    return first, False
+  return processes.place_like(first, processes.send(found or like)), True
 
 
 def _check_start(
   directory: RunDirectory,
-  snapshot: Snapshot,
+  step: int,
   resumed: bool,
+  size: int,
   ledger: Ledger,
   config: Config,
 ) -> None:
@@ -340,20 +408,22 @@ def _check_start(
       "checkpoint that can be trusted, so it cannot go on: choose another "
       "directory"
     )
-  if snapshot.step < config.train.num_steps:
-    size = sum(x.nbytes for x in jax.tree.leaves(snapshot))
-    due = checkpoints_left(snapshot.step, config)
-    check_disk(directory.checkpoints, size, due)
-  ledger.begin(snapshot.step if resumed else -1, snapshot.recorded)
+  if step < config.train.num_steps:
+    check_disk(directory.checkpoints, size, checkpoints_left(step, config))
 
 
 def _save(
   directory: RunDirectory, snapshot: Snapshot, ledger: Ledger, cost: Cost
 ) -> None:
-  ledger.commit()
-  on_device = jax.device_put(snapshot)  # the trigger's carry is on the host
-  checkpoints.save(directory.checkpoints, snapshot.step, on_device)
-  cost.save()
+  step, whole = snapshot.step, processes.whole(snapshot)
+
+  def save() -> None:
+    ledger.commit()
+    on_device = jax.device_put(whole)  # the trigger's carry is on the host
+    checkpoints.save(directory.checkpoints, step, on_device)
+    cost.save()
+
+  processes.by_first(save)
 
 
 def _advance(
@@ -398,6 +468,7 @@ def _advance(
         for probe in experiment.probes
       ]
       most = max(1, int(PIECE_SECONDS / pace))
+      most = int(processes.of_first(most))  # clocks differ
       to_go = next_stop(snapshot.step, intervals, config) - snapshot.step
       start = time.perf_counter()
       with cost.training:
@@ -409,7 +480,7 @@ def _advance(
 def _train(experiment: Experiment, snapshot: Snapshot, num: int) -> Snapshot:
   """Some updates; the snapshot before them is gone."""
   state, updates = experiment.train_chunk(
-    snapshot.state, jnp.int32(num), snapshot.updates
+    snapshot.state, np.int32(num), snapshot.updates
   )
   jax.block_until_ready(updates)
   return snapshot._replace(state=state, updates=updates)
@@ -419,7 +490,7 @@ def _compile(experiment: Experiment, snapshot: Snapshot) -> None:
   """Compiles the updates apart from the first, which uses its state up."""
   copy = jax.tree.map(jnp.copy, snapshot.state)
   jax.block_until_ready(
-    experiment.train_chunk(copy, jnp.int32(0), snapshot.updates)
+    experiment.train_chunk(copy, np.int32(0), snapshot.updates)
   )
 
 
@@ -432,7 +503,7 @@ def _record_constants(
 ) -> None:
   for probe in experiment.probes:
     work = partial(probe.constants, snapshot.state, held_out)
-    constants = jax.device_get(attend(work, gives_up))
+    constants = processes.fetch(attend(work, gives_up))
     ledger.constants(probe, constants)
   if ALARM.name in snapshot.carries:
     ledger.constants(ALARM, alarm_constants())
@@ -449,7 +520,7 @@ def _record(
   step, state, carries = snapshot.step, snapshot.state, dict(snapshot.carries)
   newest: dict[str, float] = {}
   if step:
-    newest |= ledger.trained(step, jax.device_get(snapshot.updates))
+    newest |= ledger.trained(step, processes.fetch(snapshot.updates))
   for probe in experiment.probes:
     interval = _interval(probe, carries, experiment.config)
     if not measurement_due(step, interval, experiment.config.train.num_steps):
@@ -470,12 +541,12 @@ def _observe_and_keep(
   probe: Probe, state: TrainState, held_out: HeldOut, carry: PyTree
 ) -> tuple[PyTree, PyTree, PyTree]:
   arrays, carry = observe(probe, state, held_out, carry)
-  return arrays, jax.device_get(probe.keep(carry)), carry
+  return arrays, processes.fetch(probe.keep(carry)), carry
 
 
 def _record_due(experiment: Experiment, snapshot: Snapshot) -> bool:
   """Whether a chunk of updates is at its end, or cannot go on."""
-  if np.all(np.asarray(snapshot.updates.first_bad_step) >= 0):
+  if np.all(processes.fetch(snapshot.updates.first_bad_step) >= 0):
     return True
   if snapshot.recorded:
     return False

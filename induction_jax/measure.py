@@ -13,6 +13,7 @@ run itself measured at the same step, into results.nc; history.jsonl is left as
 it is.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from induction_jax.loop import (
   measure,
   measure_constants,
 )
+from induction_jax.mesh import where_it_fits
 from induction_jax.results import write_results
 from induction_jax.storage import checkpoints, history, lock
 from induction_jax.storage.manifest import CheckpointError
@@ -76,7 +78,7 @@ def main(argv: list[str]) -> int:
     flag_values=values,
   )
   cli.check_names(argv)  # a wrong one fails while the flags are defined
-  settings = ConfigDict(to_dict(config))
+  settings = ConfigDict(to_dict(where_it_fits(config)))
   config_flags.DEFINE_config_dict("config", settings, flag_values=values)
   extra = cli.parse(values, argv, __doc__ or "")
   if len(extra) != 1:
@@ -117,7 +119,10 @@ def remeasure(
     for leaf, value in leaves.items()
   }
   _check_runs(names, flat)
-  trained, measuring = make_experiment(config), make_experiment(other)
+  measuring = make_experiment(other)
+  # What was trained, on the devices that measure it now.
+  trained = make_experiment(dataclasses.replace(config, mesh=other.mesh))
+  trained = trained._replace(config=config)
   like, _ = load_or_init(trained, directory)
   settings = {leaf: flat[leaf] for leaf in changed}
   settings["hessian_products"] = measuring.products
@@ -187,11 +192,12 @@ def _known_variables(directory: RunDirectory) -> set[str]:
 
 
 def _chosen_probes(named: list[str] | None, changed: list[str]) -> list[str]:
-  sections = {leaf.split(".")[0] for leaf in changed}
+  # Of the devices there is nothing to choose probes by.
+  sections = {leaf.split(".")[0] for leaf in changed} - {"mesh"}
   for section in sorted(sections - set(SECTIONS)):
     raise ConfigError(
       f"a checkpoint cannot be measured with another {section}: settings are "
-      f"those of {', '.join(SECTIONS)}"
+      f"those of {', '.join(SECTIONS)}, mesh"
     )
   chosen = sorted(sections) if named is None else named
   for name in chosen:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from induction_jax import processes
 from induction_jax.loop import Progress
 
 LINES = 20  # plain lines in a whole run
@@ -25,7 +26,8 @@ class Watcher(Protocol):
 
 def make_watcher(num_steps: int) -> Watcher:
   """A bar if standard error is a terminal, else lines on standard output."""
-  return _Bar(num_steps) if sys.stderr.isatty() else _Lines(num_steps)
+  seen = sys.stderr.isatty() and processes.is_first()
+  return _Bar(num_steps) if seen else _Lines(num_steps)
 
 
 class _Bar:

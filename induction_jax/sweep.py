@@ -15,14 +15,15 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags
 
-from induction_jax import cli
-from induction_jax.config import ConfigError
+from induction_jax import cli, processes
+from induction_jax.config import Config, ConfigError
 from induction_jax.grid import Setting, make_grid
 from induction_jax.interrupt import Interrupt
 from induction_jax.ledger import read_divergence
@@ -32,6 +33,7 @@ from induction_jax.loop import (
   Watcher,
   make_pure_experiment,
 )
+from induction_jax.mesh import check_none_left_out, devices, make_seeds_mesh
 from induction_jax.progress import make_watcher
 from induction_jax.report.findings import find
 from induction_jax.report.seed_figures import write_seed_figures
@@ -49,7 +51,6 @@ from induction_jax.seeds import (
   config_of,
   default_mapping,
   group_size,
-  make_mesh,
   run_seeds,
   seed_bytes,
 )
@@ -74,6 +75,7 @@ def main(argv: list[str]) -> int:
   """Runs the command line; returns the exit status."""
   values = parse(argv, __doc__ or "")
   config = cli.config_from(values, argv)
+  cli.join_processes(values)
   settings = make_grid(config, values.over, cli.overridden(argv))
   root = Path(values.workdir)
   jobs = []
@@ -86,24 +88,39 @@ def main(argv: list[str]) -> int:
     experiment = make_pure_experiment(setting.config)
     path = root / setting.name
     jobs.append((setting, experiment, _plan(values, experiment, path)))
+  over = _values(settings)
   if values.over:
-    grid = open_grid(root, config, _values(settings))
+    processes.by_first(lambda: open_grid(root, config, over))
   summaries = {}
   last_words = "python -m induction_jax.sweep " + shlex.join(argv[1:])
   with Interrupt(last_words) as interrupt, contextlib.ExitStack() as locks:
     for setting, experiment, plan in jobs:
-      directory = open_sweep(root / setting.name, setting.config, plan)
-      locks.enter_context(lock.hold(directory.root))
+      directory = SweepDirectory(root / setting.name)
+      enter = partial(_enter, locks, directory, setting.config, plan)
+      processes.by_first(enter)
       _announce(directory, experiment, plan)
       if not _run(experiment, directory, plan, interrupt):
-        write_so_far(experiment, directory, plan)
+        if processes.is_first():
+          write_so_far(experiment, directory, plan)
         interrupt.leave("stopped")
-      summaries[setting.name] = report(experiment, directory, plan)
+      if processes.is_first():
+        summaries[setting.name] = report(experiment, directory, plan)
     interrupt.stop_at_once()
-  if values.over:
-    write_json(grid.summary, {"settings": summaries})
+  if summaries and values.over:
+    write_json(SweepDirectory(root).summary, {"settings": summaries})
     print("\n" + format_settings(summaries))
+  processes.part()
   return 0
+
+
+def _enter(
+  locks: contextlib.ExitStack,
+  directory: SweepDirectory,
+  config: Config,
+  plan: Plan,
+) -> None:
+  open_sweep(directory.root, config, plan)
+  locks.enter_context(lock.hold(directory.root))
 
 
 def report(
@@ -154,7 +171,7 @@ def _plan(values: flags.FlagValues, experiment: Experiment, root: Path) -> Plan:
   mapping, group = values.mapping, values.group
   if stored is not None and stored.seeds == values.seeds:
     mapping, group = mapping or stored.mapping, group or stored.group
-  return Plan(
+  plan = Plan(
     seeds=values.seeds,
     first_seed=values.first_seed,
     group=group
@@ -162,20 +179,23 @@ def _plan(values: flags.FlagValues, experiment: Experiment, root: Path) -> Plan:
       values.seeds,
       seed_bytes(experiment),
       int(values.memory_gib * GIB),
-      jax.device_count(),
+      jax.device_count() // devices(experiment.config.mesh),
     ),
     mapping=mapping or default_mapping(),
   )
+  mesh = make_seeds_mesh(experiment.config.mesh, plan.group)  # or is refused
+  check_none_left_out(mesh.size)
+  return plan
 
 
 def _announce(
   directory: SweepDirectory, experiment: Experiment, plan: Plan
 ) -> None:
-  devices = make_mesh(plan.group).size
+  mesh = make_seeds_mesh(experiment.config.mesh, plan.group)
   print(f"sweep directory: {directory.root}")
   print(f"Hessian products: {experiment.products}")
   print(
-    f"{plan.seeds} seeds, {plan.group} at once ({plan.mapping}) on {devices} "
+    f"{plan.seeds} seeds, {plan.group} at once ({plan.mapping}) on {mesh.size} "
     f"of {jax.device_count()} devices, about "
     f"{seed_bytes(experiment) / 2**20:.3g} MiB a seed",
     flush=True,
@@ -203,7 +223,7 @@ def _run(
     experiment,
     directory,
     plan,
-    should_stop=lambda: bool(interrupt.signal),
+    should_stop=interrupt.asked,
     watch=watch,
   )
 

@@ -50,6 +50,7 @@ def parse(argv: list[str], usage: str) -> flags.FlagValues:
     "One seed after another, or in batches; default: map on a CPU, else vmap.",
     flag_values=values,
   )
+  cli.add_process_flags(values)
   cli.add_config_flag(values, argv)
   # As a person would write them: --first-seed is --first_seed.
   names = ("first-seed", "memory-gib")

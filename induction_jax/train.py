@@ -13,13 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 from absl import flags
 
-from induction_jax import cli, visualize
+from induction_jax import cli, processes, visualize
 from induction_jax.config import Config, ConfigError
 from induction_jax.cost import Cost
 from induction_jax.interrupt import Interrupt
-from induction_jax.loop import Experiment, make_experiment, run
+from induction_jax.loop import Experiment, make_experiment, make_reader, run
+from induction_jax.mesh import check_none_left_out, devices
 from induction_jax.progress import make_watcher
 from induction_jax.report.findings import find
 from induction_jax.report.summary import format_summary
@@ -47,13 +49,21 @@ def main(argv: list[str]) -> int:
     "Go on with the run in --workdir; --noresume refuses one that exists.",
     flag_values=values,
   )
+  cli.add_process_flags(values)
   cli.add_config_flag(values, argv)
   extra = cli.parse(values, argv, __doc__ or "")
   if extra:
     raise ConfigError(f"unexpected argument {extra[0]!r}")
   config = cli.config_from(values, argv)
+  if config.mesh.seeds:
+    raise ConfigError(
+      "mesh.seeds shares the seeds of a sweep, and this is one run: leave it "
+      f"at 0, got {config.mesh.seeds}"
+    )
   if values.workdir == "":
     raise ConfigError("--workdir must name a directory, got an empty name")
+  cli.join_processes(values)
+  check_none_left_out(devices(config.mesh))
   root = Path(values.workdir or f"runs/induction_run_{started}")
   return train(config, root, values.resume, argv)
 
@@ -62,9 +72,17 @@ def train(config: Config, root: Path, resume: bool, argv: list[str]) -> int:
   """Runs a config in a directory, to its figures; returns the exit status."""
   started = time.perf_counter()
   experiment = make_experiment(config)  # before anything is written
-  directory = open_run(root, config, resume)
-  with lock.hold(root):
-    return _train(experiment, directory, started, _again(argv, root))
+  directory = RunDirectory(root)
+  with contextlib.ExitStack() as stack:
+
+    def enter() -> None:
+      open_run(root, config, resume)
+      stack.enter_context(lock.hold(root))
+
+    processes.by_first(enter)
+    status = _train(experiment, directory, started, _again(argv, root))
+    processes.part()
+    return status
 
 
 def _train(
@@ -72,7 +90,9 @@ def _train(
 ) -> int:
   config, root = experiment.config, directory.root
   print(f"run directory: {root}", flush=True)
-  print(f"Hessian products: {experiment.products}", flush=True)
+  print(f"Hessian products: {experiment.products}")
+  told = f"devices: {devices(config.mesh)} of {jax.device_count()}"
+  print(told, flush=True)
   cost = Cost(directory, started)
   with Interrupt(last_words=again) as interrupt:
     watcher = make_watcher(config.train.num_steps)
@@ -81,26 +101,37 @@ def _train(
         experiment,
         directory,
         cost=cost,
-        should_stop=lambda: bool(interrupt.signal),
+        should_stop=interrupt.asked,
         watch=watcher.update,
       )
     except FloatingPointError as error:
-      print(f"error: {error}", file=sys.stderr)
-      _write_what_there_is(experiment, directory)
+      if processes.is_first():
+        print(f"error: {error}", file=sys.stderr)
+        _write_what_there_is(experiment, directory)
       return DIVERGED
     finally:
       watcher.close()
     if step < config.train.num_steps:
-      _write_what_there_is(experiment, directory)
+      if processes.is_first():
+        _write_what_there_is(experiment, directory)
       interrupt.leave(f"stopped at step {step}")
     interrupt.stop_at_once()
-    results = write_results(experiment, directory)
-    findings = find(results)
-    form = config.report.format
-    visualize.draw(experiment, directory, results, findings, form)
-    cost.save()
-    print(format_summary(write_summary(directory, results, findings)))
+    if processes.is_first():
+      _report(experiment, directory, cost)
   return 0
+
+
+def _report(
+  experiment: Experiment, directory: RunDirectory, cost: Cost
+) -> None:
+  if not processes.alone():  # whose devices are not all at hand
+    experiment = make_reader(experiment.config)
+  results = write_results(experiment, directory)
+  findings = find(results)
+  form = experiment.config.report.format
+  visualize.draw(experiment, directory, results, findings, form)
+  cost.save()
+  print(format_summary(write_summary(directory, results, findings)))
 
 
 def _write_what_there_is(

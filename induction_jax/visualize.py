@@ -14,7 +14,7 @@ from induction_jax.config import ConfigError
 from induction_jax.loop import (
   Experiment,
   load_or_init,
-  make_experiment,
+  make_reader,
 )
 from induction_jax.report.findings import Findings, find
 from induction_jax.report.patterns import run_sequence
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
   if len(extra) != 1:
     raise ConfigError("one run directory is required, such as runs/a")
   run, config = load_run(Path(extra[0]))
-  experiment = make_experiment(config)
+  experiment = make_reader(config)
   if not checkpoints.steps(run.checkpoints):
     raise ConfigError(f"{run.root} has no checkpoint yet: nothing to draw")
   results = _results(experiment, run)

@@ -29,6 +29,7 @@ from induction_jax.loop import (
   Experiment,
   make_experiment,
 )
+from induction_jax.mesh import where_it_fits
 from induction_jax.probes import Probe
 from induction_jax.progress import make_watcher
 from induction_jax.replay import (
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> int:
     raise ConfigError(
       f"{directory.root} has no checkpoint: there is nothing to replay from"
     )
-  experiment = make_experiment(config)
+  experiment = make_experiment(where_it_fits(config))._replace(config=config)
   probes = _chosen_probes(values.probes, experiment)
   first, last = values["from"].value, values["to"].value
   if first is None or last is None:

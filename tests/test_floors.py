@@ -39,6 +39,8 @@ FLOORS = {
   "tasks": 1,
   "model": 1,
   "losses": 1,
+  "mesh": 1,
+  "processes": 1,
   "optim": 1,
   "spectra": 1,
   "circuits": 1,

@@ -17,6 +17,7 @@ from absl.testing import absltest, parameterized
 from induction_jax import loop
 from induction_jax.config import make_config
 from induction_jax.ledger import DivergedError
+from induction_jax.mesh import make_seeds_mesh
 from induction_jax.probes import Probe
 from induction_jax.results import write_results
 from induction_jax.seeds import (
@@ -24,7 +25,6 @@ from induction_jax.seeds import (
   config_of,
   group_size,
   make_group,
-  make_mesh,
   over_seeds,
   seed_bytes,
 )
@@ -71,7 +71,8 @@ class SeedsTest(parameterized.TestCase):
     cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
     cls.pure = loop.make_pure_experiment(cls.config)
     cls.one = loop.compile_experiment(cls.pure)
-    cls.group = staticmethod(make_group(cls.pure, "map", make_mesh(1)))
+    cls.mesh = make_seeds_mesh(cls.config.mesh, 1)
+    cls.group = staticmethod(make_group(cls.pure, "map", cls.mesh))
     cls.runs, cls.stacked = cls.start("together")
     loop.run(cls.group(SEEDS), cls.stacked, ledger=SeedsLedger(cls.runs))
 
@@ -183,7 +184,7 @@ class SeedsTest(parameterized.TestCase):
       )
 
   def test_vmap_is_close(self):
-    group = make_group(self.pure, "vmap", make_mesh(1))
+    group = make_group(self.pure, "vmap", self.mesh)
     together, alone = group(SEEDS), self.group(SEEDS)
     state, metrics = together.train_chunk(together.init(), jnp.int32(10))
     expected, single = alone.train_chunk(alone.init(), jnp.int32(10))
@@ -260,7 +261,8 @@ DEVICES_SCRIPT = """
 import jax, jax.numpy as jnp, numpy as np
 from induction_jax import loop
 from induction_jax.config import make_config
-from induction_jax.seeds import make_group, make_mesh
+from induction_jax.mesh import make_seeds_mesh
+from induction_jax.seeds import make_group
 from tests.tiny import tiny_config
 
 jax.config.update("jax_debug_key_reuse", True)
@@ -268,7 +270,8 @@ config = make_config(tiny_config().to_dict())
 pure = loop.make_pure_experiment(config)
 pure = pure._replace(all_probes=())
 states = []
-for mesh in (make_mesh(16), make_mesh(1)):
+for shared_by in (16, 1):
+  mesh = make_seeds_mesh(config.mesh, shared_by)
   group = make_group(pure, "map", mesh)(range(16))
   state, metrics = group.train_chunk(group.init(), jnp.int32(5))
   states.append((state.params, metrics.mean, group.draw(state.key)))
@@ -302,8 +305,10 @@ class DevicesTest(absltest.TestCase):
       return {"sum": shared + x + y, "rows": x[None]}
 
     x, y = jnp.arange(3.0), jnp.ones(3)
+    config = make_config(tiny_config().to_dict())
+    mesh = make_seeds_mesh(config.mesh, 1)
     for mapping in ("map", "vmap"):
-      found = over_seeds(function, mapping, make_mesh(1))(2.0, x, y)
+      found = over_seeds(function, mapping, mesh)(2.0, x, y)
       np.testing.assert_array_equal(found["sum"], [3, 4, 5])
       np.testing.assert_array_equal(found["rows"], [[0], [1], [2]])
 

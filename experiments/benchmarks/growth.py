@@ -33,8 +33,9 @@ from memory import peak_resident
 from problem import quick_config
 
 from induction_jax.loop import Experiment, make_experiment, make_pure_experiment
+from induction_jax.mesh import make_seeds_mesh
 from induction_jax.probes import HeldOut, Probe
-from induction_jax.seeds import default_mapping, make_group, make_mesh
+from induction_jax.seeds import default_mapping, make_group
 from induction_jax.state import TrainState
 
 SECONDS = 3.0  # spent on a measurement, if that is more than two repeats
@@ -122,7 +123,8 @@ def make_seeds(axis: Axis, size: int) -> Experiment:
   if axis.leaves:
     return make_experiment(config)
   pure = make_pure_experiment(config)
-  return make_group(pure, default_mapping(), make_mesh(size))(range(size))
+  mesh = make_seeds_mesh(pure.config.mesh, size)
+  return make_group(pure, default_mapping(), mesh)(range(size))
 
 
 def line_up(probe: Probe, state: TrainState, held_out: HeldOut) -> Program:

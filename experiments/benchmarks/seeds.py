@@ -31,8 +31,9 @@ from induction_jax.loop import (
   make_pure_experiment,
   observe,
 )
+from induction_jax.mesh import make_seeds_mesh
 from induction_jax.probes import Probe
-from induction_jax.seeds import MAPPINGS, make_group, make_mesh
+from induction_jax.seeds import MAPPINGS, make_group
 from induction_jax.state import init_state
 
 ALONE = "one by one"
@@ -79,7 +80,7 @@ def line_up(experiment: Experiment, seeds: int) -> dict[str, list[Experiment]]:
   """Compiled experiments by name, to be run one after another."""
   one = compile_experiment(experiment)
   init = jax.jit(lambda key: init_state(experiment.model, experiment.tx, key))
-  mesh = make_mesh(seeds)
+  mesh = make_seeds_mesh(experiment.config.mesh, seeds)
   ways = {
     ALONE: [
       one._replace(init=lambda seed=seed: init(jax.random.key(seed)))

@@ -67,6 +67,7 @@ def make_blocks_probe(config: Config, curvature: Curvature) -> Probe:
       jax.random.fold_in(key, 8),
       max_order=c.max_order,
       tolerance=config.spectra.tolerance,
+      layout=curvature.layout,
     )
     norms = spectra.block_norms(
       hessian,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from induction_jax import losses, spectra
 from induction_jax.config import Config, ConfigError, SpectraConfig
+from induction_jax.mesh import Placement, place_run
 from induction_jax.model import Model
 from induction_jax.probes.held_out import HeldOut, make_draw
 from induction_jax.probes.partition import partition_by_circuit
@@ -30,6 +31,7 @@ class Curvature(NamedTuple):
     shapes: of the parameters.
     plan: how products are made: as a linear map or streamed.
     told: that and how eigenpairs are found, for people.
+    layout: of the vectors of a Lanczos basis.
     solve: finds an operator's eigenpairs.
     partition: of the parameters into circuits.
     split: the held-out curvature batch, cut into micro-batches.
@@ -45,6 +47,7 @@ class Curvature(NamedTuple):
   shapes: Params
   plan: spectra.Plan
   told: str
+  layout: spectra.Layout
   solve: Solve
   partition: spectra.Partition
   split: Callable[[HeldOut], spectra.MicroBatches]
@@ -66,6 +69,8 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   partition = partition_by_circuit(shapes)
   _check_sizes(config.spectra, partition.ids.size)
   basis = _basis(config, shapes)
+  placement = place_run(config.mesh)
+  layout = _layout(placement)
 
   def predict(params: Params, batch: Batch) -> Array:
     return model.apply(params, batch.tokens)[0]
@@ -76,9 +81,11 @@ def make_curvature(config: Config, model: Model) -> Curvature:
 
   def split(held_out: HeldOut) -> spectra.MicroBatches:
     counts = jnp.sum(weights(held_out.curvature), axis=1)
-    return spectra.split_batch(
+    data = spectra.split_batch(
       held_out.curvature, counts, plan.micro_batch_size
     )
+    # Each micro-batch, for they are taken one after another.
+    return data._replace(batches=placement.split_micro_batches(data.batches))
 
   def ready(operator: spectra.Operator, params: Params) -> spectra.Operator:
     return spectra.linearize(operator, params) if plan.linear_map else operator
@@ -103,8 +110,9 @@ def make_curvature(config: Config, model: Model) -> Curvature:
     loss=loss,
     shapes=shapes,
     plan=plan,
-    told=f"{plan}; {_told(config.spectra, basis, partition.ids.size)}",
-    solve=make_solve(config.spectra, basis),
+    told=f"{plan}; {_told(config, basis, partition.ids.size)}",
+    layout=layout,
+    solve=make_solve(config.spectra, basis, layout),
     partition=partition,
     split=split,
     hessian_at=hessian_at,
@@ -114,6 +122,15 @@ def make_curvature(config: Config, model: Model) -> Curvature:
     ready=ready,
     prepare=prepare,
     rounding=rounding,
+  )
+
+
+def _layout(placement: Placement) -> spectra.Layout:
+  """Vectors in as many parts as devices share them."""
+  if placement.params == 1:
+    return spectra.WHOLE
+  return spectra.Layout(
+    placement.params, split=placement.split_vectors, gather=placement.whole
   )
 
 
@@ -152,17 +169,19 @@ def _basis(config: Config, shapes: Params) -> int:
     shapes,
     wanted=_most_pairs(config),
     max_order=c.max_order,
-    memory=int(c.memory_gib * GIB),
+    memory=int(c.memory_gib * GIB) * config.mesh.params,
   )
 
 
-def _told(c: SpectraConfig, basis: int, n_params: int) -> str:
+def _told(config: Config, basis: int, n_params: int) -> str:
+  c, devices = config.spectra, config.mesh.params
   if c.exact:
     size = 4 * n_params**2 / 2**20
     return f"dense matrix of {n_params} parameters, {size:.3g} MiB"
-  size = 4 * basis * n_params / 2**20
+  size = 4 * basis * n_params / devices / 2**20
+  each = f" on each of {devices} devices" if devices > 1 else ""
   restarts = ", restarted" if basis < c.max_order else ""
-  return f"Lanczos basis of {basis} vectors, {size:.3g} MiB{restarts}"
+  return f"Lanczos basis of {basis} vectors, {size:.3g} MiB{each}{restarts}"
 
 
 def _plan(
@@ -181,4 +200,5 @@ def _plan(
     batch,
     # The Gauss-Newton part's map, if any, is kept beside the Hessian's.
     memory=int(c.memory_gib * GIB) // (2 if c.gauss_newton_top_k else 1),
+    shared_by=config.mesh.data,
   )

@@ -130,7 +130,12 @@ def _by_probes(
   k = min(config.spectra.track_top_k_eigenvalues, size // 2)
   rules_key, outliers_key, sizes_key = jax.random.split(key, 3)
   rules = spectra.quadrature(
-    hessian, params, rules_key, order=c.order, probes=c.probes
+    hessian,
+    params,
+    rules_key,
+    order=c.order,
+    probes=c.probes,
+    layout=curvature.layout,
   )
   ones = jax.tree.map(jnp.ones_like, params)
   wanted = Wanted("", ones, k, k, outliers_key)

@@ -7,6 +7,7 @@ import jax
 
 from induction_jax import tasks
 from induction_jax.config import Config
+from induction_jax.mesh import place_run
 from induction_jax.state import stream
 from induction_jax.types import Batch, Key
 
@@ -34,17 +35,19 @@ def make_draw(config: Config) -> Callable[[Key], HeldOut]:
   sample_induction = tasks.make_induction_sampler(task, size)
   sample_back_to_back = tasks.make_probe_sampler(task, size)
   sample_curvature = tasks.make_sampler(task, config.spectra.batch_size)
+  placement = place_run(config.mesh)
 
   def draw(key: Key) -> HeldOut:
     _, back_to_back_key = jax.random.split(stream(key, "behaviour"))
     induction = sample_induction(stream(key, "induction"))
     on_repeats = task.name == "repeats"
-    return HeldOut(
+    held_out = HeldOut(
       task=induction if on_repeats else sample_task(task_key(key)),
       induction=induction,
       back_to_back=sample_back_to_back(back_to_back_key),
       curvature=sample_curvature(jax.random.fold_in(stream(key, "spectra"), 0)),
     )
+    return placement.split_batch(held_out)
 
   return draw
 

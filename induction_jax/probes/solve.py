@@ -25,7 +25,7 @@ class Wanted(NamedTuple):
 Solve = Callable[[spectra.Operator, Params, Wanted], spectra.Spectrum]
 
 
-def make_solve(c: SpectraConfig, basis: int) -> Solve:
+def make_solve(c: SpectraConfig, basis: int, layout: spectra.Layout) -> Solve:
   """Lanczos with a basis of so many rows, or the dense matrix if `exact`."""
 
   def solve(
@@ -43,6 +43,7 @@ def make_solve(c: SpectraConfig, basis: int) -> Solve:
       max_basis=basis,
       tolerance=c.tolerance,
       start=wanted.start,
+      layout=layout,
       **ks,
     )
 

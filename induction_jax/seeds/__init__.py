@@ -5,7 +5,6 @@ from induction_jax.seeds.ledger import SeedsLedger
 from induction_jax.seeds.mapping import (
   MAPPINGS,
   default_mapping,
-  make_mesh,
   over_seeds,
 )
 from induction_jax.seeds.plan import GIB, group_size, seed_bytes
@@ -19,7 +18,6 @@ __all__ = [
   "default_mapping",
   "group_size",
   "make_group",
-  "make_mesh",
   "over_seeds",
   "run_seeds",
   "seed_bytes",

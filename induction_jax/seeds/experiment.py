@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from induction_jax import processes
 from induction_jax.loop import Experiment, compile_experiment
+from induction_jax.mesh import place_run, split_seeds
 from induction_jax.probes import Probe
-from induction_jax.seeds.mapping import over_seeds, split_over
+from induction_jax.seeds.mapping import over_seeds
 from induction_jax.state import TrainState, init_state
 from induction_jax.step import ChunkMetrics, no_updates
 from induction_jax.types import Array, Key, PyTree
@@ -26,7 +28,7 @@ def make_group(
   Args:
     experiment: from make_pure_experiment; its own seed does not matter.
     mapping: one of MAPPINGS.
-    mesh: over which the seeds are shared.
+    mesh: from make_seeds_mesh, over which the seeds are shared.
 
   Returns:
     seeds -> the experiment that trains and measures them. Groups of one size
@@ -38,7 +40,8 @@ def make_group(
     return lambda *stacked: mapped((), *stacked)
 
   def start(key: Key) -> TrainState:
-    return init_state(experiment.model, experiment.tx, key)
+    state = init_state(experiment.model, experiment.tx, key)
+    return place_run(experiment.config.mesh).whole(state)
 
   def train_one(
     shared: tuple[Array, Array], state: TrainState, metrics: ChunkMetrics
@@ -71,7 +74,7 @@ def make_group(
 
   def of(seeds: Sequence[int]) -> Experiment:
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    keys = jax.device_put(keys, split_over(mesh))
+    keys = processes.share_keys(keys, split_seeds(mesh))
     return mapped._replace(init=lambda: init(keys))
 
   return of

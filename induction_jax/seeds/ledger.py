@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from induction_jax import processes
 from induction_jax.ledger import DivergedError, RunLedger
 from induction_jax.probes import Probe
 from induction_jax.step import ChunkMetrics
@@ -30,6 +31,7 @@ class SeedsLedger:
   def __init__(self, runs: Sequence[RunDirectory]):
     self._runs = runs
     self._ledgers = [RunLedger(run, sync=False) for run in runs]
+    self._frozen = np.zeros(len(runs), bool)
 
   def reached(self) -> int:
     return max(ledger.reached() for ledger in self._ledgers)
@@ -37,6 +39,8 @@ class SeedsLedger:
   def begin(self, last_step: int, recorded: bool = True) -> None:
     for ledger in self._ledgers:
       ledger.begin(last_step, recorded)
+    noted = [run.diverged.exists() for run in self._runs]
+    self._frozen = np.array(processes.of_first(np.array(noted)))
 
   def constants(self, probe: Probe, arrays: PyTree) -> None:
     self._each(0, lambda ledger, x: ledger.constants(probe, x), arrays)
@@ -67,13 +71,14 @@ class SeedsLedger:
   ) -> list[Any]:
     """Writes each seed's part; returns what that gave, of those who go on."""
     found = []
-    for i, (run, ledger) in enumerate(zip(self._runs, self._ledgers)):
-      if run.diverged.exists():
+    for i, ledger in enumerate(self._ledgers):
+      if self._frozen[i]:
         continue
       try:
         found.append(write(ledger, take(stacked, i)))
       except DivergedError as error:
         ledger.diverged(step, error)
+        self._frozen[i] = True
     if not found:
       raise DivergedError(step, f"step {step}: every seed has diverged")
     return found

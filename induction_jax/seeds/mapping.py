@@ -1,15 +1,13 @@
 """One program over many seeds: a function of one becomes one of them all."""
 
-import math
 from collections.abc import Callable
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
+from induction_jax.mesh import SEEDS
 from induction_jax.types import PyTree
 
-AXIS = "seed"
 MAPPINGS = ("map", "vmap")
 
 # One seed's function: what all seeds share, then what is the seed's own.
@@ -26,17 +24,6 @@ def default_mapping() -> str:
   return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
-def make_mesh(size: int) -> Mesh:
-  """The most devices that can share `size` seeds equally, in a row."""
-  count = math.gcd(size, jax.device_count())
-  return Mesh(np.array(jax.devices()[:count]), (AXIS,))
-
-
-def split_over(mesh: Mesh) -> NamedSharding:
-  """Arrays whose leading axis is of seeds, shared among the devices."""
-  return NamedSharding(mesh, PartitionSpec(AXIS))
-
-
 def over_seeds(function: OfOne, mapping: str, mesh: Mesh) -> OfAll:
   """Maps a function of one seed over stacked ones.
 
@@ -44,17 +31,18 @@ def over_seeds(function: OfOne, mapping: str, mesh: Mesh) -> OfAll:
   operations of a run of its own: on a CPU its bits are the same. With `vmap`
   it takes all at once, in batches, which round otherwise; and a loop goes on
   until its last seed is done. A device keeps to its own seeds and waits for no
-  other, not even in a loop: nothing is ever exchanged. (One seed on a device
-  is no loop, and is rounded otherwise again.)
+  other, not even in a loop: nothing is ever exchanged, but among the devices
+  of one seed where it has several. (One seed on a device is no loop, and is
+  rounded otherwise again.)
 
   Args:
     function: (shared, *own) -> pytree of arrays.
     mapping: one of MAPPINGS.
-    mesh: from make_mesh.
+    mesh: from make_seeds_mesh.
 
   Returns:
     (shared, *stacked) -> stacked: every leaf but those of `shared` has a
-    leading axis [N], N a multiple of the mesh's size.
+    leading axis [N], shared equally along the mesh's SEEDS.
   """
 
   def here(shared: PyTree, *stacked: PyTree) -> PyTree:
@@ -62,16 +50,17 @@ def over_seeds(function: OfOne, mapping: str, mesh: Mesh) -> OfAll:
       return jax.vmap(lambda *own: function(shared, *own))(*stacked)
     return jax.lax.map(lambda own: function(shared, *own), stacked)
 
-  if mesh.size == 1:
+  if mesh.shape[SEEDS] == 1:
     return here
 
   def everywhere(shared: PyTree, *stacked: PyTree) -> PyTree:
-    own = PartitionSpec(AXIS)
+    own = PartitionSpec(SEEDS)
     return jax.shard_map(
       here,
       mesh=mesh,
       in_specs=(PartitionSpec(), *(own for _ in stacked)),
       out_specs=own,
+      axis_names={SEEDS},  # along the others each seed places its own
       # Loops begin from constants, which are not yet any device's own.
       check_vma=False,
     )(shared, *stacked)

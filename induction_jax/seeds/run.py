@@ -3,16 +3,18 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 
+from induction_jax import processes
 from induction_jax.config import Config, make_config, to_dict
 from induction_jax.cost import Cost
 from induction_jax.ledger import DivergedError
 from induction_jax.loop import Experiment, Watcher, run
+from induction_jax.mesh import make_seeds_mesh
 from induction_jax.seeds.experiment import make_group
 from induction_jax.seeds.ledger import SeedsLedger
-from induction_jax.seeds.mapping import make_mesh
 from induction_jax.storage import checkpoints, lock
 from induction_jax.storage.run_directory import (
   RunDirectory,
@@ -51,15 +53,15 @@ def run_seeds(
     Whether it got to the end.
   """
   config = experiment.config
-  group_of = make_group(experiment, plan.mapping, make_mesh(plan.group))
+  mesh = make_seeds_mesh(config.mesh, plan.group)
+  group_of = make_group(experiment, plan.mapping, mesh)
   for seeds in plan.groups():
     group = directory.group(seeds)
-    group.root.mkdir(parents=True, exist_ok=True)
-    runs = [_open_seed(directory, group, config, seeds, i) for i in seeds]
+    runs = [directory.seed(seed) for seed in seeds]
     cost = Cost(group)
     with contextlib.ExitStack() as locks:
-      for each in runs:
-        locks.enter_context(lock.hold(each.root))
+      enter = partial(_enter, locks, directory, group, config, seeds)
+      processes.by_first(enter)
       try:
         step = run(
           group_of(seeds),
@@ -71,11 +73,26 @@ def run_seeds(
         )
       except DivergedError:  # of the last seed left: each has its note
         step = config.train.num_steps
-      cost.save()
-      _share_cost(group, runs)
+      if processes.is_first():
+        cost.save()
+        _share_cost(group, runs)
     if step < config.train.num_steps:
       return False
   return True
+
+
+def _enter(
+  locks: contextlib.ExitStack,
+  directory: SweepDirectory,
+  group: RunDirectory,
+  config: Config,
+  seeds: Sequence[int],
+) -> None:
+  """Opens every seed's run, and keeps others out of them."""
+  group.root.mkdir(parents=True, exist_ok=True)
+  for seed in seeds:
+    run = _open_seed(directory, group, config, seeds, seed)
+    locks.enter_context(lock.hold(run.root))
 
 
 def _open_seed(

@@ -37,6 +37,7 @@ from induction_jax.spectra.gauss_newton import (
   gauss_newton,
 )
 from induction_jax.spectra.lanczos import Eigenpairs, Spectrum, lanczos
+from induction_jax.spectra.layout import WHOLE, Layout
 from induction_jax.spectra.memory import (
   Plan,
   linear_map_bytes,
@@ -75,6 +76,7 @@ from induction_jax.spectra.warm import make_start, may_start_warm
 __all__ = [
   "MAX_PARAMETERS",
   "POWER_STEPS",
+  "WHOLE",
   "BlockExtremes",
   "BlockNorms",
   "Count",
@@ -82,6 +84,7 @@ __all__ = [
   "Eigenpairs",
   "Estimate",
   "Extremes",
+  "Layout",
   "MicroBatches",
   "Operator",
   "Partition",

@@ -14,6 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from induction_jax.spectra.lanczos import Eigenpairs, lanczos
+from induction_jax.spectra.layout import WHOLE, Layout
 from induction_jax.spectra.operators import Operator
 from induction_jax.types import Array, Key, PyTree
 
@@ -125,6 +126,7 @@ def block_extremes(
   max_order: int,
   tolerance: float,
   batch_size: int | None = None,
+  layout: Layout = WHOLE,
 ) -> BlockExtremes:
   """Both extreme eigenvalues of every diagonal block, by Lanczos on each.
 
@@ -143,6 +145,7 @@ def block_extremes(
     tolerance: relative residual at which an eigenvalue counts as converged.
     batch_size: blocks measured at once, None for one; takes as many times the
       memory of a product.
+    layout: of the vectors of a block's basis.
   """
   flat, unravel = ravel_pytree(like)
 
@@ -161,6 +164,7 @@ def block_extremes(
       k_bottom=1,
       max_order=max_order,
       tolerance=tolerance,
+      layout=layout,
     )
 
     def first(pairs: Eigenpairs) -> Extremes:

@@ -22,6 +22,7 @@ from jax.flatten_util import ravel_pytree
 from induction_jax.spectra.checks import check_dtype
 from induction_jax.spectra.krylov import eigh, extend, init_krylov
 from induction_jax.spectra.lanczos import ROUNDING_UNITS
+from induction_jax.spectra.layout import WHOLE, Layout
 from induction_jax.spectra.operators import Operator
 from induction_jax.spectra.trace import Estimate, check_probes, mean_of
 from induction_jax.types import Array, Key, PyTree
@@ -70,6 +71,7 @@ def quadrature(
   order: int,
   probes: int,
   batch_size: int = 1,
+  layout: Layout = WHOLE,
 ) -> Quadrature:
   """Gauss rules of the spectral measures of random probes.
 
@@ -84,6 +86,7 @@ def quadrature(
     order: M, nodes for each probe; P if that is less.
     probes: N, at least 2.
     batch_size: probes taken at once, under vmap.
+    layout: of the vectors of the basis.
 
   Raises:
     TypeError: if `like` has more than one dtype, or none that is floating.
@@ -97,7 +100,8 @@ def quadrature(
   order = min(order, flat.size)
 
   def product(vector: Array) -> Array:
-    return ravel_pytree(operator(unravel(vector)))[0]
+    vector = layout.unpack(vector, flat.size)
+    return layout.pack(ravel_pytree(operator(unravel(vector)))[0])
 
   def rule(key: Key) -> tuple[Array, Array]:
     start_key, spare_key = jax.random.split(key)
@@ -106,8 +110,8 @@ def quadrature(
     krylov = jax.lax.fori_loop(
       0,
       order,
-      lambda _, krylov: extend(product, krylov, spare),
-      init_krylov(start, order),
+      lambda _, krylov: extend(product, krylov, spare, layout),
+      init_krylov(start, order, layout),
     )
     nodes, vectors = eigh(krylov.projected)
     # Not left to eigh, whose vectors may look sound.

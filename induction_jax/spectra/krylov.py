@@ -18,9 +18,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from induction_jax.spectra.layout import WHOLE, Layout
 from induction_jax.types import Array
 
-Product = Callable[[Array], Array]  # [P] -> [P]
+Product = Callable[[Array], Array]  # [P'] -> [P'], packed
 _Removal = tuple[Array, Array]  # the first two fields of a Remainder
 
 # Rows that Gram-Schmidt takes at a time: few enough to leave most of the empty
@@ -32,11 +33,14 @@ CHUNK = 2**16
 
 
 class Krylov(NamedTuple):
-  """A basis with its projected matrix. Memory is the basis, M * P."""
+  """A basis with its projected matrix. Memory is the basis, M * P.
 
-  basis: Array  # [M rounded up to BLOCK, P], rows from `order` on zero
+  Its vectors are packed in a layout: P' is P rounded up to whole parts.
+  """
+
+  basis: Array  # [M rounded up to BLOCK, P'], rows from `order` on zero
   projected: Array  # [M, M], zero from row and column `order` on
-  direction: Array  # [P], unit, the next row
+  direction: Array  # [P'], unit, the next row
   residual: Array  # [], the norm of r
   order: Array  # [], rows filled, int32
   products: Array  # [], products so far, int32
@@ -45,25 +49,28 @@ class Krylov(NamedTuple):
 class Remainder(NamedTuple):
   """A vector without its components along the rows of a basis."""
 
-  vector: Array  # [P]
+  vector: Array  # [P']
   removed: Array  # one coefficient for each row, summed over the times
   norm: Array  # of the vector
 
 
-def init_krylov(start: Array, max_order: int) -> Krylov:
+def init_krylov(start: Array, max_order: int, layout: Layout = WHOLE) -> Krylov:
   """An empty basis of up to `max_order` rows that begins at `start` [P]."""
   rows = -(-max_order // BLOCK) * BLOCK
+  direction = normalise(layout.pack(start))
   return Krylov(
-    basis=jnp.zeros((rows, start.size), start.dtype),
+    basis=layout.split(jnp.zeros((rows, direction.size), start.dtype)),
     projected=jnp.zeros((max_order, max_order), start.dtype),
-    direction=normalise(start),
+    direction=direction,
     residual=jnp.zeros((), start.dtype),
     order=jnp.zeros((), jnp.int32),
     products=jnp.zeros((), jnp.int32),
   )
 
 
-def extend(product: Product, krylov: Krylov, spare: Array) -> Krylov:
+def extend(
+  product: Product, krylov: Krylov, spare: Array, layout: Layout = WHOLE
+) -> Krylov:
   """One more product, one more row.
 
   Where the space turns out invariant (r = 0) the next direction is new:
@@ -71,37 +78,41 @@ def extend(product: Product, krylov: Krylov, spare: Array) -> Krylov:
   a key used in a branch counts as used twice under vmap.
 
   Args:
-    product: v -> A v on flat vectors.
+    product: v -> A v on packed vectors.
     krylov: the basis so far, with a row to spare.
     spare: [P], a random vector independent of the start.
+    layout: that of the basis.
 
   Returns:
     The larger basis. A product that is not finite shows in `residual`.
   """
   j = krylov.order
-  basis = krylov.basis.at[j].set(krylov.direction)
-  rest = orthogonalise(product(krylov.direction), basis, j + 1)
+  basis = layout.split(krylov.basis.at[j].set(krylov.direction))
+  product_of_last = product(krylov.direction)
+  rest = orthogonalise(product_of_last, basis, j + 1, layout.parts)
   removed = rest.removed[: krylov.projected.shape[0]]
   projected = krylov.projected.at[j].set(removed).at[:, j].set(removed)
   rounding = jnp.finfo(removed.dtype).eps * jnp.max(jnp.abs(projected))
 
   def leave() -> Remainder:
-    fresh = normalise(jnp.roll(spare, krylov.products))
-    return orthogonalise(fresh, basis, j + 1)
+    fresh = normalise(layout.pack(jnp.roll(spare, krylov.products)))
+    return orthogonalise(fresh, basis, j + 1, layout.parts)
 
   broke_down = rest.norm <= rounding
   new = jax.lax.cond(broke_down, leave, lambda: rest)
   return Krylov(
     basis=basis,
     projected=projected,
-    direction=new.vector / new.norm,
+    direction=layout.split(new.vector / new.norm),
     residual=jnp.where(broke_down, 0, rest.norm),
     order=j + 1,
     products=krylov.products + 1,
   )
 
 
-def orthogonalise(vector: Array, basis: Array, order: Array) -> Remainder:
+def orthogonalise(
+  vector: Array, basis: Array, order: Array, parts: int = 1
+) -> Remainder:
   """Gram-Schmidt against the first `order` rows, twice.
 
   The first time against the last two rows alone, to which a product owes all
@@ -113,7 +124,7 @@ def orthogonalise(vector: Array, basis: Array, order: Array) -> Remainder:
   def remove(rest: _Removal, first: Array, rows: int) -> _Removal:
     vector, removed = rest
     block = jax.lax.dynamic_slice_in_dim(basis, first, rows)
-    coefficients = inner(block, vector)
+    coefficients = inner(block, vector, parts)
     # Not a scatter, which XLA runs entry by entry.
     total = jax.lax.dynamic_slice_in_dim(removed, first, rows) + coefficients
     return (
@@ -135,15 +146,20 @@ def orthogonalise(vector: Array, basis: Array, order: Array) -> Remainder:
   return jax.lax.cond(much, lambda: remove_all(rest[:2]), lambda: rest)
 
 
-def inner(rows: Array, vector: Array) -> Array:
-  """Rows @ vector [rows], in partial sums of which there are at most 32."""
+def inner(rows: Array, vector: Array, parts: int = 1) -> Array:
+  """Rows @ vector [rows], in partial sums: at most 32 for each equal part."""
+  if parts > 1:  # each where it is, and only their sums together
+    each = jax.vmap(inner, (1, 0))(
+      rows.reshape(len(rows), parts, -1), vector.reshape(parts, -1)
+    )
+    return jnp.sum(each, axis=0)
   size = vector.shape[0]
   chunk = max(CHUNK, -(-size // 32))
-  parts = [
+  sums = [
     dot(rows[:, first : first + chunk], vector[first : first + chunk])
     for first in range(0, size, chunk)
   ]
-  return jnp.sum(jnp.stack(parts), axis=0)
+  return jnp.sum(jnp.stack(sums), axis=0)
 
 
 def normalise(vector: Array) -> Array:

@@ -26,6 +26,7 @@ from induction_jax.spectra.krylov import (
   extend,
   init_krylov,
 )
+from induction_jax.spectra.layout import WHOLE, Layout
 from induction_jax.spectra.operators import Operator
 from induction_jax.types import Array, Key, PyTree
 
@@ -83,6 +84,7 @@ def lanczos(
   tolerance: float,
   start: PyTree | None = None,
   max_basis: int | None = None,
+  layout: Layout = WHOLE,
 ) -> Spectrum:
   """The largest and the smallest eigenvalues of a symmetric operator.
 
@@ -119,6 +121,7 @@ def lanczos(
     max_basis: M, the most rows of the basis [M, P]; by default max_order,
       with which it never restarts. With k = k_top + k_bottom, max(2 k, k + 15)
       serves well.
+    layout: of the vectors of the basis. The pairs come back whole.
 
   Returns:
     A Spectrum. Where P < k_top + k_bottom the two ends share eigenpairs.
@@ -143,7 +146,8 @@ def lanczos(
   may_restart = rows < min(max_order, size)
 
   def product(vector: Array) -> Array:
-    return ravel_pytree(operator(unravel(vector)))[0]
+    vector = layout.unpack(vector, size)
+    return layout.pack(ravel_pytree(operator(unravel(vector)))[0])
 
   def look(krylov: Krylov) -> _Ritz:
     return _ritz(krylov, k_top, k_bottom, tolerance)
@@ -153,7 +157,7 @@ def lanczos(
     if may_restart:
       krylov = jax.lax.cond(
         krylov.order == rows,
-        lambda: _restart(krylov, k_top, k_bottom),
+        lambda: _restart(krylov, k_top, k_bottom, layout),
         lambda: krylov,
       )
     steps = jnp.maximum(wanted - krylov.order, CHECK_EVERY)
@@ -161,7 +165,7 @@ def lanczos(
     target = jnp.minimum(krylov.order + steps, rows)
     krylov = jax.lax.while_loop(
       lambda krylov: (krylov.order < target) & jnp.isfinite(krylov.residual),
-      lambda krylov: extend(product, krylov, spare),
+      lambda krylov: extend(product, krylov, spare, layout),
       krylov,
     )
     return krylov, look(krylov)
@@ -178,12 +182,14 @@ def lanczos(
     if start is None
     else ravel_pytree(start)[0]
   )
-  krylov = init_krylov(first, rows)
+  krylov = init_krylov(first, rows, layout)
   nothing = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(look, krylov)
   )
   krylov, ritz = jax.lax.while_loop(unfinished, advance, (krylov, nothing))
-  vectors = dot(ritz.coordinates, krylov.basis[:rows])  # [k_top + k_bottom, P]
+  # In parts until there are few of them: else the basis would be gathered.
+  vectors = layout.split(dot(ritz.coordinates, krylov.basis[:rows]))
+  vectors = layout.unpack(vectors, size)  # [k_top + k_bottom, P]
 
   def pairs(end: slice) -> Eigenpairs:
     return Eigenpairs(
@@ -229,16 +235,18 @@ def _check_sizes(
     )
 
 
-def _restart(krylov: Krylov, k_top: int, k_bottom: int) -> Krylov:
+def _restart(
+  krylov: Krylov, k_top: int, k_bottom: int, layout: Layout
+) -> Krylov:
   """A full basis, cut down to the Ritz vectors nearest both ends."""
   rows = krylov.projected.shape[0]
   more = int(KEPT_SHARE * (rows - k_top - k_bottom))
   k_top, k_bottom = k_top + more - more // 2, k_bottom + more // 2
   values, coordinates = _ends(krylov, k_top, k_bottom)
   kept = len(values)
-  basis = dot(coordinates, krylov.basis[:rows])  # [kept, P]
+  basis = dot(coordinates, krylov.basis[:rows])  # [kept, P']
   return krylov._replace(
-    basis=jnp.zeros_like(krylov.basis).at[:kept].set(basis),
+    basis=layout.split(jnp.zeros_like(krylov.basis).at[:kept].set(basis)),
     projected=jnp.zeros_like(krylov.projected)
     .at[:kept, :kept]
     .set(jnp.diag(values)),

@@ -52,6 +52,7 @@ def plan_products(
   batch: PyTree,
   *,
   memory: int,
+  shared_by: int = 1,
 ) -> Plan:
   """The linear map of the whole batch where it fits, else streamed.
 
@@ -66,17 +67,25 @@ def plan_products(
       `functools.partial(hessian, loss)`.
     params: parameters or their shapes (jax.eval_shape).
     batch: the batch or its shapes; leaves share a leading axis of B examples.
-    memory: bytes that the linear map, or one micro-batch, may take.
+    memory: bytes that the linear map, or one micro-batch, may take; of each
+      of those who share it, the parameters in it counted as shared as well.
+    shared_by: how many share a micro-batch equally.
 
   Raises:
-    ValueError: if `memory` is not positive.
+    ValueError: if `memory` is not positive, or the batch cannot be shared so.
   """
   if memory <= 0:
     raise ValueError(f"memory must be positive, got {memory}")
   examples = jax.tree.leaves(batch)[0].shape[0]
-  divisors = [n for n in range(1, examples + 1) if examples % n == 0]
-  for size in reversed(divisors):
-    needed = _micro_batch_bytes(make_operator, params, batch, size)
+  if examples % shared_by:
+    raise ValueError(
+      f"shared_by must divide the {examples} examples, got {shared_by}"
+    )
+  shares = examples // shared_by
+  divisors = [n for n in range(1, shares + 1) if shares % n == 0]
+  for size in (shared_by * n for n in reversed(divisors)):
+    whole = _micro_batch_bytes(make_operator, params, batch, size)
+    needed = -(-whole // shared_by)
     if needed <= memory:
       break
   return Plan(size == examples and needed <= memory, size, needed)

@@ -24,10 +24,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from induction_jax.storage import manifest
@@ -62,8 +63,8 @@ def save(directory: Path, step: int, tree: PyTree) -> None:
   try:
     directory.mkdir(exist_ok=True)
     _drop_unfinished(directory)
-    with _silent(), ocp.StandardCheckpointer() as checkpointer:
-      checkpointer.save(partial, _key_data(tree))
+    with _silent(), _checkpointer() as checkpointer:
+      checkpointer.save(partial, _own(_key_data(tree)))
     manifest.write(partial, step, _key_data(tree))
     for below in partial.rglob("*"):
       force_to_disk(below)
@@ -220,11 +221,38 @@ def _restore_part(part: Part, step: int, like: PyTree) -> PyTree:
   return jax.tree.map(lambda x: x[part.row], restored)
 
 
+def _checkpointer() -> ocp.StandardCheckpointer:
+  """One that waits for no other process: they leave all this to one."""
+  if jax.process_count() == 1:
+    return ocp.StandardCheckpointer()
+  own = jax.process_index()
+  return ocp.StandardCheckpointer(
+    multiprocessing_options=ocp.options.MultiprocessingOptions(
+      primary_host=own, active_processes={own}, barrier_sync_key_prefix="own"
+    )
+  )
+
+
+def _own(tree: PyTree) -> PyTree:
+  """Arrays on the host where there are more processes than this.
+
+  Orbax refuses any that are on devices and yet not on those of all.
+  """
+  if jax.process_count() == 1:
+    return tree
+  return jax.tree.map(_on_host, tree)
+
+
+def _on_host(x: Any) -> np.ndarray:
+  described = isinstance(x, jax.ShapeDtypeStruct)
+  return np.zeros(x.shape, x.dtype) if described else np.asarray(x)
+
+
 def _read_leaves(path: Path, like: PyTree) -> PyTree:
   """What orbax finds in a checkpoint, checked but for the values."""
-  abstract = jax.tree.map(_describe, like)
+  abstract = _own(jax.tree.map(_describe, like))
   try:
-    with _silent(), ocp.StandardCheckpointer() as checkpointer:
+    with _silent(), _checkpointer() as checkpointer:
       stored = checkpointer.metadata(path).item_metadata.tree
       manifest.check_kinds(path, manifest.kinds_of(stored), like)
       return checkpointer.restore(path, abstract)

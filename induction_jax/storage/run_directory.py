@@ -3,6 +3,7 @@
 import functools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +82,8 @@ def open_run(root: Path, config: Config, resume: bool) -> RunDirectory:
   """Makes a new run directory, or opens the one of this very config.
 
   A run may grow: `train.num_steps` may exceed the stored one where the
-  learning rate does not depend on it. Settings of the figures may change.
+  learning rate does not depend on it. Settings of the figures and of the
+  devices may change.
 
   Args:
     root: the directory.
@@ -179,9 +181,18 @@ def read_json(path: Path) -> Any:
     raise ConfigError(f"{path} is not JSON: {error}") from error
 
 
+def defining(leaves: Sequence[str]) -> list[str]:
+  """Those of the leaves that make a run another: not of figures or devices.
+
+  Other devices round otherwise, as another machine does.
+  """
+  return [x for x in leaves if not x.startswith(("report.", "mesh."))]
+
+
 def _check_same_run(run: RunDirectory, config: Config) -> None:
   _, stored = load_run(run.root)
-  different = set(differing_leaves(stored, config)) - {"report.format"}
+  leaves = differing_leaves(stored, config)
+  different = set(defining(leaves))
   if (
     config.optim.schedule == "constant"
     and config.train.num_steps > stored.train.num_steps
@@ -193,3 +204,5 @@ def _check_same_run(run: RunDirectory, config: Config) -> None:
       f"--workdir {run.root} holds the run of another config (it differs in "
       f"{names}); choose another directory"
     )
+  if moved := [name for name in leaves if name.startswith("mesh.")]:
+    _warn_once(f"{', '.join(moved)} differs from before: bits may differ")

@@ -14,6 +14,7 @@ from induction_jax.config import (
 from induction_jax.storage import lock
 from induction_jax.storage.run_directory import (
   RunDirectory,
+  defining,
   note_environment,
   read_json,
   write_json,
@@ -119,9 +120,7 @@ def _open(root: Path, what: dict[str, Any]) -> SweepDirectory:
 
 def _check_same(root: Path, stored: Any, what: dict[str, Any]) -> None:
   configs = make_config(stored["config"]), make_config(what["config"])
-  different = [
-    name for name in differing_leaves(*configs) if name != "report.format"
-  ]
+  different = defining(differing_leaves(*configs))
   for part in ("plan", "over"):
     old, new = stored.get(part, {}), what.get(part, {})
     names = sorted({*old, *new})

@@ -1,0 +1,179 @@
+"""Several processes that make up one run, on one machine or on many.
+
+Each runs the same program on arrays that lie on the devices of all, and so
+all must come to the same programs in the same order. Whatever one may see
+alone (a signal, a clock, a file) is agreed upon before it decides anything.
+The first process reads and writes for all of them.
+
+Alone, a process asks nobody. With others, every function here that is not
+about this process must be called by all of them.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+
+from induction_jax.types import Key, PyTree
+
+# While the first draws its figures the others wait for the end.
+LEAVE_SECONDS = 3600
+
+Result = TypeVar("Result")
+
+
+def join(
+  coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+  """Makes this process one of several, before anything else of jax.
+
+  What is None jax reads off SLURM, Open MPI or a TPU pod.
+
+  Raises:
+    RuntimeError: if the others are not found in time.
+    ValueError: if something is not given and cannot be read off.
+  """
+  jax.distributed.initialize(
+    coordinator,
+    num_processes,
+    process_id,
+    shutdown_timeout_seconds=LEAVE_SECONDS,
+  )
+
+
+def part() -> None:
+  """Waits for the others and leaves them; nothing here may follow."""
+  if not alone():
+    jax.distributed.shutdown()
+
+
+def alone() -> bool:
+  """Whether this process is the only one."""
+  return jax.process_count() == 1
+
+
+def is_first() -> bool:
+  """Whether this process reads and writes."""
+  return jax.process_index() == 0
+
+
+def largest(number: int) -> int:
+  """The largest of the numbers that the processes have."""
+  if alone():
+    return number
+  return int(np.max(multihost_utils.process_allgather(np.int32(number))))
+
+
+def of_first(tree: PyTree) -> PyTree:
+  """What the first process has, to the bit: arrays on the host.
+
+  Args:
+    tree: numbers, or arrays of numpy; of the same shapes in every process.
+  """
+  arrays = jax.tree.map(np.asarray, tree)
+  if alone():
+    return arrays
+  # As bytes: a sum, by which it is sent, knows no negative zero.
+  sent = multihost_utils.broadcast_one_to_all(
+    jax.tree.map(lambda x: np.frombuffer(x.tobytes(), np.uint8), arrays)
+  )
+  return jax.tree.map(
+    lambda x, y: np.frombuffer(y.tobytes(), x.dtype).reshape(x.shape),
+    arrays,
+    sent,
+  )
+
+
+def send(tree: PyTree) -> PyTree:
+  """Arrays and keys of one device, in every process as the first has them."""
+
+  def plain(x: Any) -> Any:
+    return jax.random.key_data(x) if _is_key(x) else x
+
+  def as_before(x: Any, sent: Any) -> Any:
+    if not _is_key(x):
+      return sent
+    return jax.random.wrap_key_data(sent, impl=jax.random.key_impl(x))
+
+  sent = of_first(jax.tree.map(plain, tree))
+  return jax.tree.map(as_before, tree, sent)
+
+
+def by_first(work: Callable[[], Result]) -> Result | None:
+  """What the first process makes of its work; None in the others.
+
+  If it fails, all end: the first by what it raised, the others quietly.
+  """
+  result, error = None, None
+  if is_first():
+    try:
+      result = work()
+    except Exception as raised:  # whatever it is, the others must know
+      error = raised
+  failed = largest(int(error is not None))
+  if error is not None:
+    raise error
+  if failed:
+    sys.exit(failed)
+  return result
+
+
+def whole(tree: PyTree) -> PyTree:
+  """Arrays of many devices as arrays of one, a device of this process."""
+  return tree if alone() else jax.tree.map(_whole, tree)
+
+
+def fetch(tree: PyTree) -> PyTree:
+  """Arrays on the host."""
+  return jax.device_get(whole(tree))
+
+
+def place_like(like: PyTree, tree: PyTree) -> PyTree:
+  """Arrays of one device where those of `like` are."""
+  return jax.tree.map(_place_like, like, tree)
+
+
+def share_keys(keys: Key, sharding: Sharding) -> Key:
+  """Keys that every process has, shared among the devices of all.
+
+  Args:
+    keys: of any shape.
+    sharding: of their data, whose last axis is of words.
+  """
+  data = _share(np.asarray(jax.random.key_data(keys)), sharding)
+  return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys))
+
+
+def _is_key(x: Any) -> bool:
+  return isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+    x.dtype, jax.dtypes.prng_key
+  )
+
+
+def _whole(x: Any) -> Any:
+  if not isinstance(x, jax.Array) or x.is_fully_addressable:
+    return x
+  if not x.is_fully_replicated:
+    mesh = cast(NamedSharding, x.sharding).mesh
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    x = jax.jit(lambda x: x, out_shardings=everywhere)(x)
+  return x.addressable_data(0)
+
+
+def _place_like(like: Any, x: Any) -> Any:
+  if not isinstance(like, jax.Array):
+    return np.asarray(x)
+  if _is_key(like):
+    data = jax.random.key_data(like)
+    return share_keys(x, data.sharding)
+  return _share(np.asarray(x), like.sharding)
+
+
+def _share(values: np.ndarray, sharding: Sharding) -> jax.Array:
+  return jax.make_array_from_callback(
+    values.shape, sharding, lambda index: values[index]
+  )
