@@ -145,7 +145,7 @@ class SeedsTest(parameterized.TestCase):
     programs = self.group(SEEDS).train_chunk._cache_size()
     state = self.group((7, 8, 9)).init()
     nothing = no_updates(state.step)
-    self.group((7, 8, 9)).train_chunk(state, jnp.int32(2), nothing)
+    self.group((7, 8, 9)).train_chunk(state, np.int32(2), nothing)
     self.assertEqual(self.group(SEEDS).train_chunk._cache_size(), programs)
     again = self.group((9, 8, 3)).init().params["w_q"]
     first = self.group(SEEDS).init().params["w_q"]
