@@ -26,7 +26,8 @@ from induction_jax.loop import make_experiment, run
 from induction_jax.report.findings import find
 from induction_jax.report.write import write_summary
 from induction_jax.results import write_results
-from induction_jax.storage.run_directory import open_run, read_json, write_json
+from induction_jax.storage.documents import read_json
+from induction_jax.storage.run_directory import open_run, write_json
 
 CONFIGS = (
   "quick",

@@ -134,9 +134,11 @@ def run_main(main: Callable[[list[str]], int]) -> None:
     status, reason = USAGE_ERROR, str(error)
   except OSError as error:
     status, reason = FILE_ERROR, str(error)
+  except MemoryError as error:
+    status, reason = FILE_ERROR, f"not enough memory: {error}"
   except KeyboardInterrupt:
     status, reason = 128 + signal.SIGINT, "interrupted"
-  print(f"error: {reason}", file=sys.stderr)
+  print(f"error: {_printable(reason)}", file=sys.stderr)
   sys.exit(status)
 
 
@@ -152,6 +154,14 @@ def one_line(error: BaseException) -> str:
   if "Traceback (most recent call last)" in text:
     text = text.splitlines()[-1]
   return " ".join(text.split())
+
+
+def _printable(reason: str) -> str:
+  """One line, whatever a file that is quoted in it would do to a terminal."""
+  line = " ".join(reason.split())
+  return "".join(
+    x if x.isprintable() else "\N{REPLACEMENT CHARACTER}" for x in line
+  )
 
 
 def overridden(argv: list[str]) -> list[str]:

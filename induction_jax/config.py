@@ -8,8 +8,11 @@ the door, and everything behind it can rely on it.
 import dataclasses
 import difflib
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
+
+TOO_LARGE = 10**300  # whole numbers that no float holds are beyond it
 
 # Settings that only some optimisers have.
 OPTIM_LEAVES = {
@@ -25,8 +28,12 @@ class ConfigError(ValueError):
   """A config that cannot be run; the message is one line for the user."""
 
 
-def _leaf(allowed: str, accepts: Callable[[Any], bool]) -> Any:
-  return dataclasses.field(metadata={"allowed": allowed, "accepts": accepts})
+def _leaf(
+  allowed: str, accepts: Callable[[Any], bool], below: float = math.inf
+) -> Any:
+  return dataclasses.field(
+    metadata={"allowed": allowed, "accepts": accepts, "below": below}
+  )
 
 
 def _one_of(*choices: str) -> Any:
@@ -34,7 +41,7 @@ def _one_of(*choices: str) -> Any:
 
 
 def _at_least(low: int) -> Any:
-  return _leaf(f"at least {low}", lambda x: x >= low)
+  return _leaf(f"at least {low}", lambda x: x >= low, below=2**31)
 
 
 def _positive() -> Any:
@@ -444,12 +451,12 @@ def differing_leaves(a: Config, b: Config) -> list[str]:
 
 def _make_section(section: Any, values: Any, prefix: str) -> Any:
   if not isinstance(values, Mapping):
-    raise ConfigError(f"{prefix[:-1]} must be a section, got {values!r}")
+    raise ConfigError(f"{prefix[:-1]} must be a section, got {shown(values)}")
   types = get_type_hints(section)
   for name in values:
     if name not in types:
       known = [prefix + known_name for known_name in types]
-      raise ConfigError(_unknown_key(prefix + str(name), known))
+      raise ConfigError(_unknown_key(prefix + str(name)[:80], known))
   checked = {}
   for field in dataclasses.fields(section):
     name = prefix + field.name
@@ -469,14 +476,24 @@ def _check_leaf(
 ) -> Any:
   is_int = isinstance(value, int) and not isinstance(value, bool)
   if kind is float and is_int:
-    value = float(value)
+    value = float(value) if abs(value) < TOO_LARGE else math.inf
   if not isinstance(value, kind) or (kind is int and not is_int):
-    raise ConfigError(f"{name} must be {kind.__name__}, got {value!r}")
+    raise ConfigError(f"{name} must be {kind.__name__}, got {shown(value)}")
+  if kind is int and value >= field.metadata["below"]:
+    raise ConfigError(f"{name} must be below 2^31, got {shown(value)}")
   if not field.metadata["accepts"](value):
     raise ConfigError(
-      f"{name} must be {field.metadata['allowed']}, got {value!r}"
+      f"{name} must be {field.metadata['allowed']}, got {shown(value)}"
     )
   return value
+
+
+def shown(value: Any) -> str:
+  """A value as a message quotes it: on one line, and not all of it."""
+  try:
+    return reprlib.repr(value)
+  except ValueError:  # Python writes no number of more than 4300 digits
+    return "a number too large to write down"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

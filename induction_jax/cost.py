@@ -5,7 +5,7 @@ from typing import Any
 
 from induction_jax.storage.run_directory import (
   RunDirectory,
-  read_json,
+  read_cost,
   write_json,
 )
 
@@ -26,7 +26,7 @@ class Cost:
       "measure_seconds": 0.0,
     }
     if run.cost.exists():
-      self._seconds |= read_json(run.cost)
+      self._seconds |= read_cost(run.cost)
     started = time.perf_counter() if started is None else started
     self._started = started - self._seconds["wall_seconds"]
     self.training = _Stopwatch(self._seconds, "train_seconds")

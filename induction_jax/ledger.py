@@ -10,13 +10,10 @@ from induction_jax import processes
 from induction_jax.probes import Probe
 from induction_jax.step import ChunkMetrics
 from induction_jax.storage import checkpoints, history, vectors
+from induction_jax.storage.documents import read_object
 from induction_jax.storage.environment import describe_environment
 from induction_jax.storage.files import force_to_disk
-from induction_jax.storage.run_directory import (
-  RunDirectory,
-  read_json,
-  write_json,
-)
+from induction_jax.storage.run_directory import RunDirectory, write_json
 from induction_jax.types import PyTree
 
 
@@ -145,8 +142,13 @@ def read_divergence(run: RunDirectory) -> dict[str, Any] | None:
   Its entries: `step`, the first bad one; `noticed`, the step it was noticed
   at; `reason`; `last_good_checkpoint`, from which the run fails again at once;
   `seed`, `config_sha256` and `environment`, of its command too.
+
+  Raises:
+    ConfigError: if it holds anything else.
   """
-  return read_json(run.diverged) if run.diverged.exists() else None
+  if not run.diverged.exists():
+    return None
+  return read_object(run.diverged, step=int, noticed=int, reason=str)
 
 
 def scalars(values: dict[str, Any]) -> dict[str, float]:

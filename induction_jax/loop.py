@@ -25,6 +25,7 @@ from induction_jax.interventions import (
   intervene,
 )
 from induction_jax.ledger import DivergedError, Ledger, RunLedger
+from induction_jax.limits import check_config
 from induction_jax.mesh import Placement, on_one_device, place_run
 from induction_jax.model import Model, make_model
 from induction_jax.patience import AbandonedError, attend
@@ -133,7 +134,13 @@ def make_reader(config: Config) -> Experiment:
 
 
 def make_pure_experiment(config: Config) -> Experiment:
-  """The same, not compiled: pure functions, to be mapped over many runs."""
+  """The same, not compiled: pure functions, to be mapped over many runs.
+
+  Raises:
+    ConfigError: for clamps or names that the network has not, and for what no
+      machine like this one can hold.
+  """
+  check_config(config)
   task = config.task
   model = make_model(config.model, task.vocab_size, task.seq_length)
   # Here and nowhere else, so that all that is trained or measured is clamped.

@@ -10,7 +10,7 @@ import xarray as xr
 from induction_jax.config import ConfigError, to_dict
 from induction_jax.loop import Experiment
 from induction_jax.probes import all_variables
-from induction_jax.probes.alarm import ALARM
+from induction_jax.probes.alarm import ALARM, WATCHED
 from induction_jax.storage import dataset, history
 from induction_jax.storage.run_directory import RunDirectory
 
@@ -58,7 +58,30 @@ def make_results(experiment: Experiment, directory: RunDirectory) -> xr.Dataset:
     coordinates |= probe.coordinates
   # Of two values the later one counts.
   records = zoomed + own + again
-  return dataset.make_dataset(records, variables, coordinates, attributes)
+  results = dataset.make_dataset(records, variables, coordinates, attributes)
+  _check_complete(results, experiment, directory)
+  return results
+
+
+def _check_complete(
+  results: xr.Dataset, experiment: Experiment, directory: RunDirectory
+) -> None:
+  """Checks what findings and figures rely on: behaviour, of these heads."""
+  names = {
+    variable.name
+    for probe in experiment.all_probes
+    if probe.name == WATCHED
+    for variable in probe.variables
+  }
+  if missing := sorted(names - results.keys()):
+    raise ConfigError(f"{directory.history} has no {', '.join(missing)}")
+  model = experiment.config.model
+  for dim, size in (("layer", model.n_layers), ("head", model.n_heads)):
+    if results.sizes[dim] != size:
+      raise ConfigError(
+        f"{directory.history} must be of {size} {dim}s, got "
+        f"{results.sizes[dim]}"
+      )
 
 
 def _zooms(records: list[history.Record]) -> list[dict[str, Any]]:

@@ -48,6 +48,7 @@ from induction_jax.report.write import write_summary
 from induction_jax.results import make_results, write_results
 from induction_jax.seeds import (
   GIB,
+  MAPPINGS,
   config_of,
   default_mapping,
   group_size,
@@ -170,7 +171,9 @@ def _plan(values: flags.FlagValues, experiment: Experiment, root: Path) -> Plan:
   stored = read_plan(root)
   mapping, group = values.mapping, values.group
   if stored is not None and stored.seeds == values.seeds:
-    mapping, group = mapping or stored.mapping, group or stored.group
+    group = group or stored.group
+    if stored.mapping in MAPPINGS:
+      mapping = mapping or stored.mapping
   plan = Plan(
     seeds=values.seeds,
     first_seed=values.first_seed,

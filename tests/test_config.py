@@ -170,6 +170,22 @@ class RangesTest(parameterized.TestCase):
       str(caught.exception), f"{name} must be {kind}, got {value!r}"
     )
 
+  @parameterized.parameters(
+    ("task.seq_length", lambda: 2**31, "below 2^31"),
+    ("task.seq_length", lambda: 10**5000, "below 2^31"),
+    ("task.seq_length", lambda: -(10**5000), "at least 4"),
+    ("task.name", lambda: [10**5000], "str"),
+    ("optim.learning_rate", lambda: 10**5000, "a positive finite number"),
+  )
+  def test_numbers_that_python_does_not_write(self, name, value, allowed):
+    values = _values()
+    _set(values, name, value())
+    with self.assertRaises(ConfigError) as caught:
+      make_config(values)
+    message = str(caught.exception)
+    self.assertStartsWith(message, f"{name} must be {allowed}, got ")
+    self.assertLess(len(message), 120)
+
   def test_whole_number_serves_as_float(self):
     config = make_config(_values(optim__clip_norm=1))
     self.assertIs(type(config.optim.clip_norm), float)

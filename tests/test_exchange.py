@@ -140,7 +140,7 @@ class ImportTest(ExchangeTest):
     (GPT2_SETTINGS, {"vocab_size": True}, "vocab_size must be a whole number"),
     (GPT2_SETTINGS, {"n_inner": 0}, "n_inner must be a whole number from 1"),
     (GPT2_SETTINGS, {"layer_norm_epsilon": "1"}, "must be a number above 0"),
-    (GPT2_SETTINGS, {"layer_norm_epsilon": np.nan}, "number above 0, got nan"),
+    (GPT2_SETTINGS, {"layer_norm_epsilon": np.nan}, "is not JSON: NaN"),
     (GPT2_SETTINGS, {"tie_word_embeddings": "no"}, "must be true or false"),
     (GPT2_SETTINGS, {"activation_function": ["gelu"]}, "activation must be"),
     (GPT2_SETTINGS, {"model_type": ["gpt2"]}, "must be one of gpt2, gpt_neox"),

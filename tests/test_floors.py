@@ -48,12 +48,14 @@ FLOORS = {
   "storage": 1,
   "types": 0,
   "config": 0,
+  "limits": 0,
   "multiplicity": 0,
 }
 # The only imports between rooms of one floor: (importer, imported).
 SAME_FLOOR = {
   ("step", "state"),
   ("config", "types"),
+  ("limits", "config"),
   # A replay is a run, of steps that have been.
   ("replay", "loop"),
   ("replay", "ledger"),

@@ -97,7 +97,8 @@ class HistoryTest(DirectoryTest):
 
   def test_a_line_is_added_after_the_last_whole_one(self):
     for cut in ("", "{", '{"step": 3, "ki'):
-      self.path.write_text('{"step": 1}\n' + cut)
+      whole = '{"step": 1, "kind": "train", "values": {}}\n'
+      self.path.write_text(whole + cut)
       history.append(self.path, 2, "train", {})
       self.assertEqual([r["step"] for r in history.read(self.path)], [1, 2])
 

@@ -43,7 +43,7 @@ from problem import config_path, read_config
 from induction_jax import sweep, train
 from induction_jax.config import Config
 from induction_jax.loop import make_experiment, observe
-from induction_jax.storage.run_directory import read_json
+from induction_jax.storage.documents import read_json
 
 Figures = dict[str, Any]
 PEAK, SMALL_PEAK = 8192, 256  # sides of the matrices that peaks are measured on

@@ -4,6 +4,7 @@ Reads GPT-2's layout, that of GPT-NeoX and Pythia, and TransformerLens', which
 is also what it writes.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from induction_jax.config import ConfigError
+from induction_jax.config import ConfigError, shown
 from induction_jax.exchange.gpt2 import GPT2
 from induction_jax.exchange.layout import Architecture, Layout, Settings
 from induction_jax.exchange.neox import NEOX
@@ -21,11 +22,13 @@ from induction_jax.exchange.transformer_lens import (
   tensors_of,
 )
 from induction_jax.storage import tensors as tensors_lib
-from induction_jax.storage.run_directory import read_json, write_json
+from induction_jax.storage.documents import read_json
+from induction_jax.storage.run_directory import write_json
 from induction_jax.types import Params
 
 __all__ = ["Architecture", "read_model", "settings_beside", "write_model"]
 
+MOST_LAYERS = 10_000
 # Layouts by `model_type`, the field by which files tell.
 LAYOUTS = {"gpt2": GPT2, "gpt_neox": NEOX}
 
@@ -74,6 +77,7 @@ def read_model(path: Path, settings_path: Path) -> tuple[Architecture, Params]:
     _check_heads(settings)
     layout = _layout_of(settings)
     architecture = layout.describe(settings)
+    _check_layers(architecture)
     expected = layout.shapes(settings, architecture)
   except KeyError as error:
     raise ConfigError(f"{settings_path} must have {error.args[0]}") from error
@@ -81,12 +85,14 @@ def read_model(path: Path, settings_path: Path) -> tuple[Architecture, Params]:
     raise ConfigError(f"{settings_path}: {error}") from error
   layers = range(architecture.config.n_layers)
   ignored = {name.format(i) for name in layout.ignored for i in layers}
-  tensors = tensors_lib.read(path)
+  stored = tensors_lib.read_shapes(path)
   try:
-    tensors = _without_prefixes(tensors, layout.prefixes)
-    tensors_lib.check_shapes(tensors, expected, ignored)
-    tensors_lib.check_real({name: tensors[name] for name in expected})
-    wanted = {name: tensors[name].astype(np.float32) for name in expected}
+    names = _without_prefixes(stored, layout.prefixes)
+    shapes = {name: stored[own] for name, own in names.items()}
+    tensors_lib.check_shapes(shapes, expected, ignored)
+    tensors = tensors_lib.read(path, {name: names[name] for name in expected})
+    tensors_lib.check_real(tensors)
+    wanted = {name: x.astype(np.float32) for name, x in tensors.items()}
     tensors_lib.check_finite(wanted)
     params = layout.convert(architecture, wanted)
   except ConfigError as error:
@@ -136,17 +142,28 @@ def _check_heads(settings: Settings) -> None:
   if shared != heads:
     raise ConfigError(
       "every query head must have keys and values of its own (grouped-query "
-      f"attention is not implemented), got {heads} query heads and {shared} "
-      "key and value heads"
+      f"attention is not implemented), got {shown(heads)} query heads and "
+      f"{shown(shared)} key and value heads"
+    )
+
+
+def _check_layers(architecture: Architecture) -> None:
+  """Before names are made for each of a billion layers."""
+  if architecture.config.n_layers > MOST_LAYERS:
+    raise ConfigError(
+      f"there must be at most {MOST_LAYERS} layers, got "
+      f"{architecture.config.n_layers}"
     )
 
 
 def _without_prefixes(
-  tensors: tensors_lib.Tensors, prefixes: tuple[str, ...]
-) -> tensors_lib.Tensors:
+  stored: Iterable[str], prefixes: tuple[str, ...]
+) -> dict[str, str]:
+  """Names as the layout has them -> names in the file."""
+  names = {name: name for name in stored}
   for prefix in prefixes:
-    renamed = {name.removeprefix(prefix): x for name, x in tensors.items()}
-    if len(renamed) < len(tensors):
+    renamed = {name.removeprefix(prefix): own for name, own in names.items()}
+    if len(renamed) < len(names):
       raise ConfigError(f"tensors are there twice, with {prefix} and without")
-    tensors = renamed
-  return tensors
+    names = renamed
+  return names

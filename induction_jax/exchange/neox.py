@@ -45,7 +45,8 @@ def describe(settings: Settings) -> Architecture:
     smeared_keys=False,
   )
   fraction, base = _rotary(settings)
-  width = int(config.d_head * fraction)
+  # Twice is refused as well, and no fraction is too large to count.
+  width = int(config.d_head * min(fraction, 2.0))
   check_rotary_width("rotary_pct", width, config.d_head)
   return Architecture(
     config=config,

@@ -26,7 +26,7 @@ from induction_jax.report.summary import summarise
 from induction_jax.report.task_figures import plot_markov, plot_memory
 from induction_jax.storage.run_directory import (
   RunDirectory,
-  read_json,
+  read_cost,
   write_json,
 )
 
@@ -35,7 +35,7 @@ def write_summary(
   run: RunDirectory, results: xr.Dataset, findings: Findings
 ) -> dict[str, Any]:
   """Writes summary.json and returns what is in it."""
-  summary = summarise(results, findings, read_json(run.cost))
+  summary = summarise(results, findings, read_cost(run.cost))
   write_json(run.summary, summary)
   return summary
 

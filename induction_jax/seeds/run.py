@@ -19,7 +19,7 @@ from induction_jax.storage import checkpoints, lock
 from induction_jax.storage.run_directory import (
   RunDirectory,
   open_run,
-  read_json,
+  read_cost,
   write_json,
 )
 from induction_jax.storage.sweep_directory import Plan, SweepDirectory
@@ -111,7 +111,7 @@ def _open_seed(
 
 
 def _share_cost(group: RunDirectory, runs: Sequence[RunDirectory]) -> None:
-  total = read_json(group.cost)
+  total = read_cost(group.cost)
   share = jax.tree.map(lambda seconds: seconds / len(runs), total)
   for each in runs:
     write_json(each.cost, share)

@@ -31,7 +31,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from induction_jax.config import ConfigError
 from induction_jax.storage import manifest
+from induction_jax.storage.documents import (
+  check_inside,
+  check_tree,
+  read_object,
+)
 from induction_jax.storage.files import force_to_disk, replace_text
 from induction_jax.storage.manifest import CheckpointError
 from induction_jax.types import PyTree
@@ -209,8 +215,15 @@ def _part(directory: Path) -> Part | None:
   path = directory / "part.json"
   if not path.exists():
     return None
-  part = Part(**json.loads(path.read_text()))
-  return part._replace(stacked=directory / part.stacked)
+  values = read_object(path, stacked=str, row=int, rows=int)
+  part = Part(*(values[name] for name in Part._fields))
+  if part.row >= part.rows:
+    raise ConfigError(f"{path}: row must be below rows, got {part.row}")
+  stacked = directory / part.stacked
+  check_inside(stacked, directory.parent.parent)  # of the sweep
+  if stacked.exists():
+    check_tree(stacked)
+  return part._replace(stacked=stacked)
 
 
 def _restore_part(part: Part, step: int, like: PyTree) -> PyTree:

@@ -1,15 +1,21 @@
 """History to one labelled xarray Dataset, and results.nc."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import xarray as xr
 
+from induction_jax.config import ConfigError, shown
+from induction_jax.limits import check_fits
 from induction_jax.storage.files import replacing
 from induction_jax.storage.history import Record
 from induction_jax.types import Variable
+
+LABEL = 1000  # bytes of a label along a dimension
 
 
 def make_dataset(
@@ -31,25 +37,31 @@ def make_dataset(
     attributes: of the whole dataset: what run it is of.
 
   Raises:
-    ValueError: if a record holds a variable that is not declared, or one whose
-      rank differs from its declaration.
+    ConfigError: if a record holds a variable that is not declared, or one whose
+      shape differs from its declaration or from other variables, or if all
+      together are more than may be allocated.
   """
   declared = {variable.name: variable for variable in variables}
   series: dict[str, dict[int, np.ndarray]] = {}
   for record in records:
     for name, value in record["values"].items():
       if name not in declared:
-        raise ValueError(f"the history holds an undeclared variable {name!r}")
+        raise ConfigError(
+          f"the history holds an undeclared variable {shown(name)}"
+        )
       array = np.array(value, np.float64)  # None becomes nan
       series.setdefault(name, {})[record["step"]] = array
   steps = sorted({step for values in series.values() for step in values})
+  joined = [series[name] for name in series if _along_step(declared[name])]
+  rows = sum(math.prod(_largest(values)) for values in joined)
+  check_fits("all that was measured", 8 * len(steps) * rows)
   data = {}
   for name, values in series.items():
     variable = declared[name]
-    along_step = variable.dims[:1] == ("step",)
+    along_step = _along_step(variable)
     for array in values.values():
       if array.ndim + along_step != len(variable.dims):
-        raise ValueError(
+        raise ConfigError(
           f"{name} must have dimensions {variable.dims}, got shape "
           f"{array.shape} at a step"
         )
@@ -60,9 +72,13 @@ def make_dataset(
     data[name] = (variable.dims, array, described)
   used = {dim for dims, *_ in data.values() for dim in dims}
   labels = {dim: list(x) for dim, x in coordinates.items() if dim in used}
-  dataset = xr.Dataset(
-    data, labels | {"step": np.array(steps, np.int64)}, dict(attributes)
-  )
+  coords = labels | {"step": np.array(steps, np.int64)}
+  try:
+    dataset = xr.Dataset(data, coords, dict(attributes))
+  except ValueError as error:  # one dimension, two sizes
+    raise ConfigError(
+      f"what was measured does not fit together: {error}"
+    ) from error
   dataset["step"].attrs = {"long_name": "training step", "units": "updates"}
   return dataset
 
@@ -77,18 +93,82 @@ def read_dataset(path: Path) -> xr.Dataset:
   """Reads results.nc into memory and closes it.
 
   Raises:
-    FileNotFoundError: if there is none.
+    OSError: if there is none, or HDF5 cannot read it.
+    ConfigError: if it holds anything else than arrays of its own, or more of
+      them than may be allocated.
   """
-  with xr.open_dataset(path, engine="h5netcdf") as dataset:
-    return dataset.load()
+  if not path.is_file():
+    raise FileNotFoundError(f"{path}: no such file")
+  try:
+    with h5py.File(path, "r") as file:
+      _check_arrays(path, file)
+    with xr.open_dataset(
+      path, engine="h5netcdf", decode_times=False, phony_dims="access"
+    ) as dataset:
+      return dataset.load()
+  except (OSError, ConfigError):
+    raise
+  except Exception as error:  # whatever a damaged file makes of its readers
+    raise ConfigError(f"{path} is not a results file: {error}") from error
+
+
+def _check_arrays(path: Path, file: h5py.File) -> None:
+  """Refuses links, other files' data, plugins and what is no array.
+
+  HDF5 files may name other files and filters to load; ours never do.
+  """
+  needed = 0
+  for name in file:
+    array = file[name] if _is_own(file, name) else None
+    if not isinstance(array, h5py.Dataset) or not _is_plain(array):
+      raise ConfigError(
+        f"{path} must hold plain arrays alone, got {shown(name)}"
+      )
+    # As it is stored and as it is decoded; a chunk is unpacked whole.
+    chunk = math.prod(array.chunks or (0,))
+    needed += array.dtype.itemsize * (2 * array.size + chunk)
+  check_fits(str(path), needed)
+  # One long text in the file may be the value of many elements.
+  for array in file.values():
+    for attribute in map(array.attrs.get_id, array.attrs):
+      if _is_text(attribute.dtype) and math.prod(attribute.shape) > 1:
+        raise ConfigError(f"{path} must hold one text in each attribute")
+    labels = np.ndindex(array.shape) if _is_text(array.dtype) else ()
+    if any(len(array[place]) > LABEL for place in labels):
+      raise ConfigError(f"{path} must hold labels of at most {LABEL} bytes")
+
+
+def _is_own(file: h5py.File, name: str) -> bool:
+  return isinstance(file.get(name, getlink=True), h5py.HardLink)
+
+
+def _is_plain(array: h5py.Dataset) -> bool:
+  return (
+    not array.id.get_create_plist().get_nfilters()
+    and not array.is_virtual
+    and not array.external
+    and (_is_text(array.dtype) or array.dtype.kind in "biuf")
+  )
+
+
+def _is_text(dtype: np.dtype) -> bool:
+  return h5py.check_string_dtype(dtype) is not None
 
 
 def _along_steps(values: dict[int, np.ndarray], steps: list[int]) -> np.ndarray:
-  shapes = [array.shape for array in values.values()]
-  largest = tuple(max(sizes) for sizes in zip(*shapes))
-  joined = np.full((len(steps), *largest), np.nan)
+  joined = np.full((len(steps), *_largest(values)), np.nan)
   for i, step in enumerate(steps):
     if step in values:
       inside: tuple[Any, ...] = tuple(slice(n) for n in values[step].shape)
       joined[(i, *inside)] = values[step]
   return joined
+
+
+def _along_step(variable: Variable) -> bool:
+  return variable.dims[:1] == ("step",)
+
+
+def _largest(values: dict[int, np.ndarray]) -> tuple[int, ...]:
+  return tuple(
+    max(sizes) for sizes in zip(*(array.shape for array in values.values()))
+  )

@@ -15,10 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from induction_jax.config import ConfigError
+from induction_jax.config import ConfigError, shown
+from induction_jax.storage.documents import (
+  check_fields,
+  parse_json,
+  read_text,
+)
 from induction_jax.storage.files import replace_text
 
 Record = dict[str, Any]
+
+# What each kind of record holds beside its step, kind and values.
+KINDS: dict[str, dict[str, Any]] = {
+  "constants": {"probe": str},
+  "train": {},
+  "probe": {"probe": str},
+  "replay": {
+    "start": int,
+    "equal": bool,
+    "largest_difference": (int, float, type(None)),
+  },
+}
+ZOOM = {"from": int, "to": int, "every": int}
 
 
 def append(
@@ -45,11 +63,11 @@ def read(path: Path) -> list[Record]:
   """All whole records; a line cut off by a crash is left out.
 
   Raises:
-    ConfigError: if a whole line is not JSON.
+    ConfigError: if a whole line is no record, or the file too large.
   """
   if not path.exists():
     return []
-  lines = path.read_text(encoding="utf-8").split("\n")
+  lines = read_text(path).split("\n")
   # What follows the last newline was never finished.
   return [_decode(path, i, line) for i, line in enumerate(lines[:-1], 1)]
 
@@ -102,10 +120,37 @@ def _join(records: Iterable[Record]) -> str:
 
 
 def _decode(path: Path, number: int, line: str) -> Record:
+  where = f"{path}, line {number},"
+  record = check_fields(
+    parse_json(line, where), where, {"step": int, "kind": str, "values": dict}
+  )
+  if record["kind"] not in KINDS:
+    raise ConfigError(
+      f"{where} must be of a kind among {', '.join(KINDS)}, got "
+      f"{shown(record['kind'])}"
+    )
+  check_fields(record, where, KINDS[record["kind"]])
+  if "zoom" in record:
+    check_fields(record["zoom"], where + " zoom", ZOOM)
+  for name, value in record["values"].items():
+    if not _is_numbers(value):
+      raise ConfigError(
+        f"{where} must hold numbers, as many in each row, got {name} = "
+        f"{shown(value)}"
+      )
+  return record
+
+
+def _is_numbers(value: Any) -> bool:
+  """Whether it is a number or null, or even lists of these."""
   try:
-    return json.loads(line)
-  except ValueError as error:
-    raise ConfigError(f"{path}, line {number}, is not JSON: {error}") from error
+    array = np.array(value)
+    if array.dtype != object:
+      return array.dtype.kind in "fiu"
+    array.astype(np.float64)  # too large for a float is no number
+    return all(x is None or type(x) in (int, float) for x in array.flat)
+  except (ValueError, TypeError, OverflowError):
+    return False
 
 
 def _encode(value: Any) -> Any:

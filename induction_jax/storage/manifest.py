@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from induction_jax.config import ConfigError
+from induction_jax.storage.documents import check_inside, read_object
 from induction_jax.storage.files import replace_text
 from induction_jax.types import Array, PyTree
 
@@ -63,12 +64,12 @@ def read(checkpoint: Path) -> Manifest:
       is not what it was.
   """
   try:
-    text = (checkpoint / NAME).read_text(encoding="utf-8")
-    manifest = Manifest(**json.loads(text))
+    manifest = Manifest(**read_object(checkpoint / NAME))
     if str(manifest.step) != checkpoint.name:
       raise ValueError(f"it is of step {manifest.step}")
     kinds(manifest)
     for name, checksum in manifest.files.items():
+      check_inside(checkpoint / name, checkpoint)
       if _checksum_of_file(checkpoint / name) != checksum:
         raise ValueError(f"{name} is not what was saved")
   except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

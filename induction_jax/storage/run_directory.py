@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,12 @@ from induction_jax.config import (
   to_dict,
 )
 from induction_jax.storage import lock
+from induction_jax.storage.documents import (
+  check_fields,
+  check_tree,
+  read_json,
+  read_object,
+)
 from induction_jax.storage.environment import (
   describe_environment,
   differences,
@@ -132,7 +139,7 @@ def note_environment(path: Path) -> None:
   if not path.exists():
     write_json(path, now)
     return
-  stored = read_json(path)
+  stored = read_environment(path)
   if changed := differences(newest(stored), now):
     stored["resumed"] = [*stored.get("resumed", []), now]
     write_json(path, stored)
@@ -149,18 +156,34 @@ def changed_environment(path: Path) -> str:
   """How this machine differs from a run's where bits may; "" if nowhere."""
   if not path.exists():
     return "environment.json is missing"
-  return differences(newest(read_json(path)), describe_environment())
+  return differences(newest(read_environment(path)), describe_environment())
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+  """An environment.json, and those that were added to it.
+
+  Raises:
+    OSError: if there is none.
+    ConfigError: if it holds anything else.
+  """
+  stored = read_object(path)
+  if "resumed" in stored:
+    check_fields(stored, str(path), {"resumed": list})
+    for each in stored["resumed"]:
+      check_fields(each, f"{path}: resumed", {})
+  return stored
 
 
 def load_run(root: Path) -> tuple[RunDirectory, Config]:
   """Opens an existing run to read it.
 
   Raises:
-    ConfigError: if the directory holds no run.
+    ConfigError: if the directory holds no run, or links that lead outside.
   """
   run = RunDirectory(root)
   if not run.config.exists():
     raise ConfigError(f"{root} holds no run (no config.json)")
+  check_tree(root)
   return run, make_config(read_json(run.config))
 
 
@@ -169,16 +192,19 @@ def write_json(path: Path, values: Any) -> None:
   replace_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-  """Reads JSON.
+def read_cost(path: Path) -> dict[str, float]:
+  """The seconds in a cost.json, by what they were spent on.
 
   Raises:
-    ConfigError: if the file is not JSON.
+    OSError: if there is none.
+    ConfigError: if it holds anything else.
   """
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except (ValueError, RecursionError) as error:
-    raise ConfigError(f"{path} is not JSON: {error}") from error
+  cost = read_object(path)
+  check_fields(cost, str(path), dict.fromkeys(cost, (int, float)))
+  for name, seconds in cost.items():
+    if not 0 <= seconds < math.inf:
+      raise ConfigError(f"{path}: {name} must be seconds, got {seconds}")
+  return cost
 
 
 def defining(leaves: Sequence[str]) -> list[str]:

@@ -12,11 +12,15 @@ from induction_jax.config import (
   to_dict,
 )
 from induction_jax.storage import lock
+from induction_jax.storage.documents import (
+  check_fields,
+  check_tree,
+  read_object,
+)
 from induction_jax.storage.run_directory import (
   RunDirectory,
   defining,
   note_environment,
-  read_json,
   write_json,
 )
 
@@ -73,10 +77,20 @@ class SweepDirectory(NamedTuple):
 
 
 def read_plan(root: Path) -> Plan | None:
-  """The plan of the sweep in a directory; None if there is no sweep."""
+  """The plan of the sweep in a directory; None if there is no sweep.
+
+  Raises:
+    ConfigError: if sweep.json holds anything else.
+  """
   path = SweepDirectory(root).sweep
-  values = read_json(path) if path.exists() else {}
-  return Plan(**values["plan"]) if "plan" in values else None
+  values = read_object(path) if path.exists() else {}
+  if "plan" not in values:
+    return None
+  kinds = {"seeds": int, "first_seed": int, "group": int, "mapping": str}
+  plan = check_fields(values["plan"], f"{path}: plan", kinds)
+  if not plan["group"] or plan["seeds"] % plan["group"]:
+    raise ConfigError(f"{path}: plan: group must divide seeds")
+  return Plan(*(plan[name] for name in Plan._fields))
 
 
 def open_sweep(root: Path, config: Config, plan: Plan) -> SweepDirectory:
@@ -104,7 +118,8 @@ def _open(root: Path, what: dict[str, Any]) -> SweepDirectory:
   directory = SweepDirectory(root)
   try:
     if directory.sweep.exists():
-      _check_same(root, read_json(directory.sweep), what)
+      check_tree(root)
+      _check_same(root, read_object(directory.sweep, config=dict), what)
     elif root.exists() and any(x.name != lock.NAME for x in root.iterdir()):
       raise ConfigError(
         f"--workdir {root} is not empty and holds no sweep (no sweep.json)"
@@ -122,7 +137,10 @@ def _check_same(root: Path, stored: Any, what: dict[str, Any]) -> None:
   configs = make_config(stored["config"]), make_config(what["config"])
   different = defining(differing_leaves(*configs))
   for part in ("plan", "over"):
-    old, new = stored.get(part, {}), what.get(part, {})
+    old, new = (
+      check_fields(x.get(part, {}), f"{root}: {part}", {})
+      for x in (stored, what)
+    )
     names = sorted({*old, *new})
     different += [name for name in names if old.get(name) != new.get(name)]
   if different:

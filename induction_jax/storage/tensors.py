@@ -1,13 +1,16 @@
 """Named arrays in a safetensors file. The only importer of safetensors."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from induction_jax.config import ConfigError
+from induction_jax.limits import check_fits
 
 Tensors = dict[str, np.ndarray]
 LISTED = 8  # names of a list that an error message gives
@@ -29,31 +32,56 @@ def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
   partial.replace(path)
 
 
-def read(path: Path) -> Tensors:
-  """Reads every tensor, in the dtype it has.
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+  """The shape of every tensor, by the file's header alone.
 
   Raises:
     OSError: if there is no such file.
     ConfigError: if it is no safetensors file.
   """
+  with _opened(path) as file:
+    names = file.keys()
+    return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+
+def read(path: Path, names: Mapping[str, str]) -> Tensors:
+  """Reads some of the tensors, in the dtype they have.
+
+  Args:
+    path: of the file.
+    names: what to call them -> what the file calls them.
+
+  Raises:
+    OSError: if there is no such file.
+    ConfigError: if it is no safetensors file, or too large.
+  """
+  with _opened(path) as file:
+    # The format has no number twice, and none that the file has not.
+    check_fits(str(path), path.stat().st_size)
+    return {name: file.get_tensor(own) for name, own in names.items()}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
   if not path.is_file():
     raise FileNotFoundError(f"{path}: no such file")
   try:
-    return load_file(path)
+    with safe_open(path, framework="np") as file:
+      yield file
   # Number formats that numpy does not have are not its errors.
   except (SafetensorError, AttributeError, KeyError, TypeError) as error:
     raise ConfigError(f"{path} is not a safetensors file: {error}") from error
 
 
 def check_shapes(
-  tensors: Mapping[str, np.ndarray],
+  shapes: Mapping[str, tuple[int, ...]],
   expected: Mapping[str, tuple[int, ...]],
   ignored: Collection[str] = (),
 ) -> None:
   """Checks that a file holds what a layout says, and nothing else.
 
   Args:
-    tensors: what it holds.
+    shapes: of what it holds.
     expected: shapes by name.
     ignored: names that may be there and do not matter, such as causal masks.
 
@@ -61,12 +89,12 @@ def check_shapes(
     ConfigError: that lists the tensors that are missing, that have no place in
       the layout, and that have another shape, with the shape expected.
   """
-  missing = sorted(expected.keys() - tensors.keys())
-  unexpected = sorted(tensors.keys() - expected.keys() - set(ignored))
+  missing = sorted(expected.keys() - shapes.keys())
+  unexpected = sorted(shapes.keys() - expected.keys() - set(ignored))
   misshapen = [
-    f"{name} must be {list(shape)}, got {list(tensors[name].shape)}"
+    f"{name} must be {list(shape)}, got {list(shapes[name])}"
     for name, shape in expected.items()
-    if name in tensors and tensors[name].shape != shape
+    if name in shapes and shapes[name] != shape
   ]
   problems = [
     f"{what}: {_listed(names)}"
@@ -110,4 +138,6 @@ def check_real(tensors: Mapping[str, np.ndarray]) -> None:
 
 def _listed(names: list[str]) -> str:
   more = len(names) - LISTED
-  return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
+  return ", ".join(name[:80] for name in names[:LISTED]) + (
+    f" and {more} more" if more > 0 else ""
+  )
