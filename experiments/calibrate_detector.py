@@ -21,9 +21,10 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ import numpy as np
 from scipy import signal as filters
 from scipy import stats
 
-from induction_jax.transition import Transition, detect, models
+from induction_jax.transition import Interval, Transition, detect, models
 
 RHOS = (0.0, 0.5, 0.8, 0.95)
 WIDTHS = (0.01, 0.03, 0.1, 0.3)
@@ -43,7 +44,18 @@ MIDPOINTS = (0.35, 0.65)
 # Of the bounds that power and coverage must keep.
 BOUND_RHO = 0.8
 SIGNIFICANCE = 0.01
-FALSE_ALARMS = ("detected", "in_progress", "before_start")
+FOUND = ("detected", "in_progress", "before_start")
+# Replicates of every cell between two savings of the figures.
+ROUND = 5
+BOUNDS = ("false_alarm_max", "power_min", "coverage_min", "coverage_max")
+COVERAGE = (
+  "coverage",
+  "coverage_se",
+  "coverage_onset",
+  "coverage_midpoint",
+  "coverage_completion",
+  "at_floor",
+)
 
 
 class Cell(NamedTuple):
@@ -53,6 +65,15 @@ class Cell(NamedTuple):
   rho: float
   height: float  # of the drift, or of the jump, in noise sds
   width: float  # of the jump, in runs; 0 without one
+
+
+class Outcome(NamedTuple):
+  """What became of one curve; without a jump only the status says anything."""
+
+  status: str
+  covered: tuple[bool, bool, bool] = (False, False, False)
+  at_floor: bool = False
+  most_power: float = 0.0
 
 
 def main() -> None:
@@ -66,53 +87,41 @@ def main() -> None:
   parser.add_argument("--json", type=Path, help="where the figures go")
   parser.add_argument("--peers", action="store_true", help="ruptures as well")
   chosen = parser.parse_args()
-  if chosen.replicates < 1 or chosen.points < 100:
-    parser.error("--replicates must be at least 1 and --points at least 100")
-  figures = calibrate(
-    chosen.replicates, chosen.points, chosen.seed, chosen.processes
-  )
-  print_table(figures["table"])
-  if chosen.peers:
-    peers = race_peers(
-      chosen.replicates, chosen.points, chosen.seed, chosen.processes
+  if chosen.replicates < 1 or chosen.points < 100 or chosen.processes < 1:
+    parser.error(
+      "--replicates and --processes must be at least 1 and --points at least "
+      f"100, got {chosen.replicates}, {chosen.processes} and {chosen.points}"
     )
-    figures["peers"] = peers
-    print_table(peers)
-  bounds = {k: figures[k] for k in list(figures)[:4]}
-  print(json.dumps(bounds))
-  if chosen.json:
-    chosen.json.write_text(json.dumps(figures, indent=2) + "\n")
+  figures: dict[str, Any] = {}
+  # Workers start afresh, so that none multiplies matrices on every core.
+  with ProcessPoolExecutor(chosen.processes, get_context("spawn")) as pool:
+    for figures in calibrate(
+      pool, chosen.replicates, chosen.points, chosen.seed
+    ):
+      _write(figures, chosen.json)
+    print_table(figures["table"])
+    if chosen.peers:
+      figures["peers"] = race_peers(
+        pool, chosen.replicates, chosen.points, chosen.seed
+      )
+      print_table(figures["peers"])
+      _write(figures, chosen.json)
+  print(json.dumps({k: v for k, v in figures.items() if k in BOUNDS}))
 
 
 def calibrate(
-  replicates: int, points: int, seed: int, processes: int
-) -> dict[str, Any]:
-  """All cells, in parallel; the worst of each bound, and the table."""
-  measure = partial(
-    measure_cell, replicates=replicates, points=points, seed=seed
-  )
-  os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the workers
-  table = []
-  with ProcessPoolExecutor(processes) as pool:
-    for row in pool.map(measure, all_cells()):
-      table.append(row)
-      print(row, file=sys.stderr, flush=True)
-  nulls = [row for row in table if row["kind"] != "logistic"]
-  bound = [
-    row
-    for row in table
-    if row["kind"] == "logistic" and row["rho"] <= BOUND_RHO
-  ]
-  # Where the measuring interval alone is wider than what is not known, an
-  # interval that may not be narrower holds the truth nearly always.
-  free = [row for row in bound if row["at_floor"] < 0.5]
-  return {
-    "false_alarm_max": max(row["found"] for row in nulls),
-    "power_min": min(row["found"] for row in bound),
-    "coverage_min": min(row["coverage"] for row in bound),
-    "coverage_max": max((row["coverage"] for row in free), default=None),
-    "table": table,
-  }
+  pool: ProcessPoolExecutor, replicates: int, points: int, seed: int
+) -> Iterator[dict[str, Any]]:
+  """Figures so far, after every round of all cells; the last are the whole."""
+  cells = all_cells()
+  outcomes: dict[Cell, list[Outcome]] = {cell: [] for cell in cells}
+  for first in range(0, replicates, ROUND):
+    numbers = range(first, min(first + ROUND, replicates))
+    measure = partial(measure_cell, numbers=numbers, points=points, seed=seed)
+    for cell, measured in zip(cells, pool.map(measure, cells)):
+      outcomes[cell] += measured
+    print(f"{numbers[-1] + 1} replicates", file=sys.stderr, flush=True)
+    yield summarise(outcomes)
 
 
 def all_cells() -> list[Cell]:
@@ -131,47 +140,118 @@ def all_cells() -> list[Cell]:
 
 
 def measure_cell(
-  cell: Cell, *, replicates: int, points: int, seed: int
-) -> dict[str, Any]:
-  """Answers, power bound and coverage of a cell."""
-  statuses, covered, floors, bounds = [], [], [], []
-  for steps, curve, truth in sample(cell, replicates, points, seed):
+  cell: Cell, *, numbers: range, points: int, seed: int
+) -> list[Outcome]:
+  """What became of some curves of a cell, by their numbers."""
+  outcomes = []
+  for steps, curve, truth in sample(cell, numbers, points, seed):
     found = detect(steps, curve)
-    statuses.append(found.status)
-    if not cell.width:
-      continue
-    bounds.append(most_power(cell, steps, truth))
-    if found.status == "detected":
-      covered.append(covers(found, truth))
-      floors.append(at_floor(found, steps[1] - steps[0]))
-  rates = {
-    "found": float(np.mean([s in FALSE_ALARMS for s in statuses])),
+    outcomes.append(Outcome(found.status))
+    if cell.width:
+      outcomes[-1] = Outcome(
+        found.status,
+        covers(found, truth),
+        at_floor(found, steps[1] - steps[0]),
+        most_power(cell, steps, truth),
+      )
+  return outcomes
+
+
+def summarise(outcomes: dict[Cell, list[Outcome]]) -> dict[str, Any]:
+  """The four bounds, the same as they are in the table, and the table."""
+  table = [make_row(cell, measured) for cell, measured in outcomes.items()]
+  found, covered = [], []
+  for measured in outcomes.values():
+    found.append(np.array([each.status in FOUND for each in measured], float))
+    covered.append(_covered(measured).mean(axis=1))
+  null = [i for i, row in enumerate(table) if row["kind"] != "logistic"]
+  jump = [
+    i
+    for i, row in enumerate(table)
+    if row["kind"] == "logistic" and row["rho"] <= BOUND_RHO
+  ]
+  seen = [i for i in jump if covered[i].size]
+  # Where the measuring interval alone is wider than what is not known, an
+  # interval that may not be narrower holds the truth nearly always.
+  free = [seen.index(i) for i in seen if table[i]["at_floor"] < 0.5]
+
+  def bounds(
+    average: Callable[[list[np.ndarray]], np.ndarray],
+  ) -> dict[str, float | None]:
+    coverage = average([covered[i] for i in seen])
+    return {
+      "false_alarm_max": float(max(average([found[i] for i in null]))),
+      "power_min": float(min(average([found[i] for i in jump]))),
+      "coverage_min": float(min(coverage, default=0.0)),
+      "coverage_max": float(max(coverage[free])) if free else None,
+    }
+
+  return bounds(shrunk_means) | {"raw": bounds(means), "table": table}
+
+
+def means(samples: list[np.ndarray]) -> np.ndarray:
+  return np.array([sample.mean() for sample in samples])
+
+
+def shrunk_means(samples: list[np.ndarray]) -> np.ndarray:
+  """Means, drawn together as far as chance explains that they differ.
+
+  The worst of many noisy shares is worse than the worst cell is, by much where
+  replicates are few. The best guess of each share lies nearer to that of all:
+  by the part of their variance that cells all alike would have (James and
+  Stein 1961; Efron and Morris 1975). With many replicates these are the means.
+  """
+  if not samples:
+    return np.zeros(0)
+  plain, everything = means(samples), np.concatenate(samples)
+  spread = plain.var(ddof=1) if len(plain) > 1 else 0.0
+  chance = everything.var() * np.mean([1 / len(sample) for sample in samples])
+  kept = max(spread - chance, 0.0) / spread if spread else 0.0
+  return everything.mean() + kept * (plain - everything.mean())
+
+
+def make_row(cell: Cell, measured: list[Outcome]) -> dict[str, Any]:
+  """A cell's shares; standard errors are of replicates, not of intervals."""
+  statuses = [each.status for each in measured]
+  row = cell._asdict() | {
+    "replicates": len(measured),
+    "found": float(np.mean([status in FOUND for status in statuses])),
     "ambiguous": float(np.mean([s == "ambiguous" for s in statuses])),
   }
-  if cell.width:
-    rates |= {
-      "most_power": float(np.mean(bounds)),
-      "coverage": float(np.mean(covered)) if covered else 0.0,
-      **{
-        f"coverage_{name}": float(np.mean(column))
-        for name, column in zip(
-          ("onset", "midpoint", "completion"),
-          np.transpose(covered) if covered else np.zeros((3, 1)),
-        )
-      },
-      "at_floor": float(np.mean(floors)) if floors else 0.0,
-    }
-  return cell._asdict() | {"replicates": replicates} | rates
+  if not cell.width:
+    return row
+  row["most_power"] = float(np.mean([each.most_power for each in measured]))
+  covered = _covered(measured)
+  if not covered.size:
+    return row | dict.fromkeys(COVERAGE)
+  hits = covered.mean(axis=1)
+  floors = [each.at_floor for each in measured if each.status in FOUND]
+  numbers = (
+    hits.mean(),
+    hits.std(ddof=1) / np.sqrt(len(hits)) if len(hits) > 1 else None,
+    *covered.mean(axis=0),
+    np.mean(floors),
+  )
+  return row | {
+    name: None if number is None else float(number)
+    for name, number in zip(COVERAGE, numbers)
+  }
+
+
+def _covered(measured: list[Outcome]) -> np.ndarray:
+  """[found, 3]: of the curves with a transition, which intervals are right."""
+  hits = [each.covered for each in measured if each.status in FOUND]
+  return np.array(hits, float).reshape(-1, 3)
 
 
 def sample(
-  cell: Cell, replicates: int, points: int, seed: int
-) -> Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  cell: Cell, numbers: range, points: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
   """Steps, curve, and the true onset, midpoint and completion in steps."""
   steps = 10.0 * np.arange(1, points + 1)
   age = steps / steps[-1]
   name = zlib.crc32(repr(cell).encode())
-  for i in range(replicates):
+  for i in numbers:
     rng = np.random.default_rng([seed, name, i])
     noise = ar1(rng, points, cell.rho)
     if not cell.width:
@@ -228,13 +308,17 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-def covers(found: Transition, truth: np.ndarray) -> list[bool]:
+def covers(found: Transition, truth: np.ndarray) -> tuple[bool, bool, bool]:
   """Whether each interval holds the truth; one beyond the run does not."""
-  points = (found.onset, found.midpoint, found.completion)
-  return [
-    point is not None and point.low <= true <= point.high
-    for point, true in zip(points, truth)
-  ]
+
+  def holds(point: Interval | None, true: float) -> bool:
+    return point is not None and bool(point.low <= true <= point.high)
+
+  return (
+    holds(found.onset, truth[0]),
+    holds(found.midpoint, truth[1]),
+    holds(found.completion, truth[2]),
+  )
 
 
 def at_floor(found: Transition, gap: float) -> bool:
@@ -266,15 +350,14 @@ def most_power(cell: Cell, steps: np.ndarray, truth: np.ndarray) -> float:
 
 
 def race_peers(
-  replicates: int, points: int, seed: int, processes: int
+  pool: ProcessPoolExecutor, replicates: int, points: int, seed: int
 ) -> list[dict[str, Any]]:
   """How often ruptures finds a change point, on the same curves."""
   if importlib.util.find_spec("ruptures") is None:
     print("ruptures is not installed: no peers", file=sys.stderr)
     return []
   race = partial(race_cell, replicates=replicates, points=points, seed=seed)
-  with ProcessPoolExecutor(processes) as pool:
-    return list(pool.map(race, all_cells()))
+  return list(pool.map(race, all_cells()))
 
 
 def race_cell(
@@ -284,14 +367,19 @@ def race_cell(
   import ruptures
 
   found = {"PELT": 0, "BinSeg": 0}
-  for _, curve, _ in sample(cell, replicates, points, seed):
+  for _, curve, _ in sample(cell, range(replicates), points, seed):
     noise = np.diff(curve).std() / np.sqrt(2)
     penalty = 2 * noise**2 * np.log(points)
     for name, method in (("PELT", ruptures.Pelt), ("BinSeg", ruptures.Binseg)):
       changes = method(model="l2").fit(curve).predict(pen=penalty)
       found[name] += len(changes) > 1  # the last is the end of the curve
   rates = {name: count / replicates for name, count in found.items()}
-  return cell._asdict() | rates
+  return cell._asdict() | {"replicates": replicates} | rates
+
+
+def _write(figures: dict[str, Any], path: Path | None) -> None:
+  if path:
+    path.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -5,6 +5,9 @@ import shutil
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# numpy reads it when jax imports it, before induction_jax can set it; two
+# threads of each of two test processes only wait for one another.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Compiling is most of what the tests do; tiny sizes need no fast code.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Compiled programs, shared with the processes that this one starts.

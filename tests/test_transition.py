@@ -345,6 +345,22 @@ class PartsTest(parameterized.TestCase):
       np.testing.assert_allclose(scores.null[i], best, rtol=1e-6)
       np.testing.assert_allclose(scores.jump[i], with_jump, rtol=1e-6)
 
+  @parameterized.parameters((0, False), (1, True))
+  def test_some_replicates_say_enough_where_all_would(self, seed, needed):
+    signal = needed * _logistic(1000.0, 300.0) + _noise(seed, 0.3)
+    curve = models.make_curve(STEPS, signal)
+    model = models.Model("constant", 0)
+    null = models.fit(curve, model, [np.array([0.5])])
+    every, some = (
+      evidence.search(curve, null, 199, np.random.default_rng(0), enough)
+      for enough in (1.0, 0.01)
+    )
+    self.assertEqual(every.p_value <= 0.01, needed)
+    self.assertEqual(some.p_value <= 0.01, needed)
+    np.testing.assert_allclose(some.starts, every.starts)
+    # With a jump all are looked at; without one the first that are too many.
+    self.assertEqual(some.p_value == every.p_value, needed)
+
   def _best(self, curve, designs):
     """The highest log likelihood over designs and rho, by least squares."""
     best = -np.inf
@@ -395,10 +411,15 @@ class PartsTest(parameterized.TestCase):
 class BadInputTest(parameterized.TestCase):
   @parameterized.named_parameters(
     ("lengths", STEPS, STEPS[1:], "equal length, got"),
+    ("empty", [], [], "at least 20 points, got 0"),
+    ("table", np.ones((20, 2)), np.ones((20, 2)), "must be vectors"),
     ("short", STEPS[:19], STEPS[:19], "at least 20 points, got 19"),
+    ("complex", STEPS, STEPS + 1j, "must be real"),
+    ("range", STEPS, np.where(STEPS > 50, 1e308, -1e308), "range must be fin"),
     ("nan", STEPS, np.where(STEPS == 50, np.nan, 1), "got nan at index 4"),
     ("inf", np.where(STEPS == 2000, np.inf, STEPS), STEPS, "steps must be fin"),
-    ("order", np.where(STEPS == 50, 40, STEPS), STEPS, "got 40 and then 40"),
+    ("repeated", np.where(STEPS == 50, 40, STEPS), STEPS, "got 40 and then 40"),
+    ("unsorted", STEPS[::-1], STEPS, "got 2000 and then 1990"),
     ("negative", STEPS - 100, STEPS, "not be negative, got -90"),
   )
   def test_curve(self, steps, signal, message):

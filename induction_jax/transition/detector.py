@@ -165,8 +165,8 @@ def detect(
 
   Raises:
     ValueError: for arrays of unequal length, fewer than 20 points, values
-      that are not finite, steps that do not increase or are negative, or a
-      threshold out of range.
+      that are not finite or not real, steps that do not increase or are
+      negative, or a threshold out of range.
   """
   steps, signal = _check_curve(steps, signal)
   gates = Gates(
@@ -217,8 +217,10 @@ def _add_jumps(
   """
   rivals, p_values = _fit_drifts(curve, 0, _null_starts()), [1.0]
   for jumps in range(MAX_JUMPS):
-    found = evidence.search(curve, rivals[0], REPLICATES, rng)
     level = significance if jumps else DOUBT * significance
+    # Only the first jump's p-value is told where it is not needed.
+    enough = level if jumps else 1.0
+    found = evidence.search(curve, rivals[0], REPLICATES, rng, enough)
     if found.p_value > level:
       return rivals, p_values if jumps else [found.p_value]
     starts = [_with_jump(rivals[0], start) for start in found.starts]
@@ -236,11 +238,12 @@ def _fit_drifts(
   curve: models.Curve, jumps: int, starts: list[np.ndarray]
 ) -> list[models.Fit]:
   """One fit for each drift, the lowest BIC first; starts end in a power."""
+  without_power = np.unique([start[:-1] for start in starts], axis=0)
   fits = [
     models.fit(
       curve,
       models.Model(drift, jumps),
-      [start if drift == "power" else start[:-1] for start in starts],
+      starts if drift == "power" else without_power,
     )
     for drift in models.DRIFTS
   ]
@@ -419,6 +422,8 @@ def _precedence(jump: Jump) -> tuple[int, float]:
 def _check_curve(
   steps: np.ndarray, signal: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
+  if np.iscomplexobj(steps) or np.iscomplexobj(signal):
+    raise ValueError("steps and signal must be real, got complex numbers")
   steps = np.asarray(steps, dtype=float)
   signal = np.asarray(signal, dtype=float)
   if steps.ndim != 1 or steps.shape != signal.shape:
@@ -436,6 +441,11 @@ def _check_curve(
       raise ValueError(
         f"{name} must be finite, got {values[wrong[0]]} at index {wrong[0]}"
       )
+  if np.max(signal) / 2 - np.min(signal) / 2 > np.finfo(float).max / 2:
+    raise ValueError(
+      "the signal's range must be finite, got values from "
+      f"{np.min(signal):g} to {np.max(signal):g}"
+    )
   if steps[0] < 0:
     raise ValueError(f"steps must not be negative, got {steps[0]:g}")
   stuck = np.flatnonzero(np.diff(steps) <= 0)

@@ -19,6 +19,8 @@ POWERS = np.linspace(-models.MAX_POWER, models.MAX_POWER, 9)
 _MAX_MIDPOINTS = 80
 _N_WIDTHS = 10
 _N_STARTS = 3
+# Replicates that often tell alone that a jump is not needed.
+_FEW = 24
 
 
 class Search(NamedTuple):
@@ -54,6 +56,7 @@ def search(
   null: models.Fit,
   replicates: int,
   rng: np.random.Generator,
+  enough: float = 1.0,
 ) -> Search:
   """Tests a fit against the same with one more jump.
 
@@ -64,18 +67,21 @@ def search(
       (by the linear terms of a change in midpoint and log width).
     replicates: curves to simulate from the null.
     rng: to simulate with.
+    enough: above this it does not matter by how much, and where some of the
+      replicates alone bring the p-value there the others are not looked at.
   """
   grid = _make_grid(curve)
   innovations = rng.normal(size=(len(curve.time), replicates))
   simulated = models.simulate(curve, null, null.noise_sd * innovations)
-  curves = np.column_stack([curve.height, simulated])
-  scores = score(curve, null, grid, curves)
-  ratios = scores.jump - scores.null
-  exceed = np.sum(ratios[1:] >= ratios[0])
-  return Search(
-    p_value=float((1 + exceed) / (replicates + 1)),
-    starts=_best_starts(grid, scores.cells),
-  )
+  exceed = 0
+  for drawn in np.split(simulated, [_FEW] if enough < 1 else [], axis=1):
+    scores = score(curve, null, grid, np.column_stack([curve.height, drawn]))
+    ratios = scores.jump - scores.null
+    exceed += np.sum(ratios[1:] >= ratios[0])
+    p_value = float((1 + exceed) / (replicates + 1))
+    if p_value > enough:
+      break
+  return Search(p_value, _best_starts(grid, scores.cells))
 
 
 def _make_grid(curve: models.Curve) -> Grid:
@@ -103,17 +109,21 @@ def score(
     white = models.whiten(curve, rho, curves)
     white_jumps = models.whiten(curve, rho, jumps)
     squares = np.sum(white**2, axis=0)
+    lengths = np.sum(white_jumps**2, axis=0)  # [G]
     products = white_jumps.T @ white  # [G, B]
-    for j, base in enumerate(bases):
-      basis, _ = np.linalg.qr(models.whiten(curve, rho, base))
+    frames = [
+      np.linalg.qr(models.whiten(curve, rho, base))[0] for base in bases
+    ]
+    # One product for all powers reads the jumps once.
+    shadows = np.split(white_jumps.T @ np.hstack(frames), len(frames), axis=1)
+    for j, (basis, shadow) in enumerate(zip(frames, shadows)):
       inside = basis.T @ white
       left = squares - np.sum(inside**2, axis=0)  # [B]
-      gains = _gains(white_jumps, basis, products, inside)
+      gains = _gains(lengths, shadow, products, inside)
       without = models.log_likelihood(curve, rho, _floor(left / n, floor))
-      left = _floor((left - np.max(gains, axis=0)) / n, floor)
-      with_jump = models.log_likelihood(curve, rho, left)
-      first = np.sum(white[:, 0] ** 2) - np.sum(inside[:, 0] ** 2)
-      first = _floor((first - gains[:, 0]) / n, floor)
+      least = _floor((left - np.max(gains, axis=0)) / n, floor)
+      with_jump = models.log_likelihood(curve, rho, least)
+      first = _floor((left[0] - gains[:, 0]) / n, floor)
       cells[i, j] = models.log_likelihood(curve, rho, first)
       best_null = np.maximum(best_null, without)
       best_jump = np.maximum(best_jump, with_jump)
@@ -121,15 +131,17 @@ def score(
 
 
 def _gains(
-  jumps: np.ndarray,
-  basis: np.ndarray,
+  squares: np.ndarray,
+  shadow: np.ndarray,
   products: np.ndarray,
   inside: np.ndarray,
 ) -> np.ndarray:
-  """[G, B]: by how much each jump lowers each sum of squares."""
+  """[G, B]: by how much each jump lowers each sum of squares.
+
+  From the jumps' squared lengths, their products with the null's basis and
+  with the curves, and the curves' with that basis.
+  """
   # Gram-Schmidt against the null; a jump inside its span gains nothing.
-  shadow = jumps.T @ basis
-  squares = np.sum(jumps**2, axis=0)
   beyond = squares - np.sum(shadow**2, axis=1)
   inverse = np.where(beyond > 1e-9 * squares, 1 / np.maximum(beyond, 1e-30), 0)
   gains = products - shadow @ inside

@@ -161,11 +161,13 @@ def _refit(
     slopes = models.jacobian(curve, fitted.model, theta, coefficients, columns)
     slopes = models.whiten(curve, rho, np.moveaxis(slopes, 1, 0))  # [N, B, p]
     residual = models.whiten(curve, rho, residual.T)  # [N, B]
-    normal = np.einsum("nbp,nbq->bpq", slopes, slopes)
+    # Matrix products, where einsum would loop.
+    across = np.transpose(slopes, (1, 2, 0))  # [B, p, N]
+    normal = across @ np.swapaxes(across, 1, 2)
     scale = np.einsum("bpp->bp", normal)
     normal += _RIDGE * np.eye(normal.shape[-1]) * (scale[:, None] + 1e-12)
-    right = np.einsum("nbp,nb->bp", slopes, residual)
-    change = np.linalg.solve(normal, right[..., None])[..., 0]
+    right = across @ residual.T[..., None]
+    change = np.linalg.solve(normal, right)[..., 0]
     coefficients = coefficients + change[:, :n_linear]
     farthest = _farthest(curve, fitted, theta)
     theta[:, 1:] += np.clip(change[:, n_linear:], -farthest, farthest)
