@@ -54,6 +54,7 @@ def get_config() -> ConfigDict:
       "train": {
         "num_steps": 20_000,
         "batch_size": 64,
+        "micro_batch_size": 0,
         "loss_tokens": "all",
       },
       "intervention": {

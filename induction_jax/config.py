@@ -72,6 +72,14 @@ def _check_range(section: str, name: str, low: int, high: int) -> None:
     )
 
 
+def _check_divides(section: str, micro_batch: int, batch: int) -> None:
+  if micro_batch and batch % micro_batch:
+    raise ConfigError(
+      f"{section}.micro_batch_size must divide {section}.batch_size, got "
+      f"micro_batch_size={micro_batch}, batch_size={batch}"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
   """The data-generating process (see induction_jax.tasks).
@@ -172,11 +180,19 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """The training stream and its length."""
+  """The training stream and its length.
+
+  A batch goes through the network `micro_batch_size` sequences at a time; 0
+  chooses by the network's shape (induction_jax.step.plan_micro_batch).
+  """
 
   num_steps: int = _at_least(1)
   batch_size: int = _at_least(1)
+  micro_batch_size: int = _at_least(0)
   loss_tokens: str = _one_of("all", "predictable")
+
+  def __post_init__(self) -> None:
+    _check_divides("train", self.micro_batch_size, self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,12 +302,7 @@ class SpectraConfig:
       raise ConfigError(
         "spectra.warm_start is of Lanczos, which spectra.exact replaces"
       )
-    if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-      raise ConfigError(
-        "spectra.micro_batch_size must divide spectra.batch_size, got "
-        f"micro_batch_size={self.micro_batch_size}, "
-        f"batch_size={self.batch_size}"
-      )
+    _check_divides("spectra", self.micro_batch_size, self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,10 +55,12 @@ from induction_jax.state import TrainState, init_state
 from induction_jax.step import (
   ChunkMetrics,
   TrainChunk,
+  make_gradient,
   make_loss,
   make_train_chunk,
   make_train_step,
   no_updates,
+  plan_micro_batch,
 )
 from induction_jax.storage import checkpoints, vectors
 from induction_jax.storage.disk import check_disk
@@ -157,10 +159,17 @@ def make_pure_experiment(config: Config) -> Experiment:
     lambda params, key: curvature.hessian_at(params, draw(key)),
     partial(find_largest, curvature.solve),
   )
-  loss = make_loss(model, losses.make_weights(config.train.loss_tokens))
+  weights = losses.make_weights(config.train.loss_tokens)
+  micro_batch_size = _micro_batch_size(config)
+  gradient = make_gradient(
+    make_loss(model, weights),
+    weights,
+    micro_batch_size,
+    placement.split_micro_batches,
+  )
   sample = tasks.make_sampler(task, config.train.batch_size)
   train_step = make_train_step(
-    loss, lambda key: placement.split_batch(sample(key)), tx
+    gradient, lambda key: placement.split_batch(sample(key)), tx
   )
   train_chunk = make_train_chunk(train_step)
   all_probes = tuple(
@@ -199,6 +208,19 @@ def _keep_whole(probe: Probe, placement: Placement) -> Probe:
     init_carry=jax.jit(whole(probe.init_carry)),
     measure=whole(probe.measure),
   )
+
+
+def _micro_batch_size(config: Config) -> int:
+  """Of a training step; a mean over sequences is of the batch as a whole."""
+  if not averages_sequences(config.intervention.clamp):
+    return plan_micro_batch(config, jax.default_backend())
+  whole, asked = config.train.batch_size, config.train.micro_batch_size
+  if asked not in (0, whole):
+    raise ConfigError(
+      "train.micro_batch_size must be train.batch_size with a head clamped to "
+      f"its mean over sequences, {whole}, got {asked}"
+    )
+  return whole
 
 
 def _check_clamps(config: Config, micro_batch_size: int) -> None:

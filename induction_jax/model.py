@@ -32,6 +32,8 @@ from induction_jax.config import ModelConfig
 from induction_jax.types import Array, Key, Params
 
 ROTARY_BASE = 10_000.0
+# Queries whose scores are held at once where nobody asks for patterns.
+QUERY_BLOCK = 64
 # Of queries, keys and values [L, H, K]; of what all heads of a layer add
 # [L, D]; of the MLP [L, F] and [L, D]; of the norms [L, D] and [D].
 BIASES = (
@@ -90,17 +92,20 @@ NO_EDITS = Edits()
 
 
 class Model(NamedTuple):
-  """A pair of pure functions, and what they do to heads unasked.
+  """Pure functions, and what they do to heads unasked.
 
   Attributes:
     init: key -> params.
     apply: (params, tokens [B, T], edits) -> (logits [B, T, V], Activations);
       without edits where they are left out.
-    clamps: edits that `apply` makes in every pass, before any it is given.
+    predict: (params, tokens [B, T]) -> logits, the same to rounding but
+      faster: no pattern is ever whole. What is trained and differentiated.
+    clamps: edits that both make in every pass, before any `apply` is given.
   """
 
   init: Callable[[Key], Params]
   apply: Callable[..., tuple[Array, Activations]]
+  predict: Callable[[Params, Array], Array]
   clamps: Edits = NO_EDITS
 
 
@@ -116,18 +121,25 @@ def make_model(
   def init(key: Key) -> Params:
     return module.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
-  def apply(
-    params: Params, tokens: Array, edits: Edits = NO_EDITS
-  ) -> tuple[Array, Activations]:
+  def run(params: Params, tokens: Array, edits: Edits | None) -> Any:
     if tokens.shape[1] > seq_length:
       raise ValueError(
         f"tokens must have at most seq_length={seq_length} positions, got "
         f"{tokens.shape[1]}"
       )
-    outputs: Any = module.apply({"params": params}, tokens, edits)
+    return module.apply({"params": params}, tokens, edits)
+
+  def apply(
+    params: Params, tokens: Array, edits: Edits = NO_EDITS
+  ) -> tuple[Array, Activations]:
+    outputs: tuple[Array, Activations] = run(params, tokens, edits)
     return outputs
 
-  return Model(init, apply)
+  def predict(params: Params, tokens: Array) -> Array:
+    logits: Array = run(params, tokens, None)[0]
+    return logits
+
+  return Model(init, apply, predict)
 
 
 class Transformer(nn.Module):
@@ -140,8 +152,9 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, tokens: Array, edits: Edits = NO_EDITS
-  ) -> tuple[Array, Activations]:
+    self, tokens: Array, edits: Edits | None = NO_EDITS
+  ) -> tuple[Array, Activations | None]:
+    """Without edits, not even none of them, there are no activations."""
     config, convention = self.config, self.convention
     weights = self._weights()
     x = weights["w_e"][tokens]  # [B, T, D]
@@ -149,10 +162,15 @@ class Transformer(nn.Module):
       x = x + weights["w_pos"][None, : tokens.shape[1]]
     residual, heads = [x], []
     for layer in range(config.n_layers):
-      y, *activations = _attend(
-        config, convention, weights, layer, x, tokens, edits
-      )
-      heads.append(activations)
+      read_by_heads = _read(config, convention, weights, layer, x)
+      if edits is None:
+        added = _write(weights, layer, _mix_in_blocks(*read_by_heads))
+      else:
+        added, *activations = _attend(
+          weights, layer, *read_by_heads, tokens, edits
+        )
+        heads.append(activations)
+      y = x + added
       if config.d_mlp:
         read = x if convention.parallel else y
         y = y + _mlp(config, convention, weights, layer, read)
@@ -160,6 +178,8 @@ class Transformer(nn.Module):
       residual.append(x)
     x = _normalise(config, convention, weights, "final_norm", None, x)
     logits = x @ weights["w_u"]  # [B, T, V]
+    if edits is None:
+      return logits, None
     return logits, Activations(*map(jnp.stack, (*zip(*heads), residual)))
 
   def _weights(self) -> Params:
@@ -208,19 +228,16 @@ def _normal(sd: float) -> Callable[[Key, tuple[int, ...]], Array]:
   return init
 
 
-def _attend(
+def _read(
   config: ModelConfig,
   convention: Convention,
   weights: Params,
   layer: int,
   residual: Array,  # [B, T, D]
-  tokens: Array,  # [B, T]
-  edits: Edits,
-) -> tuple[Array, Array, Array, Array]:
-  """Adds one layer of heads; a head is its QK and its OV circuit.
+) -> tuple[Array, Array, Array]:
+  """Queries, keys and values of one layer, [B, H, T, K].
 
-  Returns:
-    The residual with the heads added, their pattern, value and output.
+  Queries come divided by sqrt(K), so that a score is a product with a key.
   """
   x = _normalise(config, convention, weights, "norm", layer, residual)
   # Shortformer positions reach queries and keys, never the residual stream.
@@ -228,32 +245,82 @@ def _attend(
   x_qk = x + weights["w_pos"][None, : x.shape[1]] if shortformer else x
   query = _project(x_qk, weights["w_q"][layer], _layer(weights, "b_q", layer))
   key = _project(x_qk, weights["w_k"][layer], _layer(weights, "b_k", layer))
-  value = _project(
-    x, weights["w_v"][layer], _layer(weights, "b_v", layer)
-  )  # [B, H, T, K]
+  value = _project(x, weights["w_v"][layer], _layer(weights, "b_v", layer))
   if config.smeared_keys:
     key = _smear(key, weights["smear"][layer])
   if config.position == "rotary":
     width, base = convention.rotary_width, convention.rotary_base
     query, key = (rotate(x, width=width, base=base) for x in (query, key))
-  score = jnp.einsum("bhtk,bhsk->bhts", query, key) / config.d_head**0.5
-  causal = jnp.tri(x.shape[1], dtype=bool)[None, None]
+  return query / config.d_head**0.5, key, value
+
+
+def _attend(
+  weights: Params,
+  layer: int,
+  query: Array,  # [B, H, T, K]
+  key: Array,  # [B, H, S, K]
+  value: Array,  # [B, H, S, K]
+  tokens: Array,  # [B, T]
+  edits: Edits,
+) -> tuple[Array, Array, Array, Array]:
+  """One layer of heads; a head is its QK and its OV circuit.
+
+  Returns:
+    What they add to the residual, and their pattern, value and output.
+  """
+  score = jnp.einsum("bhtk,bhsk->bhts", query, key)
+  causal = jnp.tri(query.shape[2], dtype=bool)[None, None]
   pattern = jax.nn.softmax(jnp.where(causal, score, -jnp.inf), axis=-1)
   if edits.pattern:
     pattern = edits.pattern(layer, pattern, tokens)
   mixed = jnp.einsum("bhts,bhsk->bhtk", pattern, value)
-  w_o = weights["w_o"][layer]
-  output = jnp.einsum("bhtk,hkd->bhtd", mixed, w_o)
+  output = jnp.einsum("bhtk,hkd->bhtd", mixed, weights["w_o"][layer])
   if edits.output:
     output = edits.output(layer, output)
     # Head by head: XLA's sum over this axis is eight times slower on CPU.
     added = functools.reduce(jnp.add, jnp.unstack(output, axis=1))
+    added = _shift(added, _layer(weights, "b_o", layer))
   else:
-    # A product of its own: summing `output` instead costs B H T D memory and,
-    # on CPU, twice the whole forward pass.
-    added = _join(mixed) @ w_o.reshape(-1, w_o.shape[-1])
-  added = _shift(added, _layer(weights, "b_o", layer))
-  return residual + added, pattern, value, output
+    added = _write(weights, layer, mixed)
+  return added, pattern, value, output
+
+
+def _mix_in_blocks(
+  query: Array,  # [B, H, T, K]
+  key: Array,  # [B, H, S, K]
+  value: Array,  # [B, H, S, K]
+) -> Array:  # [B, H, T, K]
+  """Pattern times value, a block of queries at a time.
+
+  A block sees the keys up to its own last one alone, half of the work, and
+  its scores stay in the cache. Positions come last inside, where all products
+  of the derivative are ones that XLA runs fast on CPU: with K last, those
+  with a transposed pattern take 2.5 times as long.
+  """
+  query, key, value = (x.swapaxes(2, 3) for x in (query, key, value))
+  blocks = []
+  for start in range(0, query.shape[3], QUERY_BLOCK):
+    end = min(start + QUERY_BLOCK, query.shape[3])
+    score = jnp.einsum("bhkt,bhks->bhts", query[..., start:end], key[..., :end])
+    causal = jnp.tri(end - start, end, k=start, dtype=bool)[None, None]
+    score = jnp.where(causal, score, -jnp.inf)
+    # Any shift cancels below, so no derivative has to go through this one.
+    shift = jax.lax.stop_gradient(jnp.max(score, axis=-1, keepdims=True))
+    mass = jnp.exp(score - shift)  # [B, H, T, S], of which the pattern is
+    mixed = jnp.einsum("bhks,bhts->bhkt", value[..., :end], mass)
+    blocks.append(mixed / jnp.sum(mass, axis=-1)[:, :, None])
+  return jnp.concatenate(blocks, axis=3).swapaxes(2, 3)
+
+
+def _write(weights: Params, layer: int, mixed: Array) -> Array:
+  """What a layer's heads add to the residual, [B, T, D], in one product.
+
+  Summing each head's output instead costs B H T D memory and, on CPU, twice
+  the whole forward pass.
+  """
+  w_o = weights["w_o"][layer]
+  added = _join(mixed) @ w_o.reshape(-1, w_o.shape[-1])
+  return _shift(added, _layer(weights, "b_o", layer))
 
 
 def _project(

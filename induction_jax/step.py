@@ -7,12 +7,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from induction_jax import spectra
+from induction_jax.config import Config
 from induction_jax.losses import mean_over, token_losses
 from induction_jax.model import Model
 from induction_jax.state import TrainState, stream
-from induction_jax.types import Array, Batch, Params, Sampler
+from induction_jax.types import Array, Batch, Params, PyTree, Sampler
 
 Loss = Callable[[Params, Batch], Array]
+LossAndGradient = Callable[[Params, Batch], tuple[Array, Params]]
+
+# What the scores of one layer may take on a CPU, so that they stay in its
+# cache between the products that make and use them.
+SCORE_BYTES = 4 * 2**20
 
 
 class StepMetrics(NamedTuple):
@@ -59,25 +66,81 @@ def make_loss(model: Model, weights: Callable[[Batch], Array]) -> Loss:
   """
 
   def loss(params: Params, batch: Batch) -> Array:
-    logits, _ = model.apply(params, batch.tokens)
+    logits = model.predict(params, batch.tokens)
     return mean_over(token_losses(logits, batch.targets), weights(batch))
 
   return loss
 
 
+def plan_micro_batch(config: Config, platform: str) -> int:
+  """Sequences of a training batch that go through the network together.
+
+  `train.micro_batch_size`, or by shapes alone where that is 0: on a CPU the
+  largest divisor of the batch whose scores fit SCORE_BYTES, elsewhere all.
+  Devices that share a batch take equal parts of it, each as much.
+  """
+  size, task = config.train.batch_size, config.task
+  devices = config.mesh.data
+  if config.train.micro_batch_size:
+    return config.train.micro_batch_size
+  if platform != "cpu":
+    return size
+  each = 4 * config.model.n_heads * task.seq_length**2
+  return max(
+    n
+    for n in range(devices, size + 1, devices)
+    if size % n == 0 and (n == devices or n // devices * each <= SCORE_BYTES)
+  )
+
+
+def make_gradient(
+  loss: Loss,
+  weights: Callable[[Batch], Array],
+  micro_batch_size: int,
+  place: Callable[[PyTree], PyTree] = lambda micro_batches: micro_batches,
+) -> LossAndGradient:
+  """A batch's loss and gradient, a micro-batch at a time.
+
+  Args:
+    loss: a mean over the tokens that count.
+    weights: which tokens count, from losses.make_weights.
+    micro_batch_size: sequences; must divide the batch.
+    place: says where the micro-batches [n, B, ...] are to lie.
+  """
+  whole = jax.value_and_grad(loss)
+
+  def gradient(params: Params, batch: Batch) -> tuple[Array, Params]:
+    counts = jnp.sum(weights(batch), axis=1)  # [B]
+    if micro_batch_size == counts.size:
+      return whole(params, batch)
+
+    def add(total: PyTree, micro: spectra.MicroBatches) -> tuple[PyTree, None]:
+      term = whole(params, micro.batches)
+      weighted = jax.tree.map(lambda x: micro.weights * x, term)
+      return jax.tree.map(jnp.add, total, weighted), None
+
+    zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+    data = spectra.split_batch(batch, counts, micro_batch_size)
+    data = data._replace(batches=place(data.batches))
+    return jax.lax.scan(add, zero, data)[0]
+
+  return gradient
+
+
 def make_train_step(
-  loss: Loss, sample: Sampler, tx: optax.GradientTransformation
+  gradient: LossAndGradient, sample: Sampler, tx: optax.GradientTransformation
 ) -> TrainStep:
   """One update, pure: the batch is a function of (state.key, state.step).
 
-  A `tx` that takes extra arguments gets the run's key, as `key`.
+  `gradient` may be jax.value_and_grad of a loss. A `tx` that takes extra
+  arguments gets the run's key, as `key`.
   """
   tx = optax.with_extra_args_support(tx)
 
   def train_step(state: TrainState) -> tuple[TrainState, StepMetrics]:
     key = jax.random.fold_in(stream(state.key, "train"), state.step)
     batch = sample(key)
-    value, grad = jax.value_and_grad(loss)(state.params, batch)
+    value, grad = gradient(state.params, batch)
     updates, opt_state = tx.update(
       grad, state.opt_state, state.params, key=state.key
     )

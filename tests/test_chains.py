@@ -261,7 +261,7 @@ class MarkovProbeTest(parameterized.TestCase):
     def apply(params, tokens):  # logits are free up to a constant
       return jnp.log(tasks.bigram_predictions(tokens, 5, 1.0)) + params, None
 
-    probe = make_markov_probe(config, Model(None, apply))
+    probe = make_markov_probe(config, Model(None, apply, None))
     self.assertEqual(probe.interval, 1)
     draw = make_draw(config)
 

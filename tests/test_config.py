@@ -74,6 +74,7 @@ class RangesTest(parameterized.TestCase):
     ("optim.clip_norm", -1.0, "a non-negative finite number"),
     ("train.num_steps", 0, "at least 1"),
     ("train.batch_size", 0, "at least 1"),
+    ("train.micro_batch_size", -1, "at least 0"),
     ("train.loss_tokens", "some", "one of all, predictable"),
     ("intervention.project", "away", "one of none, off, onto"),
     ("intervention.project_top_k", 0, "at least 1"),
@@ -315,6 +316,11 @@ class CrossChecksTest(parameterized.TestCase):
     (
       dict(spectra__exact=True, spectra__warm_start=True),
       "spectra.warm_start is of Lanczos, which spectra.exact replaces",
+    ),
+    (
+      dict(train__micro_batch_size=7),
+      "train.micro_batch_size must divide train.batch_size, got "
+      "micro_batch_size=7, batch_size=64",
     ),
     (
       dict(spectra__batch_size=64, spectra__micro_batch_size=7),

@@ -2,11 +2,13 @@
 
 import math
 from functools import partial
+from unittest import mock
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl.testing import absltest, parameterized
 
 from induction_jax import model as model_lib
@@ -227,6 +229,64 @@ class ForwardTest(chex.TestCase):
       whole, _ = apply(params, tokens)
       short, _ = apply(params, tokens[:, :4])
       np.testing.assert_allclose(short, whole[:, :4], rtol=1e-4, atol=1e-4)
+
+
+class PredictTest(parameterized.TestCase):
+  """Query blocks against whole patterns, to the second derivative."""
+
+  def setUp(self):
+    super().setUp()
+    # Of six positions: a block, and one that is cut short.
+    self.enter_context(mock.patch.object(model_lib, "QUERY_BLOCK", 4))
+
+  @parameterized.parameters(
+    dict(),
+    dict(position="shortformer", smeared_keys=True, norm="rmsnorm", d_mlp=3),
+  )
+  def test_equals_apply(self, **changes):
+    config = _config(**changes)
+    model, params, tokens = make_model(config, V, T), _params(config), _tokens()
+    rng = np.random.default_rng(1)
+    vector = jax.tree.map(
+      lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params
+    )
+    weight = jnp.asarray(rng.normal(size=(B, T, V)), jnp.float32)
+
+    @partial(jax.jit, static_argnums=0)
+    def derivatives(predict, params):
+      def loss(params):
+        return jnp.sum(weight * jax.nn.log_softmax(predict(params, tokens)))
+
+      grad, product = jax.jvp(jax.grad(loss), (params,), (vector,))
+      return predict(params, tokens), grad, product
+
+    got = derivatives(model.predict, params)
+    expected = derivatives(lambda *args: model.apply(*args)[0], params)
+    self.assertGreater(float(optax.tree.norm(expected[2])), 1)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
+      scale = float(jnp.abs(b).max())
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-5 * scale)
+
+  def test_is_causal(self):
+    # A token of its own at each position, so that w_e is what comes in.
+    model, params = make_model(_config(), T, T), _params(_config(), T)
+
+    def at(x, t):
+      embedded = params | {"w_e": x}
+      return jnp.sum(model.predict(embedded, jnp.arange(T)[None])[0, t])
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(T, 4)), jnp.float32)
+    grads = jax.jit(jax.vmap(jax.grad(at), (None, 0)))(x, jnp.arange(T))
+    reached = np.abs(grads).max(axis=-1) > 0  # [T, S]
+    np.testing.assert_array_equal(reached, np.tri(T, dtype=bool))
+
+  def test_large_scores(self):
+    config = _config()
+    model, params = make_model(config, V, T), _params(config)
+    params["w_q"] *= 1e4  # exp() of a score is infinite, or zero everywhere
+    got = jax.jit(model.predict)(params, _tokens())
+    expected = jax.jit(model.apply)(params, _tokens())[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
 class CausalityTest(parameterized.TestCase):

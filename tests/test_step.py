@@ -10,11 +10,23 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
+from configs import base
 from induction_jax import losses, optim, tasks
-from induction_jax.config import ModelConfig, OptimConfig, TaskConfig
+from induction_jax.config import (
+  ModelConfig,
+  OptimConfig,
+  TaskConfig,
+  make_config,
+)
 from induction_jax.model import make_model
 from induction_jax.state import STREAMS, TrainState, init_state, stream
-from induction_jax.step import make_loss, make_train_chunk, make_train_step
+from induction_jax.step import (
+  make_gradient,
+  make_loss,
+  make_train_chunk,
+  make_train_step,
+  plan_micro_batch,
+)
 from induction_jax.types import Batch
 from tests.tiny import NO_CHAINS
 
@@ -44,7 +56,9 @@ def _tiny() -> tuple:
   model = make_model(MODEL, TASK.vocab_size, TASK.seq_length)
   tx = optim.make_optimizer(_optim(learning_rate=0.01), 10)
   loss = make_loss(model, losses.make_weights("all"))
-  step = make_train_step(loss, tasks.make_sampler(TASK, 4), tx)
+  step = make_train_step(
+    jax.value_and_grad(loss), tasks.make_sampler(TASK, 4), tx
+  )
   state = init_state(model, tx, jax.random.key(0))
   return state, jax.jit(step), jax.jit(make_train_chunk(step))
 
@@ -112,6 +126,43 @@ class ChunkTest(absltest.TestCase):
     self.assertLen(set(losses_seen), 3)
 
 
+class MicroBatchTest(parameterized.TestCase):
+  def test_gradient_is_that_of_the_whole_batch(self):
+    # Sequences with different numbers of tokens that count, one with none.
+    model = make_model(MODEL, TASK.vocab_size, TASK.seq_length)
+    weights = losses.make_weights("predictable")
+    loss = make_loss(model, weights)
+    params = jax.jit(model.init)(jax.random.key(0))
+    batch = jax.jit(tasks.make_sampler(TASK, 4))(jax.random.key(1))
+    counts = np.array([3, 0, 11, 6])
+    predictable = np.arange(TASK.seq_length)[None] < counts[:, None]
+    batch = batch._replace(predictable=jnp.asarray(predictable))
+    whole, part = (
+      jax.jit(make_gradient(loss, weights, size))(params, batch)
+      for size in (4, 2)
+    )
+    self.assertGreater(float(optax.tree.norm(whole[1])), 0.1)
+    chex.assert_trees_all_close(part, whole, rtol=1e-4, atol=1e-6)
+
+  @parameterized.parameters(
+    # batch, asked, heads, length, platform, micro-batch
+    (64, 0, 8, 256, "cpu", 2),
+    (32, 0, 4, 64, "cpu", 32),
+    (6, 0, 8, 256, "cpu", 2),
+    (7, 0, 8, 256, "cpu", 1),
+    (4, 0, 8, 1024, "cpu", 1),
+    (64, 0, 8, 256, "gpu", 64),
+    (64, 16, 8, 256, "cpu", 16),
+    (64, 16, 8, 256, "gpu", 16),
+  )
+  def test_plan(self, batch, asked, heads, length, platform, expected):
+    values = base.get_config()
+    values.train.batch_size, values.train.micro_batch_size = batch, asked
+    values.model.n_heads, values.task.seq_length = heads, length
+    config = make_config(values.to_dict())
+    self.assertEqual(plan_micro_batch(config, platform), expected)
+
+
 class NonFiniteTest(parameterized.TestCase):
   @parameterized.parameters(
     # where the trouble is, first step and length of the chunk, what is said
@@ -152,7 +203,7 @@ def _troubled(where: str) -> tuple:
   tx = optax.sgd(0.01)
   params = jnp.ones(2)
   state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key)
-  step = make_train_step(loss, jax.random.uniform, tx)
+  step = make_train_step(jax.value_and_grad(loss), jax.random.uniform, tx)
   return state, jax.jit(make_train_chunk(step))
 
 
@@ -226,7 +277,9 @@ class OptimizerTest(parameterized.TestCase):
     state = TrainState(
       jnp.zeros((), jnp.int32), params, tx.init(params), jax.random.key(0)
     )
-    step = jax.jit(make_train_step(loss, jax.random.uniform, tx))
+    step = jax.jit(
+      make_train_step(jax.value_and_grad(loss), jax.random.uniform, tx)
+    )
     norms = []
     for _ in range(num_steps):
       state, metrics = step(state)
@@ -297,7 +350,7 @@ class LossesTest(chex.TestCase):
   def test_loss_tokens(self):
     logits, batch = _batch()
     model = make_model(MODEL, 5, 4)._replace(
-      apply=lambda params, tokens: (params, None)
+      predict=lambda params, tokens: params
     )
     each = np.array(
       [
@@ -351,9 +404,8 @@ class StateTest(absltest.TestCase):
     state = TrainState(
       jnp.asarray(5, jnp.int32), params, tx.init(params), jax.random.key(2)
     )
-    step = make_train_step(
-      lambda x, draw: jnp.sum(x) * draw, jax.random.uniform, tx
-    )
+    gradient = jax.value_and_grad(lambda x, draw: jnp.sum(x) * draw)
+    step = make_train_step(gradient, jax.random.uniform, tx)
     seen = []
     for _ in range(2):
       state, metrics = step(state)

@@ -78,7 +78,10 @@ def clamp_heads(model: Model, text: str, config: ModelConfig) -> Model:
     both = Edits(*(_compose(a, b) for a, b in zip(edits, more)))
     return model.apply(params, tokens, both)
 
-  return model._replace(apply=apply, clamps=edits)
+  def predict(params: Params, tokens: Array) -> Array:
+    return apply(params, tokens)[0]  # an edit may need the pattern
+
+  return model._replace(apply=apply, predict=predict, clamps=edits)
 
 
 def averages_sequences(text: str) -> bool:

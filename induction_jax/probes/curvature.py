@@ -73,7 +73,7 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   layout = _layout(placement)
 
   def predict(params: Params, batch: Batch) -> Array:
-    return model.apply(params, batch.tokens)[0]
+    return model.predict(params, batch.tokens)
 
   def criterion(logits: Array, batch: Batch) -> Array:
     token_losses = losses.token_losses(logits, batch.targets)

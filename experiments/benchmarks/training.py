@@ -1,0 +1,234 @@
+r"""A step of training against PyTorch's, whole, with the drawing of its batch.
+
+  python experiments/benchmarks/training.py --json training.json
+
+Equal weights, batches, optimiser, float32 and cores, turn by turn in one
+process: ratios within a round, medians over rounds, compilation not counted.
+PyTorch eager with whole patterns, eager with fused attention, and both by
+torch.compile, which needs a C++ compiler. A peer that is missing or fails is
+null, with a message.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from problem import read_config
+
+from induction_jax import losses
+from induction_jax.config import Config
+from induction_jax.loop import make_experiment
+from induction_jax.model import Model
+from induction_jax.optim import make_optimizer
+from induction_jax.step import plan_micro_batch
+from induction_jax.types import Params
+
+try:
+  import torch
+  from torch_training import Network, make_draw, make_step
+except ImportError as error:
+  print(f"PyTorch: skipped, {error}")
+  torch = None
+
+LOSS_TOLERANCE = 1e-5  # nats
+UPDATED_TOLERANCE = 1e-3  # after a step: AdamW's first one is a sign
+STEPS = {"quick": 40, "base": 2}  # in a turn
+MATRIX = 2048  # side of the product that is taken for the machine's peak
+SPEEDUPS = {
+  "speedup_eager": ("eager",),
+  "speedup_fused": ("fused",),
+  "speedup_compile": ("compiled", "compiled fused"),
+}
+
+Turn = Callable[[int], Any]  # a number of steps
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+    "--size", nargs="+", default=list(STEPS), choices=list(STEPS)
+  )
+  parser.add_argument("--rounds", type=int, default=9, help="default 9")
+  parser.add_argument("--json", type=Path, help="where the figures go")
+  options = parser.parse_args()
+  sys.stdout.reconfigure(line_buffering=True)
+  cores = len(os.sched_getaffinity(0))
+  if torch:
+    torch.set_num_threads(cores)
+  peak = measure_peak()
+  print(
+    f"{cores} cores, jax {jax.__version__}, load before: "
+    f"{os.getloadavg()[0]:.1f}, peak {peak / 1e9:.0f} GFLOP/s"
+  )
+  figures: dict[str, Any] = {"peak_flops": peak, "jax": jax.__version__}
+  for size in options.size:
+    config = read_config(size)
+    turns = line_up(config)
+    seconds = race(turns, STEPS[size], options.rounds)
+    figures[size] = summarise(seconds, count_flops(config) / peak)
+    print_figures(size, config, figures[size])
+  print(f"load after: {os.getloadavg()[0]:.1f}")
+  if options.json:
+    options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def line_up(config: Config) -> dict[str, Turn]:
+  """Everyone's turns by name, compiled; who fails is left out."""
+  experiment = make_experiment(config)
+  state = experiment.init()
+  params = jax.device_get(state.params)
+
+  def ours(steps: int) -> None:
+    nonlocal state
+    state, metrics = experiment.train_chunk(state, jnp.int32(steps))
+    jax.block_until_ready(metrics)
+
+  turns: dict[str, Turn] = {"ours": ours}
+  if torch:
+    for name in ("eager", "fused", "compiled", "compiled fused"):
+      try:
+        turns[name] = make_peer(config, params, name, experiment.model)
+      except Exception as error:  # whatever a peer raises is its result
+        print(f"{name}: failed, {repr(error)[:300]}")
+  for turn in turns.values():
+    turn(1)
+  return turns
+
+
+def make_peer(config: Config, params: Params, name: str, model: Model) -> Turn:
+  """PyTorch's turn, once its loss is seen to be ours.
+
+  Raises:
+    ValueError: if the losses differ, before or after an update.
+  """
+  network = Network(config, params, fused="fused" in name)
+  loss = torch.compile(network) if "compiled" in name else network
+  draw = make_draw(config.task, config.train.batch_size, config.seed)
+  step = make_step(loss, network, config.optim)
+  check_equal(config, params, model, [step(*batch) for batch in [draw()] * 2])
+
+  def turn(steps: int) -> None:
+    for _ in range(steps):
+      step(*draw())
+
+  return turn
+
+
+def check_equal(
+  config: Config, params: Params, model: Model, theirs: list[Any]
+) -> None:
+  """Raises ValueError unless ours has the losses of the same two updates."""
+  tokens, targets = (
+    jnp.asarray(x.numpy(), jnp.int32)
+    for x in make_draw(config.task, config.train.batch_size, config.seed)()
+  )
+  tx = make_optimizer(config.optim, config.train.num_steps)
+
+  @jax.jit
+  def ours(params: Params) -> tuple:
+    def loss(params: Params):
+      return jnp.mean(
+        losses.token_losses(model.predict(params, tokens), targets)
+      )
+
+    before, grad = jax.value_and_grad(loss)(params)
+    updates, _ = tx.update(grad, tx.init(params), params)
+    return before, loss(optax.apply_updates(params, updates))
+
+  for a, b, tolerance in zip(
+    ours(params), theirs, (LOSS_TOLERANCE, UPDATED_TOLERANCE)
+  ):
+    if abs(float(a) - b.item()) > tolerance:
+      raise ValueError(
+        f"losses must be equal to {tolerance}, got {float(a)} in JAX, "
+        f"{b.item()} in PyTorch"
+      )
+
+
+def race(
+  turns: dict[str, Turn], steps: int, rounds: int
+) -> dict[str, list[float]]:
+  """Seconds a step of everyone, by round."""
+  seconds: dict[str, list[float]] = {name: [] for name in turns}
+  for _ in range(rounds):
+    for name, turn in turns.items():
+      start = time.perf_counter()
+      turn(steps)
+      seconds[name].append((time.perf_counter() - start) / steps)
+  return seconds
+
+
+def summarise(
+  seconds: dict[str, list[float]], peak_seconds: float
+) -> dict[str, Any]:
+  """Medians of ratios within rounds; a compiled peer at its better."""
+  ratios = {
+    name: statistics.median(a / b for a, b in zip(spent, seconds["ours"]))
+    for name, spent in seconds.items()
+  }
+  medians = {name: statistics.median(x) for name, x in seconds.items()}
+  return {
+    **{
+      key: min((ratios[n] for n in names if n in ratios), default=None)
+      for key, names in SPEEDUPS.items()
+    },
+    "share_of_peak": peak_seconds / medians["ours"],
+    "speedups": ratios,
+    "seconds": medians,
+    "share_of_peak_of_each": {n: peak_seconds / x for n, x in medians.items()},
+  }
+
+
+def count_flops(config: Config) -> float:
+  """Of the products of a step: of weights, and of pairs of positions t >= s.
+
+  Backward twice forward; no exponentials, norms or updates.
+  """
+  model, length = config.model, config.task.seq_length
+  tokens = config.train.batch_size * length
+  weights = model.n_layers * 4 * model.d_model**2
+  weights += model.d_model * config.task.vocab_size
+  pairs = model.n_layers * model.d_model * (length + 1)  # of half the keys
+  return 6.0 * tokens * (weights + pairs)
+
+
+def measure_peak() -> float:
+  """FLOP a second of a large float32 product, JAX's or PyTorch's better."""
+  x = np.ones((MATRIX, MATRIX), np.float32)
+  product = jax.jit(jnp.matmul)
+  y = jnp.asarray(x)
+  ways: list[Callable[[], Any]] = [lambda: jax.block_until_ready(product(y, y))]
+  if torch:
+    z = torch.tensor(x)
+    ways.append(lambda: z @ z)
+  best = float("inf")
+  for way in ways * 10:
+    start = time.perf_counter()
+    way()
+    best = min(best, time.perf_counter() - start)
+  return 2 * MATRIX**3 / best
+
+
+def print_figures(size: str, config: Config, figures: dict[str, Any]) -> None:
+  micro_batch = plan_micro_batch(config, jax.default_backend())
+  print(f"\n{size}, micro-batch of {micro_batch}\n")
+  print("| | ms a step | over ours | share of peak |\n|---|---|---|---|")
+  for name, seconds in figures["seconds"].items():
+    print(
+      f"| {name} | {1e3 * seconds:.2f} | {figures['speedups'][name]:.2f} | "
+      f"{figures['share_of_peak_of_each'][name]:.2f} |"
+    )
+
+
+if __name__ == "__main__":
+  main()
