@@ -12,6 +12,7 @@ from typing import get_type_hints
 
 import jax
 import numpy as np
+import pytest
 from absl.testing import absltest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -310,6 +311,7 @@ def curves(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 STATUSES = ("detected", "in_progress", "before_start", "none", "ambiguous")
 
 
+@pytest.mark.slow
 class DetectorTest(absltest.TestCase):
   def check_ordered(self, found):
     times = [x for x in (found.onset, found.midpoint, found.completion) if x]

@@ -59,6 +59,7 @@ DRIFTS = {
 }
 
 
+@pytest.mark.slow  # the same numpy on both
 class JumpTest(parameterized.TestCase):
   @parameterized.parameters(
     (0, 0.0, 20.0, 1),
@@ -147,6 +148,7 @@ class JumpTest(parameterized.TestCase):
     self.assertEqual(other.p_value, one.p_value)
 
 
+@pytest.mark.slow  # the same numpy on both
 class NoJumpTest(parameterized.TestCase):
   @parameterized.product(drift=tuple(DRIFTS), rho=(0.0, 0.8))
   def test_drift_is_none(self, drift, rho):
@@ -206,6 +208,7 @@ class NoJumpTest(parameterized.TestCase):
     self.assertEqual(detect(STEPS, signal, min_amplitude=0.2).status, "none")
 
 
+@pytest.mark.slow  # the same numpy on both
 class CensoredTest(parameterized.TestCase):
   @parameterized.parameters(0, 1)
   def test_cut_in_the_middle_is_in_progress(self, seed):
@@ -241,6 +244,7 @@ class CensoredTest(parameterized.TestCase):
     self.assertEqual(strict.reason, "p = 0.005 is above the significance")
 
 
+@pytest.mark.slow  # the same numpy on both
 class SeveralTest(parameterized.TestCase):
   def test_three_jumps_are_three(self):
     times, heights = (400.0, 1000.0, 1600.0), (1.0, -2.0, 1.5)
