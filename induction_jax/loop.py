@@ -296,7 +296,7 @@ def run(
   ledger, cost = ledger or RunLedger(directory), cost or Cost(directory)
   snapshot, resumed = _load_together(experiment, directory)
   start, recorded = snapshot.step, snapshot.recorded
-  size = sum(x.nbytes for x in jax.tree.leaves(snapshot))
+  size = checkpoints.room_for(snapshot)
   processes.by_first(
     lambda: _check_start(directory, start, resumed, size, ledger, config)
   )
@@ -548,7 +548,7 @@ def _record(
   """Writes down the updates since the last record, and measures what is due."""
   step, state, carries = snapshot.step, snapshot.state, dict(snapshot.carries)
   newest: dict[str, float] = {}
-  if step:
+  if not snapshot.recorded or _failed(snapshot):
     newest |= ledger.trained(step, processes.fetch(snapshot.updates))
   for probe in experiment.probes:
     interval = _interval(probe, carries, experiment.config)
@@ -573,9 +573,14 @@ def _observe_and_keep(
   return arrays, processes.fetch(probe.keep(carry)), carry
 
 
+def _failed(snapshot: Snapshot) -> bool:
+  """Whether no update can be made: of many runs, in none."""
+  return bool(np.all(processes.fetch(snapshot.updates.first_bad_step) >= 0))
+
+
 def _record_due(experiment: Experiment, snapshot: Snapshot) -> bool:
   """Whether a chunk of updates is at its end, or cannot go on."""
-  if np.all(processes.fetch(snapshot.updates.first_bad_step) >= 0):
+  if _failed(snapshot):
     return True
   if snapshot.recorded:
     return False

@@ -317,7 +317,7 @@ class DiskTest(DirectoryTest):
 
   def test_what_fits_and_what_does_not(self):
     place = self.root / "checkpoints"
-    each = 10**6 + disk.OVERHEAD
+    each = 10**6
     err = io.StringIO()
     with contextlib.redirect_stderr(err):
       with self.free(8 * each):
@@ -329,6 +329,16 @@ class DiskTest(DirectoryTest):
       with self.free(3 * each - 1), self.assertRaisesRegex(OSError, "3 check"):
         disk.check_disk(place, 10**6, 8)
     self.assertEqual(list(place.iterdir()), [])
+
+  def test_a_full_disk_is_seen_before_a_save(self):
+    tree = {"x": jnp.zeros(1000)}
+    checkpoints.save(self.root, 1, tree)
+    taken = sum(path.stat().st_size for path in self.root.rglob("*"))
+    room = checkpoints.room_for(tree)
+    self.assertBetween(room, taken, taken + 2**17)
+    with self.free(room - 1), self.assertRaisesRegex(OSError, "No space left"):
+      checkpoints.save(self.root, 2, tree)
+    self.assertEqual([path.name for path in self.root.iterdir()], ["1"])
 
   def test_a_disk_that_gives_back_something_else(self):
     read = manifest.read

@@ -16,6 +16,7 @@ Runs that are trained together are saved together, stacked; a directory of
 `link` then stands for the part of one of them.
 """
 
+import errno
 import json
 import logging
 import os
@@ -45,6 +46,8 @@ from induction_jax.types import PyTree
 SAVING = ".saving"
 SET_ASIDE = "set_aside"
 SELF_TEST = "self_test"
+# What a leaf takes besides its numbers, and a checkpoint besides its leaves.
+LEAF_BYTES, FILES_BYTES = 2**12, 2**16
 
 
 class Part(NamedTuple):
@@ -69,6 +72,9 @@ def save(directory: Path, step: int, tree: PyTree) -> None:
   try:
     directory.mkdir(exist_ok=True)
     _drop_unfinished(directory)
+    # Orbax would say so too, but in a hundred lines from several threads.
+    if shutil.disk_usage(directory).free < room_for(tree):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with _silent(), _checkpointer() as checkpointer:
       checkpointer.save(partial, _own(_key_data(tree)))
     manifest.write(partial, step, _key_data(tree))
@@ -85,6 +91,12 @@ def save(directory: Path, step: int, tree: PyTree) -> None:
       f"checkpoint {path} was not saved ({_reason(error)}); saved before it: "
       f"steps {kept}"
     ) from error
+
+
+def room_for(tree: PyTree) -> int:
+  """Bytes that a checkpoint of a pytree of arrays takes, at most."""
+  leaves = jax.tree.leaves(tree)
+  return sum(x.nbytes for x in leaves) + LEAF_BYTES * len(leaves) + FILES_BYTES
 
 
 def link(directory: Path, part: Part) -> None:
@@ -280,13 +292,15 @@ def _read_leaves(path: Path, like: PyTree) -> PyTree:
 @contextmanager
 def _silent() -> Iterator[None]:
   """Keeps orbax from printing the traceback of what is raised anyway."""
-  logger = logging.getLogger("absl")
-  level = logger.level
-  logger.setLevel(logging.CRITICAL)
+  loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+  levels = [logger.level for logger in loggers]
+  for logger in loggers:
+    logger.setLevel(logging.CRITICAL)
   try:
     yield
   finally:
-    logger.setLevel(level)
+    for logger, level in zip(loggers, levels):
+      logger.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

@@ -7,16 +7,15 @@ from pathlib import Path
 from induction_jax.storage import checkpoints
 
 FEWEST = 3  # checkpoints that must fit: two to keep, and one being written
-OVERHEAD = 2**16  # bytes of a checkpoint besides its arrays, at most
 MIB = 2**20
 
 
-def check_disk(directory: Path, size: int, count: int) -> None:
+def check_disk(directory: Path, each: int, count: int) -> None:
   """Saves and restores a small checkpoint, and compares what is free.
 
   Args:
     directory: where checkpoints are to be; the directory above exists.
-    size: bytes of a checkpoint's arrays.
+    each: bytes of a checkpoint.
     count: how many are due.
 
   Raises:
@@ -24,7 +23,6 @@ def check_disk(directory: Path, size: int, count: int) -> None:
       checkpoints fit. That not all of them do is a warning.
   """
   checkpoints.self_test(directory)
-  each = size + OVERHEAD
   free = shutil.disk_usage(directory).free
   needed = min(count, FEWEST) * each
   if free < needed:
