@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
-import jax
-
 from induction_jax.config import Config, make_config, to_dict
 from induction_jax.cost import Cost
 from induction_jax.ledger import DivergedError
@@ -95,6 +93,7 @@ def _open_seed(
 
 def _share_cost(group: RunDirectory, runs: Sequence[RunDirectory]) -> None:
   total = read_json(group.cost)
-  share = jax.tree.map(lambda seconds: seconds / len(runs), total)
+  share = {name: seconds / len(runs) for name, seconds in total.items()}
+  share["first_step_seconds"] = total["first_step_seconds"]
   for each in runs:
     write_json(each.cost, share)
