@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -22,6 +23,9 @@ from induction_jax.config import (
 FILE_ERROR = 1
 USAGE_ERROR = 2
 BY_HAND = ("coordinator", "num_processes", "process_id")
+# Of a program that is kept on disk; most of a run's take less than JAX's own
+# limit of a second, and many such make a slow start.
+LEAST_COMPILE_SECONDS = 0.1
 
 
 def add_config_flag(values: flags.FlagValues, argv: list[str]) -> None:
@@ -128,6 +132,7 @@ def run_main(main: Callable[[list[str]], int]) -> None:
   The exit status is 2 for a command line or config that cannot be run, 1 for
   a file that cannot be read or written, 130 for Ctrl-C.
   """
+  keep_compiled()
   try:
     sys.exit(main(sys.argv))
   except ConfigError as error:
@@ -140,6 +145,29 @@ def run_main(main: Callable[[list[str]], int]) -> None:
     status, reason = 128 + signal.SIGINT, "interrupted"
   print(f"error: {_printable(reason)}", file=sys.stderr)
   sys.exit(status)
+
+
+def keep_compiled() -> None:
+  """Keeps compiled programs on disk, so that the next run starts at once.
+
+  In $XDG_CACHE_HOME/induction_jax (~/.cache by default), unless the user has
+  told JAX where by JAX_COMPILATION_CACHE_DIR, or not to by
+  JAX_ENABLE_COMPILATION_CACHE=false. Where nothing can be written programs are
+  compiled anew.
+  """
+  chosen = jax.config.values["jax_compilation_cache_dir"]
+  if chosen or not jax.config.values["jax_enable_compilation_cache"]:
+    return
+  try:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    directory = Path(home) / "induction_jax"
+    directory.mkdir(parents=True, exist_ok=True)
+  except (OSError, RuntimeError):  # the latter where there is no home
+    return
+  if os.access(directory, os.W_OK | os.X_OK):
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    seconds = "jax_persistent_cache_min_compile_time_secs"
+    jax.config.update(seconds, LEAST_COMPILE_SECONDS)
 
 
 def check_names(argv: list[str]) -> None:

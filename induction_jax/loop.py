@@ -503,6 +503,7 @@ def _advance(
       with cost.training:
         snapshot = _train(experiment, snapshot, min(most, to_go))
       pace = (time.perf_counter() - start) / min(most, to_go)
+      cost.stepped()
     yield snapshot, newest
 
 

@@ -3,13 +3,16 @@
 import contextlib
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
+import jax
 import pytest
 import xarray as xr
 from absl.testing import absltest, parameterized
@@ -62,7 +65,12 @@ class WholeTest(EntryPointTest):
   def test_start_to_figures(self):
     status, out, err = self.train()
     self.assertEqual(status, 0, err)
-    for line in ("transition on repeats: ", "induction head: no", "top eig"):
+    for line in (
+      "transition on repeats: ",
+      "induction head: no",
+      "top eig",
+      "first steps after ",
+    ):
       self.assertIn(line, out)
     figures = {"transition", "spectrum", "alignment", "block_mass"}
     figures |= {"circuits", "composition", "eigenvalues", "patterns"}
@@ -115,6 +123,7 @@ class WholeTest(EntryPointTest):
       | {"preconditioned_edge", "preconditioned_above_edge"},
     )
     cost = summary["cost"]
+    self.assertBetween(cost["first_step_seconds"], 0.01, cost["wall_seconds"])
     self.assertGreater(cost["hvp_count"], 0)
     self.assertEqual(cost["measurements"], 25 + 5 + 5 + 5)
     self.assertGreaterEqual(
@@ -236,6 +245,52 @@ class MistakeTest(EntryPointTest):
       self.assertEqual(status, 2)
       self.assertRegex(err, "^error: ")
       self.assertEqual(err.count("\n"), 1)
+
+
+class CompiledProgramsTest(absltest.TestCase):
+  """Where an entry point keeps them; JAX's own settings are put back."""
+
+  def setUp(self):
+    super().setUp()
+    self.root = Path(self.enter_context(tempfile.TemporaryDirectory()))
+    for name in (
+      "jax_compilation_cache_dir",
+      "jax_enable_compilation_cache",
+      "jax_persistent_cache_min_compile_time_secs",
+    ):
+      self.addCleanup(jax.config.update, name, getattr(jax.config, name))
+    jax.config.update("jax_compilation_cache_dir", None)
+
+  def keep(self, **environment):
+    """The directory that is used, if any."""
+    environment = {"HOME": str(self.root / "home")} | environment
+    with mock.patch.dict(os.environ, environment):
+      if "XDG_CACHE_HOME" not in environment:
+        os.environ.pop("XDG_CACHE_HOME", None)
+      cli.keep_compiled()
+    return jax.config.jax_compilation_cache_dir
+
+  def test_where(self):
+    cache = self.root / "home" / ".cache" / "induction_jax"
+    self.assertEqual(self.keep(), str(cache))
+    self.assertTrue(cache.is_dir())
+
+  def test_xdg(self):
+    found = self.keep(XDG_CACHE_HOME=str(self.root / "a" / "b"))
+    self.assertEqual(found, str(self.root / "a" / "b" / "induction_jax"))
+
+  def test_the_users_own_stays(self):
+    jax.config.update("jax_compilation_cache_dir", "elsewhere")
+    self.assertEqual(self.keep(), "elsewhere")
+
+  def test_turned_off(self):
+    jax.config.update("jax_enable_compilation_cache", False)
+    self.assertIsNone(self.keep())
+    self.assertFalse((self.root / "home").exists())
+
+  def test_nowhere_to_write(self):
+    (self.root / "file").touch()
+    self.assertIsNone(self.keep(XDG_CACHE_HOME=str(self.root / "file")))
 
 
 class InterruptTest(EntryPointTest):

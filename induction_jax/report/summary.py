@@ -100,6 +100,8 @@ def format_summary(summary: dict[str, Any]) -> str:
     f"{cost['measure_seconds']:.0f} measuring; "
     f"{cost['hvp_count']} Hessian products"
   )
+  if first := cost.get("first_step_seconds"):  # runs of old have none
+    lines.append(f"first steps after {first:.1f} s")
   return "\n".join(lines)
 
 

@@ -5,8 +5,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import jax
-
 from induction_jax import processes
 from induction_jax.config import Config, make_config, to_dict
 from induction_jax.cost import Cost
@@ -112,6 +110,7 @@ def _open_seed(
 
 def _share_cost(group: RunDirectory, runs: Sequence[RunDirectory]) -> None:
   total = read_cost(group.cost)
-  share = jax.tree.map(lambda seconds: seconds / len(runs), total)
+  share = {name: seconds / len(runs) for name, seconds in total.items()}
+  share["first_step_seconds"] = total["first_step_seconds"]
   for each in runs:
     write_json(each.cost, share)
