@@ -259,6 +259,24 @@ class SeveralTest(parameterized.TestCase):
       self.assertBetween(time, jump.midpoint.low, jump.midpoint.high)
     self.assertEqual(found.midpoint, found.jumps[1].midpoint)  # the largest
 
+  @parameterized.parameters(
+    dict(times=(600.0, 1400.0), heights=(1.0, 1.0)),
+    dict(times=(600.0, 1400.0), heights=(1.0, -1.0)),
+    dict(times=(400.0, 1000.0, 1600.0), heights=(1.0, 1.0, 1.0)),
+  )
+  def test_equal_jumps_that_hide_each_other(self, times, heights):
+    # With one alone the others are slow noise, and it is not needed.
+    signal = _noise(0, 0.05) + sum(
+      height * _logistic(time, 80.0) for time, height in zip(times, heights)
+    )
+    found = detect(STEPS, signal)
+    self.assertLen(found.jumps, len(times))
+    self.assertLessEqual(found.p_value, 0.01)
+    for jump, time, height in zip(found.jumps, times, heights):
+      self.assertEqual(jump.status, "detected")
+      self.assertAlmostEqual(jump.midpoint.estimate, time, delta=20.0)
+      self.assertAlmostEqual(jump.amplitude, height, delta=0.15)
+
   def test_a_tail_is_the_shape_of_its_jump(self):
     found = detect(STEPS, _loss(0))
     self.assertLen(found.jumps, 1)

@@ -112,7 +112,8 @@ def detect(
 
   A drift (constant, linear, or a power law of the step) gets logistic jumps,
   one at a time and up to three, in AR(1) noise, while a parametric bootstrap
-  of the likelihood ratio says that one more is needed. The answer is
+  of the likelihood ratio says that one more is needed. Where not even the first
+  is, two or three together may be, at half the significance each. The answer is
 
   * `none`: none is needed (p above `significance`); or none is high enough
     (`min_amplitude`, `min_signal_to_noise`, `min_share`) and abrupt
@@ -154,7 +155,8 @@ def detect(
       gap before step 0, and an onset before the first step counts as there.
     min_signal_to_noise: the smallest amplitude in marginal noise sds.
     min_share: the smallest amplitude as a share of the signal's range.
-    significance: the level of each test for a further jump.
+    significance: the level of each test for a further jump. Below 0.01 jumps
+      that are needed only together cannot be: p is at least 1 / 200.
     confidence: nominal coverage of the intervals.
     log_time: jumps are logistic in log(step + median gap).
     seed: of the bootstraps.
@@ -214,24 +216,39 @@ def _add_jumps(
 
   The best BIC first. A second or third jump counts only if it lies apart; a
   first is fitted even where it is merely doubtful.
+
+  Beside one jump alone another looks like slow noise, in which neither is
+  needed. So where none has been, a second and a third are looked for as if
+  those before were, at half the significance: the evidence is then for all.
   """
   rivals, p_values = _fit_drifts(curve, 0, _null_starts()), [1.0]
+  answer, level, needed = (rivals, p_values), significance, False
   for jumps in range(MAX_JUMPS):
-    level = significance if jumps else DOUBT * significance
     # Only the first jump's p-value is told where it is not needed.
     enough = level if jumps else 1.0
     found = evidence.search(curve, rivals[0], REPLICATES, rng, enough)
-    if found.p_value > level:
-      return rivals, p_values if jumps else [found.p_value]
+    p_value = found.p_value
+    if not jumps:
+      answer = rivals, [p_value]
+    if needed and p_value > level:
+      return answer
     starts = [_with_jump(rivals[0], start) for start in found.starts]
     wider = _fit_drifts(curve, jumps + 1, starts)
-    if _overlapping(intervals.points(curve, wider[0])):
-      return rivals, p_values
-    p_values = _match(curve, rivals[0], wider[0], p_values, found.p_value)
+    if jumps and _overlapping(intervals.points(curve, wider[0])):
+      return answer
+    if p_value <= level:
+      p_values = (
+        _match(curve, rivals[0], wider[0], p_values, p_value)
+        if needed
+        else [p_value] * (jumps + 1)
+      )
+      answer, level, needed = (wider, p_values), significance, True
+    else:
+      level = significance / 2
+      if not jumps and p_value <= DOUBT * significance:
+        answer = wider, [p_value]
     rivals = wider
-    if found.p_value > significance:
-      return rivals, p_values
-  return rivals, p_values
+  return answer
 
 
 def _fit_drifts(
