@@ -41,6 +41,9 @@ BIASES = (
   *("norm_bias", "mlp_norm_bias", "final_norm_bias"),
 )
 
+# Of no layer in particular; all others are stacked over layers.
+UNSTACKED = (*("w_e", "w_u", "w_pos", "final_norm_scale", "final_norm_bias"),)
+
 
 class Convention(NamedTuple):
   """What published models of one shape differ in; the defaults are our own.
@@ -156,7 +159,10 @@ class Transformer(nn.Module):
   ) -> tuple[Array, Activations | None]:
     """Without edits, not even none of them, there are no activations."""
     config, convention = self.config, self.convention
-    weights = self._weights()
+    weights = {
+      name: weight if name in UNSTACKED else _unstack(weight)
+      for name, weight in self._weights().items()
+    }
     x = weights["w_e"][tokens]  # [B, T, D]
     if config.position == "learned":
       x = x + weights["w_pos"][None, : tokens.shape[1]]
@@ -217,6 +223,17 @@ class Transformer(nn.Module):
       for name in BIASES
       if self.has_variable("params", name)
     }
+
+
+def _unstack(stacked: Array) -> list[Array]:  # [L, ...] -> L of [...]
+  """The layers of a parameter, split all at once.
+
+  The derivative of a split is one concatenation. That of an index would be an
+  array as large as the whole parameter, for every layer: memory and time that
+  grow with L^2.
+  """
+  parts = jax.lax.split(stacked, (1,) * stacked.shape[0])
+  return [jnp.squeeze(part, 0) for part in parts]
 
 
 def _normal(sd: float) -> Callable[[Key, tuple[int, ...]], Array]:

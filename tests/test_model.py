@@ -6,6 +6,7 @@ from unittest import mock
 
 import chex
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -386,6 +387,18 @@ class PositionsTest(chex.TestCase):
     )
 
 
+def _result_shapes(jaxpr: jax.extend.core.Jaxpr) -> list[tuple[int, ...]]:
+  """Of every operation, inside of called functions too."""
+  shapes = []
+  for equation in jaxpr.eqns:
+    inner = equation.params.get("jaxpr")
+    if inner is None:
+      shapes += [x.aval.shape for x in equation.outvars]
+    else:
+      shapes += _result_shapes(getattr(inner, "jaxpr", inner))
+  return shapes
+
+
 class ParametersTest(parameterized.TestCase):
   @parameterized.parameters(
     (dict(), {"norm_scale": (2, 8), "final_norm_scale": (8,)}),
@@ -470,6 +483,18 @@ class ParametersTest(parameterized.TestCase):
     self.assertEqual(activations.pattern.shape, (*head, T))
     self.assertEqual(activations.value.shape, (*head, 8 // n_heads))
     self.assertEqual(activations.output.shape, (*head, 8))
+
+  @parameterized.parameters(2, 5)
+  def test_derivative_holds_a_stacked_weight_once(self, n_layers):
+    config = _config(n_layers=n_layers, n_heads=3, d_model=12, d_mlp=7)
+    model, params = make_model(config, V, T), _params(config)
+
+    def loss(params: dict) -> jax.Array:
+      return jnp.sum(model.predict(params, _tokens()))
+
+    shapes = _result_shapes(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+    for name in ("w_in", "w_out", "w_o"):
+      self.assertEqual(shapes.count(params[name].shape), 1, name)
 
   @parameterized.parameters("rotary", "learned")
   def test_too_long_a_sequence(self, position):
