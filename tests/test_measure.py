@@ -385,9 +385,14 @@ class OfSomeRunsTest(absltest.TestCase):
     root = Path(self.enter_context(tempfile.TemporaryDirectory()))
     directory = open_run(root / "run", config, resume=True)
     # What a run leaves at its first step, without the time it takes.
-    snapshot, _ = loop.load_or_init(loop.make_experiment(config), directory)
+    experiment = loop.make_experiment(config)
+    snapshot, _ = loop.load_or_init(experiment, directory)
     checkpoints.save(directory.checkpoints, 0, snapshot)
-    own = {"train_loss": np.float32(3)}
+    (behaviour, *_), state = experiment.probes, snapshot.state
+    held_out = experiment.draw(state.key)
+    own, _ = loop.measure(behaviour, state, held_out, ())
+    own |= loop.measure_constants(behaviour, state, held_out)
+    own["train_loss"] = np.float32(3)
     history.append(directory.history, 0, "probe", own, probe="behaviour")
     status, _, err = call(measure.main, directory.root, "--probes=memory")
     self.assertEqual(status, 0, err)
