@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from device import step_operations
 from problem import read_config
 
 from induction_jax import losses
@@ -75,7 +76,7 @@ def main() -> None:
     config = read_config(size)
     turns = line_up(config)
     seconds = race(turns, STEPS[size], options.rounds)
-    figures[size] = summarise(seconds, count_flops(config) / peak)
+    figures[size] = summarise(seconds, step_operations(config) / peak)
     print_figures(size, config, figures[size])
   print(f"load after: {os.getloadavg()[0]:.1f}")
   if options.json:
@@ -187,19 +188,6 @@ def summarise(
     "seconds": medians,
     "share_of_peak_of_each": {n: peak_seconds / x for n, x in medians.items()},
   }
-
-
-def count_flops(config: Config) -> float:
-  """Of the products of a step: of weights, and of pairs of positions t >= s.
-
-  Backward twice forward; no exponentials, norms or updates.
-  """
-  model, length = config.model, config.task.seq_length
-  tokens = config.train.batch_size * length
-  weights = model.n_layers * 4 * model.d_model**2
-  weights += model.d_model * config.task.vocab_size
-  pairs = model.n_layers * model.d_model * (length + 1)  # of half the keys
-  return 6.0 * tokens * (weights + pairs)
 
 
 def measure_peak() -> float:
