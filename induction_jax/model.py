@@ -159,7 +159,7 @@ class Transformer(nn.Module):
   ) -> tuple[Array, Activations | None]:
     """Without edits, not even none of them, there are no activations."""
     config, convention = self.config, self.convention
-    weights = {
+    weights: dict[str, Any] = {
       name: weight if name in UNSTACKED else _unstack(weight)
       for name, weight in self._weights().items()
     }
