@@ -124,6 +124,16 @@ class ClampTest(parameterized.TestCase):
       np.testing.assert_allclose(clamped[b, 0], mean, atol=1e-6)
     np.testing.assert_array_equal(edits.output(1, free), free)
 
+  def test_what_is_trained_is_clamped(self):
+    config, model, params = _parts()
+    for text in ("zero 1.0", "previous_token 0.1"):
+      clamped = clamp_heads(model, text, config.model)
+      got = jax.jit(clamped.predict)(params, TOKENS)
+      expected = jax.jit(clamped.apply)(params, TOKENS)[0]
+      free = jax.jit(model.predict)(params, TOKENS)
+      np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+      self.assertGreater(float(jnp.abs(got - free).max()), 1e-3)
+
   def test_a_mean_over_sequences_needs_them_all(self):
     clamp = "zero 0.1, mean 0.0"
     with self.assertRaisesRegex(ConfigError, "must be spectra.*4, got 2"):
