@@ -312,7 +312,7 @@ def _mix_in_blocks(
   A block sees the keys up to its own last one alone, half of the work, and
   its scores stay in the cache. Positions come last inside, where all products
   of the derivative are ones that XLA runs fast on CPU: with K last, those
-  with a transposed pattern take 2.5 times as long.
+  with a transposed pattern are slower.
   """
   query, key, value = (x.swapaxes(2, 3) for x in (query, key, value))
   blocks = []
