@@ -41,7 +41,8 @@ from induction_jax.state import TrainState
 SECONDS = 3.0  # spent on a measurement, if that is more than two repeats
 REPEATS = 7
 CHUNK_SECONDS = 0.1  # of training steps timed together
-CHECKED = ("T", 512)  # by --check, of a training step
+# By --check: large enough to outweigh the compiler.
+CHECKED = ("T", 1024, "behaviour")
 
 
 class Program(NamedTuple):
@@ -160,16 +161,17 @@ def line_up_training(chunk: Any, state: TrainState) -> Program:
 
 
 def check_memory() -> None:
-  """Prints XLA's plan for one step beside what its process came to hold."""
-  name, size = CHECKED
+  """Prints XLA's plan for one probe beside what its process came to hold."""
+  name, size, wanted = CHECKED
   experiment = make_seeds(AXES[name], size)
   state = experiment.init()
-  chunk = _compile(experiment.train_chunk, state, jnp.int32(1))
+  (probe,) = (p for p in experiment.probes if p.name == wanted)
+  program = line_up(probe, state, experiment.draw(state.key))
   before = peak_resident()
-  jax.block_until_ready(chunk(state, jnp.int32(1)))
+  program.turn()
   print(
-    f"a step at {name}={size}: {planned_bytes(chunk) / 2**20:.0f} MB planned, "
-    f"{peak_resident() - before:.0f} MB more resident than {before:.0f} MB"
+    f"{wanted} at {name}={size}: {program.bytes / 2**20:.0f} MB planned, peak "
+    f"{peak_resident() - before:.0f} MB above {before:.0f} MB"
   )
 
 

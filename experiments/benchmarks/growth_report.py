@@ -153,7 +153,9 @@ def draw_panel(
     ax.text(
       0.03,
       0.99 - 0.085 * line,
-      f"{exponents.fitted:.1f}, {exponents.last:.1f} ({slope:g})",
+      # Not -0.0.
+      f"{round(exponents.fitted, 1) + 0:.1f}, "
+      f"{round(exponents.last, 1) + 0:.1f} ({slope:g})",
       color=color,
       fontsize=6,
       transform=ax.transAxes,
@@ -175,5 +177,10 @@ def _legend(figure: plt.Figure) -> None:
     plt.Line2D([], [], color="0.4", linestyle=":", label="expected slope")
   )
   figure.legend(
-    handles=handles, loc="outside upper center", ncols=6, frameon=False
+    handles=handles,
+    loc="outside upper center",
+    ncols=6,
+    frameon=False,
+    title="exponents: fitted, of the last doubling (expected)",
+    title_fontsize=7,
   )
