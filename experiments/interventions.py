@@ -22,7 +22,8 @@ import jax
 
 from induction_jax.config import Config, make_config
 from induction_jax.cost import Cost
-from induction_jax.loop import make_experiment, run
+from induction_jax.experiment import make_experiment
+from induction_jax.loop import run
 from induction_jax.report.findings import find
 from induction_jax.report.write import write_summary
 from induction_jax.results import write_results

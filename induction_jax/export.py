@@ -17,7 +17,8 @@ from absl import flags
 from induction_jax import cli, exchange
 from induction_jax.config import ConfigError
 from induction_jax.exchange import Architecture
-from induction_jax.loop import load_or_init, make_reader
+from induction_jax.experiment import make_reader
+from induction_jax.loop import init_snapshot
 from induction_jax.storage import checkpoints
 from induction_jax.storage.run_directory import load_run
 
@@ -81,7 +82,7 @@ def export(
     raise ConfigError(
       f"--out {out}: its config would replace {out.with_suffix('.json')}"
     )
-  like, _ = load_or_init(make_reader(config), directory)
+  like = init_snapshot(make_reader(config))
   params = checkpoints.restore(directory.checkpoints, step, like).state.params
   task = config.task
   architecture = Architecture(config.model, task.vocab_size, task.seq_length)

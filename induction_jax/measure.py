@@ -24,10 +24,10 @@ from ml_collections import ConfigDict, config_flags
 
 from induction_jax import cli, measure_weights
 from induction_jax.config import Config, ConfigError, make_config, to_dict
+from induction_jax.experiment import make_experiment
 from induction_jax.loop import (
+  init_snapshot,
   keep_vectors,
-  load_or_init,
-  make_experiment,
   measure,
   measure_constants,
 )
@@ -123,7 +123,7 @@ def remeasure(
   # What was trained, on the devices that measure it now.
   trained = make_experiment(dataclasses.replace(config, mesh=other.mesh))
   trained = trained._replace(config=config)
-  like, _ = load_or_init(trained, directory)
+  like = init_snapshot(trained)
   settings = {leaf: flat[leaf] for leaf in changed}
   settings["hessian_products"] = measuring.products
   known = _known_variables(directory)

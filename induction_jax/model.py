@@ -42,7 +42,7 @@ BIASES = (
 )
 
 # Of no layer in particular; all others are stacked over layers.
-UNSTACKED = (*("w_e", "w_u", "w_pos", "final_norm_scale", "final_norm_bias"),)
+UNSTACKED = ("w_e", "w_u", "w_pos", "final_norm_scale", "final_norm_bias")
 
 
 class Convention(NamedTuple):

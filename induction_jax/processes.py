@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from induction_jax.keys import is_key, key_data, wrap_keys
 from induction_jax.types import Key, PyTree
 
 # While the first draws its figures the others wait for the end.
@@ -90,17 +91,7 @@ def of_first(tree: PyTree) -> PyTree:
 
 def send(tree: PyTree) -> PyTree:
   """Arrays and keys of one device, in every process as the first has them."""
-
-  def plain(x: Any) -> Any:
-    return jax.random.key_data(x) if _is_key(x) else x
-
-  def as_before(x: Any, sent: Any) -> Any:
-    if not _is_key(x):
-      return sent
-    return jax.random.wrap_key_data(sent, impl=jax.random.key_impl(x))
-
-  sent = of_first(jax.tree.map(plain, tree))
-  return jax.tree.map(as_before, tree, sent)
+  return wrap_keys(tree, of_first(key_data(tree)))
 
 
 def by_first(work: Callable[[], Result]) -> Result | None:
@@ -148,12 +139,6 @@ def share_keys(keys: Key, sharding: Sharding) -> Key:
   return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys))
 
 
-def _is_key(x: Any) -> bool:
-  return isinstance(x, jax.Array) and jax.dtypes.issubdtype(
-    x.dtype, jax.dtypes.prng_key
-  )
-
-
 def _whole(x: Any) -> Any:
   if not isinstance(x, jax.Array) or x.is_fully_addressable:
     return x
@@ -167,7 +152,7 @@ def _whole(x: Any) -> Any:
 def _place_like(like: Any, x: Any) -> Any:
   if not isinstance(like, jax.Array):
     return np.asarray(x)
-  if _is_key(like):
+  if is_key(like):
     data = jax.random.key_data(like)
     return share_keys(x, data.sharding)
   return _share(np.asarray(x), like.sharding)

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from induction_jax.config import ConfigError
+from induction_jax.experiment import Experiment
+from induction_jax.keys import key_data
 from induction_jax.ledger import scalars
 from induction_jax.loop import (
-  Experiment,
   Progress,
   Watcher,
+  init_snapshot,
   keep_vectors,
-  load_or_init,
   measure,
 )
 from induction_jax.patience import AbandonedError, attend
@@ -137,7 +138,7 @@ def replay(
   Raises:
     FloatingPointError: where training or a product stops being finite.
   """
-  like, _ = load_or_init(experiment, directory)
+  like = init_snapshot(experiment)
   updates = no_updates(like.state.step)
   state = checkpoints.restore(directory.checkpoints, plan.start, like).state
   if directory.zoomed.exists():  # drops what a crash has cut off
@@ -245,8 +246,8 @@ def _keep_comparison(
 
 def _leaves(state: TrainState) -> list[tuple[str, np.ndarray]]:
   """Names and values of all leaves, the key as what it is made of."""
-  plain = state._replace(key=jax.random.key_data(state.key))
-  leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(plain))
+  plain = jax.device_get(key_data(state))
+  leaves, _ = jax.tree_util.tree_flatten_with_path(plain)
   return [
     (jax.tree_util.keystr(path, simple=True, separator="."), np.asarray(leaf))
     for path, leaf in leaves

@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 
 from induction_jax.config import ConfigError, to_dict
-from induction_jax.loop import Experiment
+from induction_jax.experiment import Experiment
 from induction_jax.probes import all_variables
 from induction_jax.probes.alarm import ALARM, WATCHED
 from induction_jax.storage import dataset, history

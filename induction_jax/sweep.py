@@ -24,15 +24,12 @@ from absl import flags
 
 from induction_jax import cli, processes
 from induction_jax.config import Config, ConfigError
+from induction_jax.experiment import Experiment, make_pure_experiment
 from induction_jax.grid import Setting, make_grid
 from induction_jax.interrupt import Interrupt
 from induction_jax.ledger import read_divergence
-from induction_jax.loop import (
-  Experiment,
-  Progress,
-  Watcher,
-  make_pure_experiment,
-)
+from induction_jax.limits import GIB
+from induction_jax.loop import Progress, Watcher
 from induction_jax.mesh import check_none_left_out, devices, make_seeds_mesh
 from induction_jax.progress import make_watcher
 from induction_jax.report.findings import find
@@ -47,7 +44,6 @@ from induction_jax.report.seeds import (
 from induction_jax.report.write import write_summary
 from induction_jax.results import make_results, write_results
 from induction_jax.seeds import (
-  GIB,
   MAPPINGS,
   config_of,
   default_mapping,

@@ -19,8 +19,9 @@ from absl import flags
 from induction_jax import cli, processes, visualize
 from induction_jax.config import Config, ConfigError
 from induction_jax.cost import Cost
+from induction_jax.experiment import Experiment, make_experiment, make_reader
 from induction_jax.interrupt import Interrupt
-from induction_jax.loop import Experiment, make_experiment, make_reader, run
+from induction_jax.loop import run
 from induction_jax.mesh import check_none_left_out, devices
 from induction_jax.progress import make_watcher
 from induction_jax.report.findings import find

@@ -11,11 +11,8 @@ from absl import flags
 
 from induction_jax import cli
 from induction_jax.config import ConfigError
-from induction_jax.loop import (
-  Experiment,
-  load_or_init,
-  make_reader,
-)
+from induction_jax.experiment import Experiment, make_reader
+from induction_jax.loop import load_or_init
 from induction_jax.report.findings import Findings, find
 from induction_jax.report.patterns import run_sequence
 from induction_jax.report.write import write_figures

@@ -24,11 +24,8 @@ from absl import flags
 
 from induction_jax import cli, visualize
 from induction_jax.config import ConfigError
+from induction_jax.experiment import Experiment, make_experiment
 from induction_jax.interrupt import Interrupt
-from induction_jax.loop import (
-  Experiment,
-  make_experiment,
-)
 from induction_jax.mesh import where_it_fits
 from induction_jax.probes import Probe
 from induction_jax.progress import make_watcher
@@ -119,7 +116,7 @@ def zoom(
         directory,
         plan,
         probes,
-        should_stop=lambda: bool(interrupt.signal),
+        should_stop=interrupt.asked,
         watch=watcher.update,
       )
     except FloatingPointError as error:

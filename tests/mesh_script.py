@@ -16,6 +16,12 @@ import numpy as np
 
 from induction_jax import loop, spectra
 from induction_jax.config import make_config
+from induction_jax.experiment import (
+  Experiment,
+  make_experiment,
+  make_pure_experiment,
+)
+from induction_jax.keys import key_data
 from induction_jax.mesh import make_seeds_mesh
 from induction_jax.probes import make_curvature
 from induction_jax.seeds import make_group
@@ -45,14 +51,7 @@ def config_of(data: int = 1, params: int = 1, **changes: object):
 
 def on_host(tree):
   """Leaves as arrays of numpy, keys as what they are made of."""
-  return jax.tree.map(
-    lambda x: np.asarray(
-      jax.random.key_data(x)
-      if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-      else x
-    ),
-    tree,
-  )
+  return jax.tree.map(np.asarray, key_data(tree))
 
 
 def difference(tree, other) -> float:
@@ -71,14 +70,14 @@ def difference(tree, other) -> float:
 
 
 @functools.cache
-def experiment_of(data: int) -> loop.Experiment:
-  return loop.make_experiment(config_of(data))
+def experiment_of(data: int) -> Experiment:
+  return make_experiment(config_of(data))
 
 
 def products(data: int):
   """P^-1/2 H P^-1/2 v of the tiny network, and G v."""
   config = config_of(data)
-  pure = loop.make_pure_experiment(config)
+  pure = make_pure_experiment(config)
   curvature = make_curvature(config, pure.model)
 
   def measure(key):
@@ -122,7 +121,7 @@ def lanczos(params: int):
 
 def layout_of(params: int) -> spectra.Layout:
   config = config_of(2, params)
-  model = loop.make_pure_experiment(config).model
+  model = make_pure_experiment(config).model
   return make_curvature(config, model).layout
 
 
@@ -135,7 +134,7 @@ def planned_rows(params: int) -> int:
     spectra__max_order=100,
     spectra__memory_gib=25.5 * 4 * 712 / 2**30,
   )
-  told = make_curvature(config, loop.make_pure_experiment(config).model).told
+  told = make_curvature(config, make_pure_experiment(config).model).told
   assert (f"each of {params} devices" in told) == (params > 1), told
   return int(re.search(r"basis of (\d+) vectors", told)[1])
 
@@ -183,7 +182,7 @@ def resumed(root: Path, first: int, then: int):
 def of_seeds(seeds: int, data: int, steps: int):
   """The first of four seeds that so many sets of devices share."""
   config = config_of(data, mesh__seeds=seeds)
-  pure = loop.make_pure_experiment(config)
+  pure = make_pure_experiment(config)
   mesh = make_seeds_mesh(config.mesh, 4)
   group = make_group(pure, "map", mesh)(range(4))
   state, metrics = group.train_chunk(group.init(), jnp.int32(steps))

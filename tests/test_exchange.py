@@ -19,6 +19,7 @@ from induction_jax.exchange import (
   settings_beside,
   write_model,
 )
+from induction_jax.experiment import make_experiment
 from induction_jax.model import BIASES, Convention, make_model
 from induction_jax.probes import pretrained
 from induction_jax.probes.partition import partition_by_circuit
@@ -180,7 +181,7 @@ class ExportTest(ExchangeTest):
   def test_command_writes_a_checkpoint(self):
     config = make_config(tiny_config(model__d_mlp=5).to_dict())
     directory = open_run(self.root / "run", config, resume=False)
-    experiment = loop.make_experiment(config)
+    experiment = make_experiment(config)
     snapshot, _ = loop.load_or_init(experiment, directory)
     checkpoints.save(directory.checkpoints, 3, snapshot)
     status, out, err = call(export.main, directory.root, "--step=3")

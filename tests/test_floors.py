@@ -23,6 +23,7 @@ FLOORS = {
   "grid": 5,
   "sweep_options": 5,
   "loop": 4,
+  "experiment": 4,
   "patience": 4,
   "schedule": 4,
   "cost": 4,
@@ -49,6 +50,7 @@ FLOORS = {
   "types": 0,
   "config": 0,
   "limits": 0,
+  "keys": 0,
   "multiplicity": 0,
 }
 # The only imports between rooms of one floor: (importer, imported).
@@ -56,6 +58,7 @@ SAME_FLOOR = {
   ("step", "state"),
   ("config", "types"),
   ("limits", "config"),
+  ("keys", "types"),
   # A replay is a run, of steps that have been.
   ("replay", "loop"),
   ("replay", "ledger"),
@@ -66,8 +69,11 @@ SAME_FLOOR = {
   ("loop", "patience"),
   ("loop", "schedule"),
   ("loop", "cost"),
-  # Results are of an experiment.
-  ("results", "loop"),
+  # What all of these run, measure or read is an experiment.
+  ("loop", "experiment"),
+  ("replay", "experiment"),
+  ("results", "experiment"),
+  ("seeds", "experiment"),
   ("seeds", "ledger"),
   ("seeds", "loop"),
   ("seeds", "cost"),

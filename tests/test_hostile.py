@@ -15,8 +15,9 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from configs import quick
-from induction_jax import cli, exchange, limits, loop
+from induction_jax import cli, exchange, limits
 from induction_jax.config import ConfigError, make_config
+from induction_jax.experiment import make_pure_experiment
 from induction_jax.ledger import read_divergence
 from induction_jax.storage import (
   checkpoints,
@@ -400,7 +401,7 @@ class SizesTest(HostileTest):
     values["spectra"]["max_order"] = 2**31 - 2
     values[section][name] = 2**29
     with self.assertRaisesRegex(ConfigError, "this config must take at most"):
-      loop.make_pure_experiment(make_config(values))
+      make_pure_experiment(make_config(values))
 
   def test_every_config_here_is_small(self):
     self.assertLess(limits.least_bytes(CONFIG), 2**26)

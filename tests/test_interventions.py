@@ -14,8 +14,13 @@ import pytest
 from absl.testing import absltest, parameterized
 from jax.flatten_util import ravel_pytree
 
-from induction_jax import loop, spectra
+from induction_jax import spectra
 from induction_jax.config import Config, ConfigError, make_config
+from induction_jax.experiment import (
+  Experiment,
+  make_experiment,
+  make_pure_experiment,
+)
 from induction_jax.interventions import (
   clamp_heads,
   freeze,
@@ -24,7 +29,6 @@ from induction_jax.interventions import (
   project,
 )
 from induction_jax.interventions.clamp import LEAST_MASS, no_previous_token
-from induction_jax.loop import Experiment, make_pure_experiment
 from induction_jax.model import NO_EDITS, Edits, make_model
 from induction_jax.probes import make_curvature, make_draw
 from induction_jax.probes.partition import partition_by_circuit
@@ -198,7 +202,7 @@ class ClampTest(parameterized.TestCase):
     """In the model of a whole run, as its config has it."""
     clamps = "previous_token 0.0, induction 1.1, zero 1.0, mean 0.1"
     config = _config(intervention__clamp=clamps, spectra__micro_batch_size=4)
-    model = loop.make_experiment(config).model
+    model = make_experiment(config).model
 
     @jax.jit
     def gradient(params):
@@ -282,7 +286,7 @@ CHANGES = dict(
 
 @functools.cache
 def _experiment() -> Experiment:
-  return loop.make_experiment(_config(**CHANGES))
+  return make_experiment(_config(**CHANGES))
 
 
 def _bits(state: TrainState) -> list[bytes]:
@@ -347,7 +351,7 @@ class RunTest(absltest.TestCase):
     self.assertEqual(_bits(resumed), _bits(whole))
 
   def test_nothing_asked_for_changes_no_bit_of_the_state(self):
-    experiment = loop.make_experiment(_config())
+    experiment = make_experiment(_config())
     plain = optax.adamw(optax.constant_schedule(1e-3))
     state = jax.eval_shape(experiment.init)
     chex.assert_trees_all_equal_structs(
@@ -356,7 +360,7 @@ class RunTest(absltest.TestCase):
 
   def test_more_eigenvectors_than_free_parameters(self):
     with self.assertRaisesRegex(ConfigError, "that are not frozen, 0, got 10"):
-      loop.make_experiment(
+      make_experiment(
         _config(
           intervention__project="off",
           intervention__freeze="*",
@@ -429,7 +433,7 @@ class ConfigsTest(parameterized.TestCase):
         *(("intervention", leaf) for leaf in config.intervention),
       )
     }
-    experiment = loop.make_experiment(_config(**changes))
+    experiment = make_experiment(_config(**changes))
     state = jax.eval_shape(experiment.init)
     after, _ = jax.eval_shape(experiment.train_chunk, state, jnp.int32(2))
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)

@@ -16,6 +16,7 @@ from absl.testing import absltest, parameterized
 
 from induction_jax import loop
 from induction_jax.config import ConfigError, make_config
+from induction_jax.experiment import make_experiment
 from induction_jax.ledger import read_divergence
 from induction_jax.probes import all_variables
 from induction_jax.results import write_results
@@ -30,7 +31,7 @@ class RunTest(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.config = make_config(tiny_config().to_dict())
-    cls.experiment = loop.make_experiment(cls.config)
+    cls.experiment = make_experiment(cls.config)
     cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
     cls.whole = cls.start("whole")
     loop.run(cls.experiment, cls.whole)
@@ -106,7 +107,7 @@ class RunTest(parameterized.TestCase):
       behaviour__interval=24,
     )
     config = make_config(values.to_dict())
-    experiment = loop.make_experiment(config)
+    experiment = make_experiment(config)
     directory = open_run(self.root / "unmeasured", config, resume=True)
     loop.run(experiment, directory)
     chex.assert_trees_all_equal(
@@ -156,7 +157,7 @@ class RunTest(parameterized.TestCase):
       spectra__eigen_interval=0,
     )
     config = make_config(values.to_dict())
-    experiment = loop.make_experiment(config)
+    experiment = make_experiment(config)
     directory = open_run(self.root / "diverged", config, resume=True)
     for _ in range(2):  # and fails again in the same way
       with self.assertRaisesRegex(
@@ -247,6 +248,7 @@ import numpy as np
 from configs import base
 from induction_jax import loop
 from induction_jax.config import ConfigError, make_config
+from induction_jax.experiment import make_experiment
 from induction_jax.ledger import read_divergence
 
 values = base.get_config()
@@ -258,7 +260,7 @@ values.spectra.batch_size = 2
 values.ablation.batch_size = 2
 values.behaviour.batch_size = 2
 values.spectra.preconditioned_top_k = 0
-experiment = loop.make_experiment(make_config(values.to_dict()))
+experiment = make_experiment(make_config(values.to_dict()))
 state, metrics = experiment.train_chunk(experiment.init(), np.int32(2))
 assert int(state.step) == 2 and int(metrics.first_bad_step) == -1
 assert 3.0 < float(metrics.mean.loss) < 6.0, metrics

@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from induction_jax import loop, measure, spectra, visualize
 from induction_jax.config import make_config
+from induction_jax.experiment import make_experiment
 from induction_jax.probes import all_variables
 from induction_jax.probes.curvature import make_curvature
 from induction_jax.probes.density import EIGENVALUES, PLACES
@@ -87,7 +88,7 @@ class MeasureTest(parameterized.TestCase):
       blocks__interval=4,
     )
     cls.config = make_config(values.to_dict())
-    cls.experiment = loop.make_experiment(cls.config)
+    cls.experiment = make_experiment(cls.config)
     root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
     cls.directory = open_run(root / "run", cls.config, resume=True)
     loop.run(cls.experiment, cls.directory)
@@ -385,7 +386,7 @@ class OfSomeRunsTest(absltest.TestCase):
     root = Path(self.enter_context(tempfile.TemporaryDirectory()))
     directory = open_run(root / "run", config, resume=True)
     # What a run leaves at its first step, without the time it takes.
-    experiment = loop.make_experiment(config)
+    experiment = make_experiment(config)
     snapshot, _ = loop.load_or_init(experiment, directory)
     checkpoints.save(directory.checkpoints, 0, snapshot)
     (behaviour, *_), state = experiment.probes, snapshot.state

@@ -10,13 +10,14 @@ from absl.testing import absltest
 
 from induction_jax import circuits, loop, spectra
 from induction_jax.config import make_config
+from induction_jax.experiment import make_experiment
 from tests.tiny import tiny_config
 
 
 def make_probe(name="spectra", **settings):
   """A probe of an experiment, its first state and held-out batches."""
   values = tiny_config(spectra__preconditioned_top_k=0, **settings)
-  experiment = loop.make_experiment(make_config(values.to_dict()))
+  experiment = make_experiment(make_config(values.to_dict()))
   state = experiment.init()
   (probe,) = (p for p in experiment.probes if p.name == name)
   return probe, state, experiment.draw(state.key)

@@ -15,6 +15,7 @@ from absl.testing import absltest
 
 from induction_jax import loop, processes
 from induction_jax.config import make_config
+from induction_jax.experiment import make_experiment
 from induction_jax.results import make_results
 from induction_jax.storage import checkpoints
 from induction_jax.storage.run_directory import load_run, open_run
@@ -116,7 +117,7 @@ class TwoProcessesTest(absltest.TestCase):
     self.assertFalse((self.root / "second").exists())
 
     single = open_run(self.root / "one", self.single_config(), resume=True)
-    experiment = loop.make_experiment(self.single_config())
+    experiment = make_experiment(self.single_config())
     loop.run(experiment, single)
     for name in ("train_loss", "top_eigenvalues", "loss_by_position"):
       found, expected = (

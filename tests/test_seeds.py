@@ -16,6 +16,8 @@ from absl.testing import absltest, parameterized
 
 from induction_jax import loop
 from induction_jax.config import make_config
+from induction_jax.experiment import compile_experiment, make_pure_experiment
+from induction_jax.keys import key_data
 from induction_jax.ledger import DivergedError
 from induction_jax.mesh import make_seeds_mesh
 from induction_jax.probes import Probe
@@ -52,14 +54,7 @@ CHANGES = {
 
 def arrays(tree):
   """Leaves on the host, keys as what they are made of."""
-  return jax.tree.map(
-    lambda x: np.asarray(
-      jax.random.key_data(x)
-      if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-      else x
-    ),
-    tree,
-  )
+  return jax.tree.map(np.asarray, key_data(tree))
 
 
 @pytest.mark.slow
@@ -69,8 +64,8 @@ class SeedsTest(parameterized.TestCase):
     super().setUpClass()
     cls.config = make_config(tiny_config(**CHANGES).to_dict())
     cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
-    cls.pure = loop.make_pure_experiment(cls.config)
-    cls.one = loop.compile_experiment(cls.pure)
+    cls.pure = make_pure_experiment(cls.config)
+    cls.one = compile_experiment(cls.pure)
     cls.mesh = make_seeds_mesh(cls.config.mesh, 1)
     cls.group = staticmethod(make_group(cls.pure, "map", cls.mesh))
     cls.runs, cls.stacked = cls.start("together")
@@ -259,15 +254,15 @@ class LedgerTest(absltest.TestCase):
 # In a process of its own, for the number of devices is fixed at the start.
 DEVICES_SCRIPT = """
 import jax, jax.numpy as jnp, numpy as np
-from induction_jax import loop
 from induction_jax.config import make_config
+from induction_jax.experiment import make_pure_experiment
 from induction_jax.mesh import make_seeds_mesh
 from induction_jax.seeds import make_group
 from tests.tiny import tiny_config
 
 jax.config.update("jax_debug_key_reuse", True)
 config = make_config(tiny_config().to_dict())
-pure = loop.make_pure_experiment(config)
+pure = make_pure_experiment(config)
 pure = pure._replace(all_probes=())
 states = []
 for shared_by in (16, 1):

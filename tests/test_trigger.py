@@ -9,6 +9,7 @@ from absl.testing import absltest, parameterized
 
 from induction_jax import loop
 from induction_jax.config import make_config
+from induction_jax.experiment import make_experiment
 from induction_jax.results import write_results
 from induction_jax.storage.run_directory import open_run
 from induction_jax.transition import trigger
@@ -136,7 +137,7 @@ class AdaptiveRunTest(parameterized.TestCase):
       checkpoint__log_spaced=False,
     )
     cls.config = make_config(values.to_dict())
-    experiment = loop.make_experiment(cls.config)
+    experiment = make_experiment(cls.config)
     cls.experiment = with_light_spectra(experiment)
     cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
     cls.enterClassContext(

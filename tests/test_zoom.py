@@ -12,6 +12,7 @@ from absl.testing import absltest, parameterized
 
 from induction_jax import loop, replay, visualize, zoom
 from induction_jax.config import make_config
+from induction_jax.experiment import make_experiment
 from induction_jax.report import figures, style
 from induction_jax.report.findings import find
 from induction_jax.results import make_results, write_results
@@ -36,7 +37,7 @@ class ZoomTest(parameterized.TestCase):
       circuits__interval=0, ablation__interval=0, behaviour__interval=6
     )
     cls.config = make_config(values.to_dict())
-    experiment = loop.make_experiment(cls.config)
+    experiment = make_experiment(cls.config)
     cls.experiment = with_light_spectra(experiment)
     cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
     cls.original = open_run(cls.root / "original", cls.config, resume=True)

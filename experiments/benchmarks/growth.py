@@ -32,7 +32,11 @@ from growth_report import draw, print_table
 from memory import peak_resident
 from problem import quick_config
 
-from induction_jax.loop import Experiment, make_experiment, make_pure_experiment
+from induction_jax.experiment import (
+  Experiment,
+  make_experiment,
+  make_pure_experiment,
+)
 from induction_jax.mesh import make_seeds_mesh
 from induction_jax.probes import HeldOut, Probe
 from induction_jax.seeds import default_mapping, make_group

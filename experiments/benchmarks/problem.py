@@ -13,7 +13,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from induction_jax import cli, losses, spectra, tasks
 from induction_jax.config import Config
-from induction_jax.loop import make_experiment
+from induction_jax.experiment import make_experiment
 from induction_jax.state import stream
 from induction_jax.step import Loss, make_loss
 from induction_jax.types import Array, Batch, Params

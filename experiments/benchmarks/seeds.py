@@ -25,12 +25,12 @@ import jax
 import jax.numpy as jnp
 from problem import quick_config
 
-from induction_jax.loop import (
+from induction_jax.experiment import (
   Experiment,
   compile_experiment,
   make_pure_experiment,
-  observe,
 )
+from induction_jax.loop import observe
 from induction_jax.mesh import make_seeds_mesh
 from induction_jax.probes import Probe
 from induction_jax.seeds import MAPPINGS, make_group

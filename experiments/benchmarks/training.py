@@ -28,7 +28,7 @@ from problem import read_config
 
 from induction_jax import losses
 from induction_jax.config import Config
-from induction_jax.loop import make_experiment
+from induction_jax.experiment import make_experiment
 from induction_jax.model import Model
 from induction_jax.optim import make_optimizer
 from induction_jax.step import plan_micro_batch

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from induction_jax import losses, spectra
 from induction_jax.config import Config, ConfigError, SpectraConfig
+from induction_jax.limits import GIB
 from induction_jax.mesh import Placement, place_run
 from induction_jax.model import Model
 from induction_jax.probes.held_out import HeldOut, make_draw
@@ -18,7 +19,6 @@ from induction_jax.state import TrainState
 from induction_jax.step import Loss, make_loss
 from induction_jax.types import Array, Batch, Key, Params
 
-GIB = 2**30
 # Of Curvature.rounding: to find a vector, and two to compare on it.
 ROUNDING_PRODUCTS = spectra.POWER_STEPS + 2
 

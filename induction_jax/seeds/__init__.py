@@ -7,11 +7,10 @@ from induction_jax.seeds.mapping import (
   default_mapping,
   over_seeds,
 )
-from induction_jax.seeds.plan import GIB, group_size, seed_bytes
+from induction_jax.seeds.plan import group_size, seed_bytes
 from induction_jax.seeds.run import config_of, run_seeds
 
 __all__ = [
-  "GIB",
   "MAPPINGS",
   "SeedsLedger",
   "config_of",

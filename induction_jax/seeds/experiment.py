@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from induction_jax import processes
-from induction_jax.loop import Experiment, compile_experiment
+from induction_jax.experiment import Experiment, compile_experiment
 from induction_jax.mesh import place_run, split_seeds
 from induction_jax.probes import Probe
 from induction_jax.seeds.mapping import over_seeds

@@ -2,10 +2,8 @@
 
 import jax
 
-from induction_jax.loop import Experiment
+from induction_jax.experiment import Experiment
 from induction_jax.types import PyTree
-
-GIB = 2**30
 
 
 def seed_bytes(experiment: Experiment) -> int:

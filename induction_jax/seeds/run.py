@@ -8,8 +8,9 @@ from functools import partial
 from induction_jax import processes
 from induction_jax.config import Config, make_config, to_dict
 from induction_jax.cost import Cost
+from induction_jax.experiment import Experiment
 from induction_jax.ledger import DivergedError
-from induction_jax.loop import Experiment, Watcher, run
+from induction_jax.loop import Watcher, run
 from induction_jax.mesh import make_seeds_mesh
 from induction_jax.seeds.experiment import make_group
 from induction_jax.seeds.ledger import SeedsLedger

@@ -33,6 +33,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from induction_jax.config import ConfigError
+from induction_jax.keys import key_data, wrap_keys
 from induction_jax.storage import manifest
 from induction_jax.storage.documents import (
   check_inside,
@@ -76,8 +77,8 @@ def save(directory: Path, step: int, tree: PyTree) -> None:
     if shutil.disk_usage(directory).free < room_for(tree):
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with _silent(), _checkpointer() as checkpointer:
-      checkpointer.save(partial, _own(_key_data(tree)))
-    manifest.write(partial, step, _key_data(tree))
+      checkpointer.save(partial, _own(key_data(tree)))
+    manifest.write(partial, step, key_data(tree))
     for below in partial.rglob("*"):
       force_to_disk(below)
     if path.exists():
@@ -131,18 +132,13 @@ def restore(directory: Path, step: int, like: PyTree) -> PyTree:
   if part and step not in _own_steps(directory):
     return _restore_part(part, step, like)
   path = directory.absolute() / str(step)
-  plain = _key_data(like)
+  plain = key_data(like)
   saved = manifest.read(path)
   manifest.check_kinds(path, manifest.kinds(saved), plain)
   restored = _read_leaves(path, plain)
   manifest.check_bits(path, saved, restored)
 
-  def typed(expected: jax.Array, got: jax.Array) -> jax.Array:
-    if not _is_key(expected):
-      return got
-    return jax.random.wrap_key_data(got, impl=jax.random.key_impl(expected))
-
-  return jax.tree.map(typed, like, restored)
+  return wrap_keys(like, restored)
 
 
 def restore_newest(
@@ -309,17 +305,6 @@ def _reason(error: Exception) -> str:
     return error.strerror
   line = (str(error).strip() or repr(error)).splitlines()[0]
   return line.rpartition(": ")[2][:200]
-
-
-def _key_data(tree: PyTree) -> PyTree:
-  """Orbax stores typed keys as what they are made of."""
-  return jax.tree.map(
-    lambda x: jax.random.key_data(x) if _is_key(x) else x, tree
-  )
-
-
-def _is_key(x: jax.Array) -> bool:
-  return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _describe(x: jax.Array) -> jax.ShapeDtypeStruct:
