@@ -24,6 +24,7 @@ from induction_jax.storage import (
   dataset,
   documents,
   history,
+  lock,
   manifest,
   tensors,
   vectors,
@@ -149,6 +150,14 @@ class LinksTest(HostileTest):
       with self.assertRaisesRegex(ConfigError, f"{name} leads outside"):
         refuse()
     self.assertEqual(sorted(self.root.rglob("*")), before)
+
+  def test_a_link_is_no_lock(self):
+    before = (self.run_root / "config.json").read_text()
+    (self.run_root / lock.NAME).unlink()
+    (self.run_root / lock.NAME).symlink_to("config.json")
+    with self.assertRaisesRegex(ConfigError, "lock must be a file"):
+      open_run(self.run_root, CONFIG, resume=True)
+    self.assertEqual((self.run_root / "config.json").read_text(), before)
 
   def test_links_that_are_taken(self):
     (self.run_root / "newest").symlink_to("config.json")

@@ -195,7 +195,8 @@ def run_sweep(options: Options) -> Figures:
   status = sweep.main(
     [
       *("sweep", f"--config={config_path('base')}", f"--workdir={root}"),
-      *(f"--seeds={options.seeds}", "--mapping=vmap"),
+      *(f"--seeds={options.seeds}", f"--group={options.seeds}"),
+      "--mapping=vmap",
       *options.config_flags({}),
     ]
   )

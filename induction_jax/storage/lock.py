@@ -29,9 +29,10 @@ def hold(root: Path) -> Iterator[None]:
 
   Raises:
     InUseError: if another process holds it.
+    ConfigError: if `lock` is a link: what it leads to would be overwritten.
     OSError: if the directory cannot be written.
   """
-  descriptor = os.open(root / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+  descriptor = _open(root / NAME)
   try:
     _lock(descriptor, root)
     os.ftruncate(descriptor, 0)
@@ -39,6 +40,15 @@ def hold(root: Path) -> Iterator[None]:
     yield
   finally:
     os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+  try:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+  except OSError as error:
+    if error.errno != errno.ELOOP:
+      raise
+    raise ConfigError(f"{path} must be a file, got a link") from error
 
 
 def _lock(descriptor: int, root: Path) -> None:
