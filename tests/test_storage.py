@@ -24,6 +24,7 @@ from induction_jax.storage import (
   checkpoints,
   dataset,
   disk,
+  files,
   history,
   lock,
   manifest,
@@ -54,6 +55,34 @@ class DirectoryTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.root = Path(self.enter_context(tempfile.TemporaryDirectory()))
+
+
+class FilesTest(DirectoryTest):
+  def setUp(self):
+    super().setUp()
+    self.path = self.root / "file"
+    self.path.write_text("old")
+
+  def test_on_an_error_the_file_is_what_it_was(self):
+    with self.assertRaises(KeyboardInterrupt), files.replacing(self.path) as to:
+      to.write_text("half of the n")
+      self.assertEqual(self.path.read_text(), "old")
+      raise KeyboardInterrupt
+    self.assertEqual(self.path.read_text(), "old")
+    self.assertEqual(list(self.root.iterdir()), [self.path])
+
+  def test_bytes_are_on_disk_before_the_name_and_then_the_name(self):
+    forced = []
+
+    def force(path):
+      text = path.read_text() if path.is_file() else None
+      forced.append((path, text, self.path.read_text()))
+
+    with mock.patch.object(files, "force_to_disk", force):
+      files.replace_text(self.path, "new")
+    (_, written, meanwhile), (last, _, finally_) = forced
+    self.assertEqual((written, meanwhile), ("new", "old"))
+    self.assertEqual((last, finally_), (self.root, "new"))
 
 
 class HistoryTest(DirectoryTest):

@@ -52,6 +52,9 @@ def main() -> None:
     metavar=("TRAINING", "PROBES"),
     help="default 3 1; 0 leaves it out",
   )
+  parser.add_argument(
+    "--mappings", nargs="+", choices=MAPPINGS, default=[*MAPPINGS]
+  )
   parser.add_argument("--json", type=Path, help="where the figures go")
   options = parser.parse_args()
   if max(options.rounds) < 1 or min(options.rounds) < 0:
@@ -62,7 +65,7 @@ def main() -> None:
   experiment = make_pure_experiment(quick_config())
   figures: dict[str, Any] = {"device": device, "steps": options.steps}
   for seeds in options.seeds:
-    ways = line_up(experiment, seeds)
+    ways = line_up(experiment, seeds, options.mappings)
     figures[str(seeds)] = {
       what: race(ways, seeds, options.steps, rounds, measuring)
       for what, measuring, rounds in zip(
@@ -76,7 +79,9 @@ def main() -> None:
     options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def line_up(experiment: Experiment, seeds: int) -> dict[str, list[Experiment]]:
+def line_up(
+  experiment: Experiment, seeds: int, mappings: Sequence[str]
+) -> dict[str, list[Experiment]]:
   """Compiled experiments by name, to be run one after another."""
   one = compile_experiment(experiment)
   init = jax.jit(lambda key: init_state(experiment.model, experiment.tx, key))
@@ -87,7 +92,7 @@ def line_up(experiment: Experiment, seeds: int) -> dict[str, list[Experiment]]:
       for seed in range(seeds)
     ]
   }
-  for mapping in MAPPINGS:
+  for mapping in mappings:
     ways[mapping] = [make_group(experiment, mapping, mesh)(range(seeds))]
   return ways
 
