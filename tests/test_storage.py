@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import io
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -197,17 +198,29 @@ class CheckpointsTest(DirectoryTest):
   def test_failed_save_says_which_and_what_is_left(self):
     tree = {"x": jnp.arange(3.0)}
     checkpoints.save(self.root, 1, tree)
-    full = ValueError("No space left on device\nand much more")
+
+    def fail(*_):
+      logging.getLogger("absl").error("a hundred lines")
+      raise ValueError("No space left on device\nand much more")
+
     with (
-      mock.patch.object(
-        checkpoints.ocp.StandardCheckpointer, "save", side_effect=full
-      ),
+      mock.patch.object(checkpoints.ocp.StandardCheckpointer, "save", fail),
+      self.assertNoLogs("absl"),
       self.assertRaisesRegex(
         OSError, r"/2 was not saved \(No space left on device\).*: steps 1$"
       ),
     ):
       checkpoints.save(self.root, 2, tree)
     chex.assert_trees_all_equal(checkpoints.restore(self.root, 1, tree), tree)
+
+  def test_nothing_is_left_of_a_save_that_fails_half_way(self):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+      mock.patch.object(manifest, "write", side_effect=full),
+      self.assertRaisesRegex(OSError, "1 was not saved .*: steps none$"),
+    ):
+      checkpoints.save(self.root, 1, {"x": jnp.arange(3.0)})
+    self.assertEqual(list(self.root.iterdir()), [])
 
   def tree(self, scale=1.0):
     return {
