@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import logging
+import resource
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,18 @@ class HistoryTest(DirectoryTest):
     ):
       history.append(self.path, 2, "train", {})
     self.assertEqual([r["step"] for r in history.read(self.path)], [1])
+
+  def test_a_line_of_which_only_a_part_fits_is_taken_back(self):
+    history.append(self.path, 1, "train", {"loss": 1.0})
+    before = self.path.read_bytes()
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, allowed[1]))
+    try:
+      with self.assertRaisesRegex(OSError, "cannot be added to: No space"):
+        history.append(self.path, 2, "train", {"loss": 1.0})
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    self.assertEqual(self.path.read_bytes(), before)
 
   def test_no_history_is_empty(self):
     self.assertEqual(history.read(self.path), [])
