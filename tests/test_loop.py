@@ -1,6 +1,7 @@
 """The run: exact continuation, measurements that touch nothing, divergence."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -155,6 +156,7 @@ class RunTest(parameterized.TestCase):
       circuits__interval=0,
       ablation__interval=0,
       spectra__eigen_interval=0,
+      checkpoint__log_spaced=False,  # none is due where it fails
     )
     config = make_config(values.to_dict())
     experiment = make_experiment(config)
@@ -175,6 +177,16 @@ class RunTest(parameterized.TestCase):
       chex.assert_tree_all_finite(state.params)
     self.assertEqual((note["seed"], len(note["config_sha256"])), (0, 64))
     self.assertIn("xla_flags", note["environment"])
+
+  def test_a_full_disk_is_seen_before_anything_is_done(self):
+    directory = self.start("full")
+    free = mock.Mock(free=10**4)
+    with (
+      mock.patch.object(shutil, "disk_usage", return_value=free),
+      self.assertRaisesRegex(OSError, "checkpoints"),
+    ):
+      loop.run(self.experiment, directory)
+    self.assertFalse(directory.history.exists())
 
   def test_does_not_begin_again_over_a_history(self):
     directory = self.start("damaged")
