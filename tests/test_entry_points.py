@@ -1,7 +1,5 @@
 """The whole, as a user meets it: command lines, files, figures, mistakes."""
 
-import contextlib
-import io
 import json
 import os
 import signal
@@ -18,50 +16,16 @@ import xarray as xr
 from absl.testing import absltest, parameterized
 
 from induction_jax import cli, train, visualize
-
-CONFIG = """
-from tests.tiny import tiny_config
-
-def get_config():
-  return tiny_config()
-"""
+from tests.entry_point import EntryPointTest, call
 
 
-def call(main, *arguments):
-  """Exit status, standard output and standard error of an entry point."""
-  out, err = io.StringIO(), io.StringIO()
-  before = sys.argv
-  sys.argv = ["induction_jax", *map(str, arguments)]
-  try:
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-      cli.run_main(main)
-  except SystemExit as exit_:
-    return exit_.code, out.getvalue(), err.getvalue()
-  finally:
-    sys.argv = before
-  raise AssertionError("an entry point must exit")
-
-
-class EntryPointTest(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    self.root = Path(self.enter_context(tempfile.TemporaryDirectory()))
-    (self.root / "configs").mkdir()
-    self.config = self.root / "configs" / "tiny.py"
-    self.config.write_text(CONFIG)
-    self.workdir = self.root / "run"
-
+class TrainTest(EntryPointTest):
   def train(self, *arguments):
-    return call(
-      train.main,
-      f"--config={self.config}",
-      f"--workdir={self.workdir}",
-      *arguments,
-    )
+    return self.run_here(train.main, *arguments)
 
 
 @pytest.mark.slow
-class WholeTest(EntryPointTest):
+class WholeTest(TrainTest):
   def test_start_to_figures(self):
     status, out, err = self.train()
     self.assertEqual(status, 0, err)
@@ -146,7 +110,7 @@ class WholeTest(EntryPointTest):
     )
 
 
-class MistakeTest(EntryPointTest):
+class MistakeTest(TrainTest):
   @parameterized.parameters(
     ("--config.model.nlayers=3", "did you mean model.n_layers"),
     ("--config.modle.n_layers=3", "did you mean model.n_layers"),
@@ -293,7 +257,7 @@ class CompiledProgramsTest(absltest.TestCase):
     self.assertIsNone(self.keep(XDG_CACHE_HOME=str(self.root / "file")))
 
 
-class InterruptTest(EntryPointTest):
+class InterruptTest(TrainTest):
   def test_second_signal_stops_at_once_and_says_how_to_go_on(self):
     script = (
       "import os, signal\n"

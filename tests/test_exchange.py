@@ -26,8 +26,8 @@ from induction_jax.probes.partition import partition_by_circuit
 from induction_jax.storage import checkpoints
 from induction_jax.storage.run_directory import open_run
 from tests import published
+from tests.entry_point import call
 from tests.published import GPT2_SETTINGS, NEOX_SETTINGS, D, H, K, L, T, V
-from tests.test_entry_points import call
 from tests.tiny import tiny_config
 
 

@@ -21,7 +21,7 @@ from induction_jax.probes.partition import partition_by_circuit
 from induction_jax.results import write_results
 from induction_jax.storage import checkpoints, dataset, history, vectors
 from induction_jax.storage.run_directory import open_run
-from tests.test_entry_points import call
+from tests.entry_point import call
 from tests.tiny import tiny_config
 
 

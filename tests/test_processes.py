@@ -4,9 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +17,7 @@ from induction_jax.experiment import make_experiment
 from induction_jax.results import make_results
 from induction_jax.storage import checkpoints
 from induction_jax.storage.run_directory import load_run, open_run
+from tests.entry_point import EntryPointTest
 from tests.tiny import tiny_config
 
 SETTINGS = {
@@ -31,12 +30,6 @@ SETTINGS = {
   "spectra__track_top_k_eigenvalues": 1,
   "checkpoint__interval": 100,
 }
-CONFIG = f"""
-from tests.tiny import tiny_config
-
-def get_config():
-  return tiny_config(mesh__data=2, mesh__params=2, **{SETTINGS})
-"""
 # Of the largest, after 200 steps: float32 in another order.
 TOLERANCE = 1e-3
 
@@ -75,13 +68,8 @@ class Two:
 
 
 @pytest.mark.slow
-class TwoProcessesTest(absltest.TestCase):
-  def setUp(self):
-    super().setUp()
-    self.root = Path(self.enter_context(tempfile.TemporaryDirectory()))
-    (self.root / "configs").mkdir()
-    self.config = self.root / "configs" / "tiny.py"
-    self.config.write_text(CONFIG)
+class TwoProcessesTest(EntryPointTest):
+  settings = SETTINGS | {"mesh__data": 2, "mesh__params": 2}
 
   def start(self, *arguments):
     # A directory each, as without a disk in common.

@@ -21,39 +21,23 @@ from induction_jax.storage.sweep_directory import (
   open_sweep,
   read_plan,
 )
-from tests.test_entry_points import call
+from tests.entry_point import EntryPointTest
 from tests.tiny import tiny_config
 
-CONFIG = """
-from tests.tiny import tiny_config
-
-def get_config():
-  return tiny_config(
-    train__num_steps=12,
-    circuits__interval=0,
-    ablation__interval=0,
-    spectra__eigen_interval=0,
-    behaviour__interval=3,
-  )
-"""
+SETTINGS = {
+  "train__num_steps": 12,
+  "circuits__interval": 0,
+  "ablation__interval": 0,
+  "spectra__eigen_interval": 0,
+  "behaviour__interval": 3,
+}
 
 
-class SweepTest(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    self.root = Path(self.enter_context(tempfile.TemporaryDirectory()))
-    (self.root / "configs").mkdir()
-    self.config = self.root / "configs" / "tiny.py"
-    self.config.write_text(CONFIG)
-    self.workdir = self.root / "sweep"
+class SweepTest(EntryPointTest):
+  settings = SETTINGS
 
   def sweep(self, *arguments):
-    return call(
-      sweep.main,
-      f"--config={self.config}",
-      f"--workdir={self.workdir}",
-      *arguments,
-    )
+    return self.run_here(sweep.main, *arguments)
 
 
 class _Stopping:

@@ -24,7 +24,7 @@ from induction_jax.storage.run_directory import (
   write_json,
 )
 from induction_jax.transition import Interval, Transition
-from tests.test_entry_points import call
+from tests.entry_point import call
 from tests.tiny import tiny_config, with_light_spectra
 
 

@@ -1,0 +1,61 @@
+"""Entry points as a command line would call them."""
+
+import contextlib
+import io
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar
+
+from absl.testing import parameterized
+
+from induction_jax import cli
+
+CONFIG = """
+from tests.tiny import tiny_config
+
+def get_config():
+  return tiny_config(**{})
+"""
+
+
+def call(main, *arguments):
+  """Exit status, standard output and standard error of an entry point."""
+  out, err = io.StringIO(), io.StringIO()
+  before = sys.argv
+  sys.argv = ["induction_jax", *map(str, arguments)]
+  try:
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      cli.run_main(main)
+  except SystemExit as exit_:
+    return exit_.code, out.getvalue(), err.getvalue()
+  finally:
+    sys.argv = before
+  raise AssertionError("an entry point must exit")
+
+
+class EntryPointTest(parameterized.TestCase):
+  """With a directory, and in it the file of a tiny config.
+
+  Attributes:
+    settings: of that config, as tiny_config takes them.
+  """
+
+  settings: ClassVar[dict[str, Any]] = {}
+
+  def setUp(self):
+    super().setUp()
+    self.root = Path(self.enter_context(tempfile.TemporaryDirectory()))
+    (self.root / "configs").mkdir()
+    self.config = self.root / "configs" / "tiny.py"
+    self.config.write_text(CONFIG.format(self.settings))
+    self.workdir = self.root / "run"
+
+  def run_here(self, main, *arguments):
+    """Calls it with the config and a workdir."""
+    return call(
+      main,
+      f"--config={self.config}",
+      f"--workdir={self.workdir}",
+      *arguments,
+    )
