@@ -139,12 +139,13 @@ class MicroBatchTest(parameterized.TestCase):
     counts = np.array([3, 0, 11, 6])
     predictable = np.arange(TASK.seq_length)[None] < counts[:, None]
     batch = batch._replace(predictable=jnp.asarray(predictable))
-    whole, part = (
-      jax.jit(make_gradient(loss, weights, size))(params, batch)
-      for size in (4, 2)
+    whole, halves, pairs = (
+      jax.jit(make_gradient(loss, weights, size, at_once=n))(params, batch)
+      for size, n in ((4, 1), (2, 1), (1, 2))
     )
     self.assertGreater(float(optax.tree.norm(whole[1])), 0.1)
-    chex.assert_trees_all_close(part, whole, rtol=1e-4, atol=1e-6)
+    for part in (halves, pairs):
+      chex.assert_trees_all_close(part, whole, rtol=1e-4, atol=1e-6)
 
   @parameterized.parameters(
     # batch, asked, heads, length, platform, micro-batch

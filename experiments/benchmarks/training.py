@@ -7,9 +7,13 @@ process: ratios within a round, medians over rounds, compilation not counted.
 PyTorch eager with whole patterns, eager with fused attention, and both by
 torch.compile, which needs a C++ compiler. A peer that is missing or fails is
 null, with a message.
+
+With XLA_FLAGS=--xla_force_host_platform_device_count=2 ours is timed on two
+virtual devices as well (mesh.data=2).
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -86,15 +90,12 @@ def main() -> None:
 def line_up(config: Config) -> dict[str, Turn]:
   """Everyone's turns by name, compiled; who fails is left out."""
   experiment = make_experiment(config)
-  state = experiment.init()
-  params = jax.device_get(state.params)
-
-  def ours(steps: int) -> None:
-    nonlocal state
-    state, metrics = experiment.train_chunk(state, jnp.int32(steps))
-    jax.block_until_ready(metrics)
-
-  turns: dict[str, Turn] = {"ours": ours}
+  params = jax.device_get(experiment.init().params)
+  turns: dict[str, Turn] = {"ours": make_ours(config)}
+  if jax.device_count() > 1:
+    mesh = dataclasses.replace(config.mesh, data=2)
+    shared = dataclasses.replace(config, mesh=mesh)
+    turns["ours, 2 devices"] = make_ours(shared)
   if torch:
     for name in ("eager", "fused", "compiled", "compiled fused"):
       try:
@@ -104,6 +105,19 @@ def line_up(config: Config) -> dict[str, Turn]:
   for turn in turns.values():
     turn(1)
   return turns
+
+
+def make_ours(config: Config) -> Turn:
+  """Our turn, that of a run."""
+  experiment = make_experiment(config)
+  state = experiment.init()
+
+  def turn(steps: int) -> None:
+    nonlocal state
+    state, metrics = experiment.train_chunk(state, jnp.int32(steps))
+    jax.block_until_ready(metrics)
+
+  return turn
 
 
 def make_peer(config: Config, params: Params, name: str, model: Model) -> Turn:

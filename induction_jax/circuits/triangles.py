@@ -31,13 +31,7 @@ class Triangles(NamedTuple):
 
 @jax.default_matmul_precision("highest")
 def triangles(weights: CircuitWeights) -> Triangles:
-  """All of them, in two calls of QR.
-
-  Not in a call for each, which do not depend on one another: on a CPU jaxlib
-  spreads the batch of a call over the threads that run the program, and waits;
-  as many calls at once as there are threads wait for ever (seen with jax 0.10
-  on two cores). Cost: V D^2 once, then D^2 K for each head.
-  """
+  """All of them, by QR. Cost: V D^2 once, then D^2 K for each head."""
   # Orthonormal columns aside, W_E is its triangle: at most [D, D].
   embed, unembed = _triangle(jnp.stack([weights.w_e, weights.w_u.T]))
 
@@ -61,6 +55,23 @@ def triangles(weights: CircuitWeights) -> Triangles:
 
 
 def _triangle(x: Array) -> Array:  # [..., N, K] -> [..., K, K]
-  upper = jnp.linalg.qr(x, mode="r")
+  """On a CPU one matrix after another.
+
+  There jaxlib spreads a batch over the threads that run the program, and
+  waits; as many batches at once as there are threads wait for ever (seen with
+  jax 0.10 on two cores, in independent calls and on two virtual devices).
+  """
+  matrices = x.reshape(-1, *x.shape[-2:])
+  upper = jax.lax.platform_dependent(
+    matrices, cpu=jax.vmap(_upper_of_one), default=_upper
+  )
   missing = x.shape[-1] - upper.shape[-2]  # rows, where N < K
-  return jnp.pad(upper, [(0, 0)] * (x.ndim - 2) + [(0, missing), (0, 0)])
+  upper = jnp.pad(upper, [(0, 0), (0, missing), (0, 0)])
+  return upper.reshape(*x.shape[:-2], *upper.shape[-2:])
+
+
+def _upper(x: Array) -> Array:
+  return jnp.linalg.qr(x, mode="r")
+
+
+_upper_of_one = jax.custom_batching.sequential_vmap(_upper)
