@@ -94,13 +94,29 @@ class Edits(NamedTuple):
 NO_EDITS = Edits()
 
 
+class Resumption(NamedTuple):
+  """A pass that begins where the heads of a layer have written.
+
+  Attributes:
+    layer: which.
+    residual: before it, [B, T, D].
+    added: what its heads together add to that, [B, T, D], biases left out.
+  """
+
+  layer: int
+  residual: Array
+  added: Array
+
+
 class Model(NamedTuple):
   """Pure functions, and what they do to heads unasked.
 
   Attributes:
     init: key -> params.
-    apply: (params, tokens [B, T], edits) -> (logits [B, T, V], Activations);
-      without edits where they are left out.
+    apply: (params, tokens [B, T], edits, resumption) -> (logits [B, T, V],
+      Activations); without edits and from the embedding where they are left
+      out. Resumed, activations are those of the layers that remain, and the
+      residuals from before the first of these on.
     predict: (params, tokens [B, T]) -> logits, the same to rounding but
       faster: no pattern is ever whole. What is trained and differentiated.
     clamps: edits that both make in every pass, before any `apply` is given.
@@ -124,18 +140,26 @@ def make_model(
   def init(key: Key) -> Params:
     return module.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
-  def run(params: Params, tokens: Array, edits: Edits | None) -> Any:
+  def run(
+    params: Params,
+    tokens: Array,
+    edits: Edits | None,
+    resumption: Resumption | None = None,
+  ) -> Any:
     if tokens.shape[1] > seq_length:
       raise ValueError(
         f"tokens must have at most seq_length={seq_length} positions, got "
         f"{tokens.shape[1]}"
       )
-    return module.apply({"params": params}, tokens, edits)
+    return module.apply({"params": params}, tokens, edits, resumption)
 
   def apply(
-    params: Params, tokens: Array, edits: Edits = NO_EDITS
+    params: Params,
+    tokens: Array,
+    edits: Edits = NO_EDITS,
+    resumption: Resumption | None = None,
   ) -> tuple[Array, Activations]:
-    outputs: tuple[Array, Activations] = run(params, tokens, edits)
+    outputs: tuple[Array, Activations] = run(params, tokens, edits, resumption)
     return outputs
 
   def predict(params: Params, tokens: Array) -> Array:
@@ -155,7 +179,10 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, tokens: Array, edits: Edits | None = NO_EDITS
+    self,
+    tokens: Array,
+    edits: Edits | None = NO_EDITS,
+    resumption: Resumption | None = None,
   ) -> tuple[Array, Activations | None]:
     """Without edits, not even none of them, there are no activations."""
     config, convention = self.config, self.convention
@@ -163,11 +190,16 @@ class Transformer(nn.Module):
       name: weight if name in UNSTACKED else _unstack(weight)
       for name, weight in self._weights().items()
     }
-    x = weights["w_e"][tokens]  # [B, T, D]
-    if config.position == "learned":
-      x = x + weights["w_pos"][None, : tokens.shape[1]]
+    if resumption is None:
+      first, x = 0, weights["w_e"][tokens]  # [B, T, D]
+      if config.position == "learned":
+        x = x + weights["w_pos"][None, : tokens.shape[1]]
+    else:
+      layer, x, added = resumption
+      first, added = layer + 1, _shift(added, _layer(weights, "b_o", layer))
+      x = _end_layer(config, convention, weights, layer, x, added)
     residual, heads = [x], []
-    for layer in range(config.n_layers):
+    for layer in range(first, config.n_layers):
       read_by_heads = _read(config, convention, weights, layer, x)
       if edits is None:
         added = _write(weights, layer, _mix_in_blocks(*read_by_heads))
@@ -176,17 +208,16 @@ class Transformer(nn.Module):
           weights, layer, *read_by_heads, tokens, edits
         )
         heads.append(activations)
-      y = x + added
-      if config.d_mlp:
-        read = x if convention.parallel else y
-        y = y + _mlp(config, convention, weights, layer, read)
-      x = y
+      x = _end_layer(config, convention, weights, layer, x, added)
       residual.append(x)
     x = _normalise(config, convention, weights, "final_norm", None, x)
     logits = x @ weights["w_u"]  # [B, T, V]
     if edits is None:
       return logits, None
-    return logits, Activations(*map(jnp.stack, (*zip(*heads), residual)))
+    of_heads = zip(*heads) if heads else ([],) * 3
+    # Of no layer at all there is nothing to stack.
+    parts = (jnp.stack(x) if x else None for x in (*of_heads, residual))
+    return logits, Activations(*parts)
 
   def _weights(self) -> Params:
     c = self.config
@@ -294,12 +325,16 @@ def _attend(
   output = jnp.einsum("bhtk,hkd->bhtd", mixed, weights["w_o"][layer])
   if edits.output:
     output = edits.output(layer, output)
-    # Head by head: XLA's sum over this axis is eight times slower on CPU.
-    added = functools.reduce(jnp.add, jnp.unstack(output, axis=1))
+    added = sum_heads(output)
     added = _shift(added, _layer(weights, "b_o", layer))
   else:
     added = _write(weights, layer, mixed)
   return added, pattern, value, output
+
+
+def sum_heads(output: Array) -> Array:  # [B, H, T, D] -> [B, T, D]
+  """One by one: XLA's sum over this axis is eight times slower on CPU."""
+  return functools.reduce(jnp.add, jnp.unstack(output, axis=1))
 
 
 def _mix_in_blocks(
@@ -345,6 +380,22 @@ def _mix(
   mass = jnp.exp(score - shift)  # [B, H, T, S], of which the pattern is
   mixed = jnp.einsum("bhts,bhks->bhtk", mass, value)
   return mixed / jnp.sum(mass, axis=-1, keepdims=True)
+
+
+def _end_layer(
+  config: ModelConfig,
+  convention: Convention,
+  weights: Params,
+  layer: int,
+  x: Array,  # [B, T, D], before the layer
+  added: Array,  # [B, T, D], by its heads
+) -> Array:
+  """The residual after a layer whose heads have written."""
+  y = x + added
+  if not config.d_mlp:
+    return y
+  read = x if convention.parallel else y
+  return y + _mlp(config, convention, weights, layer, read)
 
 
 def _write(weights: Params, layer: int, mixed: Array) -> Array:

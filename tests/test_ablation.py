@@ -249,6 +249,30 @@ class AblationTest(parameterized.TestCase):
         places=5,
       )
 
+  def test_pairs_with_a_layer_between_or_after_equal_loops(self):
+    config, params, batch, measure = make_probe(
+      model__n_layers=3, model__n_heads=1, model__d_model=4
+    )
+    self.values = jax.jit(
+      lambda params: {
+        name: value
+        for name, value in measure(params).items()
+        if name.startswith("pair")
+      }
+    )(params)
+    self.oracle = Oracle(config, params, batch)
+    pairs = list(itertools.combinations(range(3), 2))
+    cost = self.values["pair_ablation_cost"]
+    self.assertEqual(np.isfinite(cost).sum(), len(pairs))
+    for pair in pairs:
+      both = Edits(
+        output=lambda layer, x, pair=pair: 0 * x if layer in pair else x
+      )
+      rise = self.oracle.losses([both] * B) - self.oracle.intact
+      self.assertGreater(np.abs(rise).max(), 1e-2)
+      index = (pair[1], 0, pair[0], 0)
+      self.assert_estimate("pair_ablation_cost", index, rise)
+
   def test_nothing_of_the_last_layer_is_read_by_a_pattern(self):
     np.testing.assert_allclose(
       self.values["ablation_cost"][-1],
@@ -352,13 +376,6 @@ class SizesTest(parameterized.TestCase):
     params = {"w_in": jnp.zeros((2, 8, 5))}
     with self.assertRaisesRegex(ValueError, "d_mlp=0, got d_mlp=5"):
       circuits.path_logits(params, "none", None)
-
-  def test_pairs_are_all_in_different_layers_and_once(self):
-    table, index = circuits.pairs_of_heads(3, 2)
-    self.assertLen(set(map(tuple, index.T)), 3 * 4)
-    self.assertTrue((index[0] > index[2]).all())
-    np.testing.assert_array_equal(table.output.sum(axis=(1, 2)), 2)
-    self.assertFalse(table.pattern.any())
 
 
 if __name__ == "__main__":

@@ -3,15 +3,7 @@
 Knows only arrays and parameters; never optax, orbax or flags.
 """
 
-from induction_jax.circuits.ablation import (
-  Intact,
-  Intervention,
-  edit_output,
-  edit_pattern,
-  pairs_of_heads,
-  single_heads,
-  sweep,
-)
+from induction_jax.circuits.ablation import FROZEN, KINDS, changed_output
 from induction_jax.circuits.attention import (
   HeadScores,
   duplicate_mask,
@@ -73,23 +65,22 @@ from induction_jax.circuits.weights import (
 )
 
 __all__ = [
+  "FROZEN",
+  "KINDS",
   "Attribution",
   "CircuitWeights",
   "Composition",
   "Estimate",
   "FrozenPass",
   "HeadScores",
-  "Intact",
-  "Intervention",
   "Triangles",
+  "changed_output",
   "composition",
   "composition_p_values",
   "copied_fraction",
   "copying_matrices",
   "direct_attribution",
   "duplicate_mask",
-  "edit_output",
-  "edit_pattern",
   "effective_rank",
   "eigenvalue_score",
   "eigenvalues",
@@ -105,7 +96,6 @@ __all__ = [
   "output_recall",
   "ov_matrices",
   "p_values",
-  "pairs_of_heads",
   "path_logits",
   "position_recall",
   "prefix_mask",
@@ -114,9 +104,7 @@ __all__ = [
   "random_overlaps",
   "random_weights",
   "score_heads",
-  "single_heads",
   "singular_values",
-  "sweep",
   "track_eigenvalues",
   "triangles",
   "turn_queries",

@@ -20,7 +20,13 @@ from induction_jax.interventions.names import (
   split_list,
   unknown_name,
 )
-from induction_jax.model import NO_EDITS, Edits, Model
+from induction_jax.model import (
+  NO_EDITS,
+  Activations,
+  Edits,
+  Model,
+  Resumption,
+)
 from induction_jax.types import Array, Params
 
 LEAF = "intervention.clamp"
@@ -74,9 +80,14 @@ def clamp_heads(model: Model, text: str, config: ModelConfig) -> Model:
   if edits == NO_EDITS:
     return model
 
-  def apply(params: Params, tokens: Array, more: Edits = NO_EDITS):
+  def apply(
+    params: Params,
+    tokens: Array,
+    more: Edits = NO_EDITS,
+    resumption: Resumption | None = None,
+  ) -> tuple[Array, Activations]:
     both = Edits(*(_compose(a, b) for a, b in zip(edits, more)))
-    return model.apply(params, tokens, both)
+    return model.apply(params, tokens, both, resumption)
 
   def predict(params: Params, tokens: Array) -> Array:
     return apply(params, tokens)[0]  # an edit may need the pattern

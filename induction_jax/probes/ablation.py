@@ -1,5 +1,7 @@
 """Causal evidence: heads ablated or idealised, pairs of heads, paths."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,7 +11,15 @@ import numpy as np
 from induction_jax import circuits
 from induction_jax.config import Config
 from induction_jax.losses import token_losses
-from induction_jax.model import Activations, Edits, Model, inverse_sigma
+from induction_jax.model import (
+  NO_EDITS,
+  Activations,
+  Edits,
+  Model,
+  Resumption,
+  inverse_sigma,
+  sum_heads,
+)
 from induction_jax.probes.ablation_variables import KINDS, TOKENS, VARIABLES
 from induction_jax.probes.held_out import HeldOut
 from induction_jax.probes.probe import Probe
@@ -32,10 +42,11 @@ class _Intact(NamedTuple):
 def make_ablation_probe(config: Config, model: Model) -> Probe:
   """What heads and paths are worth: changes of the loss on `repeats`.
 
-  Cost: 5 L H forward passes of `ablation.batch_size` sequences, and one for
-  every pair of heads in different layers, H^2 L (L - 1) / 2, with
-  `ablation.pairs`; one after the other, in the memory of one. Paths are left
-  out with MLPs.
+  Cost: 5 H L (L - 1) / 2 layers of attention on `ablation.batch_size`
+  sequences and 5 L H unembeddings; with `ablation.pairs` another
+  H L (L - 1) / 2 layers, H^2 L (L - 1) (L - 2) / 6 where a layer lies between
+  or after, and an unembedding for every pair of heads in different layers. One
+  after the other, in the memory of one. Paths are left out with MLPs.
   """
   c = config.ablation
 
@@ -73,45 +84,142 @@ def make_ablation_probe(config: Config, model: Model) -> Probe:
 
 def _intervene(model: Model, intact: _Intact, pairs: bool) -> Arrays:
   """Costs of everything that is done to one head, and of silencing two."""
-  shape = n_layers, n_heads = intact.params["w_o"].shape[:2]
-  # Of outputs as they were added: those of a clamped head are clamped.
-  mean = jnp.mean(intact.activations.output, axis=(1, 3))
-  seen = circuits.Intact(intact.activations.pattern, mean)
-
-  def losses(intervention: circuits.Intervention) -> Array:
-    edits = Edits(
-      circuits.edit_pattern(intervention, seen),
-      circuits.edit_output(intervention, seen),
-    )
-    logits, _ = model.apply(intact.params, intact.batch.tokens, edits)
-    return token_losses(logits, intact.batch.targets)
-
-  tables = circuits.single_heads(n_layers, n_heads)
-  pair_table, index = circuits.pairs_of_heads(n_layers, n_heads)
-  if pairs:
-    tables |= {"pair_ablation": pair_table}
-  costs = circuits.sweep(losses, intact.losses, tables, intact.weights)
+  layers = range(intact.params["w_o"].shape[0])
+  singles = [_change_heads(model, intact, layer) for layer in layers]
+  costs = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *singles)
+  silenced = _silence_pairs(model, intact) if pairs else {}
   values: Arrays = {}
   for suffix in TOKENS:
     for kind in KINDS:
-      cost = jax.tree.map(lambda x: x.reshape(shape), costs[kind][suffix])
+      index = circuits.KINDS.index(kind)
+      cost = jax.tree.map(lambda x, i=index: x[i], costs[suffix])
       values |= _with_error(f"{kind}_cost{suffix}", cost)
     if pairs:
       alone = values[f"ablation_cost{suffix}"]
-      cost = costs["pair_ablation"][suffix]
-      values |= _pairs(f"pair_ablation_cost{suffix}", cost, alone, index)
+      cost = silenced[suffix]
+      name = f"pair_ablation_cost{suffix}"
+      both = alone[:, :, None, None] + alone[None, None]
+      values |= _with_error(name, cost)
+      values[f"{name}_null"] = jnp.where(jnp.isnan(cost.mean), jnp.nan, both)
   return values
 
 
-def _pairs(
-  name: str, cost: circuits.Estimate, alone: Array, index: np.ndarray
-) -> Arrays:
-  """Costs of pairs as [L, H, L, H], nan unless the writer's layer is first."""
-  later, earlier = (index[0], index[1]), (index[2], index[3])
-  values = _with_error(name, cost)
-  values |= {f"{name}_null": alone[later] + alone[earlier]}
-  empty = jnp.full((*alone.shape, *alone.shape), jnp.nan)
-  return {k: empty.at[tuple(index)].set(v) for k, v in values.items()}
+def _change_heads(
+  model: Model, intact: _Intact, layer: int
+) -> dict[str, circuits.Estimate]:
+  """Costs of all that is done to one head of a layer, [kinds, H].
+
+  What is before the layer, and its other heads, stay as they were.
+  """
+  did, tokens, clamp = (
+    intact.activations,
+    intact.batch.tokens,
+    model.clamps.output,
+  )
+  output = did.output[layer]  # [B, H, T, D], as added: clamped where heads are
+  mean, added = jnp.mean(output, axis=(0, 2)), sum_heads(output)
+
+  def cost(row: tuple[Array, Array]) -> dict[str, circuits.Estimate]:
+    kind, head = row
+
+    def write(mixed: Array) -> Array:  # [B, T, K] -> [B, T, D]
+      written = mixed @ intact.params["w_o"][layer, head]
+      if clamp is None:
+        return written
+      spread = jnp.broadcast_to(written[:, None], output.shape)
+      return clamp(layer, spread)[:, head]
+
+    def freeze(later: int, pattern: Array, _: Array) -> Array:
+      frozen = kind == circuits.KINDS.index(circuits.FROZEN)
+      return jnp.where(frozen, did.pattern[later], pattern)
+
+    changed = circuits.changed_output(
+      kind,
+      did.pattern[layer][:, head],
+      did.value[layer][:, head],
+      write,
+      mean[head],
+      tokens,
+    )
+    instead = added - output[:, head] + changed
+    return _rise(model, intact, layer, did.residual[layer], instead, freeze)
+
+  n_kinds, n_heads = len(circuits.KINDS), output.shape[1]
+  kinds, heads = np.indices((n_kinds, n_heads)).reshape(2, -1)
+  costs = jax.lax.map(cost, (jnp.asarray(kinds), jnp.asarray(heads)))
+  return jax.tree.map(lambda x: x.reshape(n_kinds, n_heads), costs)
+
+
+def _silence_pairs(
+  model: Model, intact: _Intact
+) -> dict[str, circuits.Estimate]:
+  """Costs of silencing two heads, [L, H, L, H]: the later one, the earlier.
+
+  nan unless the second's layer is before the first's. A pass without the
+  earlier head serves all later ones.
+  """
+  did = intact.activations
+  n_layers, _, n_heads = did.output.shape[:3]
+  heads = jnp.arange(n_heads)
+
+  def without(layer: int, head: Array) -> list[dict[str, circuits.Estimate]]:
+    output = did.output[layer]
+    added = sum_heads(output) - output[:, head]
+    resumption = Resumption(layer, did.residual[layer], added)
+    tokens = intact.batch.tokens
+    _, after = model.apply(intact.params, tokens, NO_EDITS, resumption)
+    return [
+      _silence_each(model, intact, later, after.residual[i], after.output[i])
+      for i, later in enumerate(range(layer + 1, n_layers))
+    ]
+
+  shape = (n_layers, n_heads) * 2
+  nothing = circuits.Estimate(*[jnp.full(shape, jnp.nan)] * 2)
+  costs = dict.fromkeys(TOKENS, nothing)
+  for layer in range(n_layers - 1):
+    found = jax.lax.map(partial(without, layer), heads)  # [H, later H] of each
+    for later, each in enumerate(found, layer + 1):
+      costs = jax.tree.map(
+        lambda table, x, a=layer, b=later: table.at[b, :, a].set(x.T),
+        costs,
+        each,
+      )
+  return costs
+
+
+def _silence_each(
+  model: Model, intact: _Intact, layer: int, residual: Array, output: Array
+) -> dict[str, circuits.Estimate]:
+  """Costs of silencing each head of a layer in a changed pass, [H]."""
+  added = sum_heads(output)
+
+  def cost(head: Array) -> dict[str, circuits.Estimate]:
+    return _rise(model, intact, layer, residual, added - output[:, head])
+
+  return jax.lax.map(cost, jnp.arange(output.shape[1]))
+
+
+def _rise(
+  model: Model,
+  intact: _Intact,
+  layer: int,
+  residual: Array,
+  added: Array,
+  pattern: Callable[[int, Array, Array], Array] | None = None,
+) -> dict[str, circuits.Estimate]:
+  """The rise of the loss where the heads of a layer have added this.
+
+  With an edit of the patterns of later layers, if any.
+  """
+  resumption = Resumption(layer, residual, added)
+  logits, _ = model.apply(
+    intact.params, intact.batch.tokens, Edits(pattern), resumption
+  )
+  rise = token_losses(logits, intact.batch.targets) - intact.losses
+  return {
+    suffix: circuits.estimate_mean(rise, weights)
+    for suffix, weights in intact.weights.items()
+  }
 
 
 def _follow_paths(config: Config, model: Model, intact: _Intact) -> Arrays:
