@@ -120,12 +120,15 @@ class Model(NamedTuple):
     predict: (params, tokens [B, T]) -> logits, the same to rounding but
       faster: no pattern is ever whole. What is trained and differentiated.
     clamps: edits that both make in every pass, before any `apply` is given.
+    mixes_sequences: whether what is computed of one sequence depends on the
+      others of its batch, so that a batch is no sum of its parts.
   """
 
   init: Callable[[Key], Params]
   apply: Callable[..., tuple[Array, Activations]]
   predict: Callable[[Params, Array], Array]
   clamps: Edits = NO_EDITS
+  mixes_sequences: bool = False
 
 
 def make_model(
@@ -214,10 +217,12 @@ class Transformer(nn.Module):
     logits = x @ weights["w_u"]  # [B, T, V]
     if edits is None:
       return logits, None
-    of_heads = zip(*heads) if heads else ([],) * 3
-    # Of no layer at all there is nothing to stack.
-    parts = (jnp.stack(x) if x else None for x in (*of_heads, residual))
-    return logits, Activations(*parts)
+    # Resumed in the last layer, there are no heads left to tell of.
+    of_heads = zip(*heads) if heads else ((),) * 3
+    parts = (*of_heads, residual)
+    return logits, Activations(
+      *(jnp.stack(x) if x else jnp.zeros(0) for x in parts)
+    )
 
   def _weights(self) -> Params:
     c = self.config

@@ -78,17 +78,23 @@ def make_loss(model: Model, weights: Callable[[Batch], Array]) -> Loss:
 def plan_micro_batch(config: Config, platform: str) -> int:
   """Sequences of a training batch that go through the network together.
 
-  `train.micro_batch_size`, or by shapes alone where that is 0: on a CPU the
-  largest divisor of the batch whose scores fit SCORE_BYTES, elsewhere all.
-  Devices that share a batch take equal parts of it, each as much.
+  `train.micro_batch_size`, or what fits a cache where that is 0.
   """
-  size, task = config.train.batch_size, config.task
-  devices = config.mesh.data
   if config.train.micro_batch_size:
     return config.train.micro_batch_size
+  return fit_cache(config, config.train.batch_size, platform)
+
+
+def fit_cache(config: Config, size: int, platform: str) -> int:
+  """How many of `size` sequences are best worked on together.
+
+  By shapes alone: on a CPU the largest divisor whose scores fit SCORE_BYTES,
+  elsewhere all. Devices that share a batch take equal parts, each as much.
+  """
   if platform != "cpu":
     return size
-  each = 4 * config.model.n_heads * task.seq_length**2
+  devices = config.mesh.data
+  each = 4 * config.model.n_heads * config.task.seq_length**2
   return max(
     n
     for n in range(devices, size + 1, devices)

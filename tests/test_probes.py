@@ -2,16 +2,20 @@
 
 from unittest import mock
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
-from induction_jax import circuits, loop, spectra
+from induction_jax import circuits, loop, spectra, step
 from induction_jax.config import make_config
 from induction_jax.experiment import make_experiment
 from tests.tiny import tiny_config
+
+# Scores of the tiny network's two heads.
+TWO_SEQUENCES = 2 * 4 * 2 * 16**2
 
 
 def make_probe(name="spectra", **settings):
@@ -92,6 +96,38 @@ class SettingsTest(absltest.TestCase):
         "tolerance": 0.03,
       },
     )
+
+
+class PartsTest(parameterized.TestCase):
+  """What a CPU does with a batch whose scores do not fit its cache."""
+
+  def test_behaviour_is_that_of_the_whole_batch(self):
+    # So few words that sequences differ in how many can be predicted.
+    probe, state, held_out = make_probe("behaviour", task__pattern_max=9)
+    counts = jnp.sum(held_out.induction.predictable, axis=1)
+    self.assertNotEqual(*jnp.sum(counts.reshape(2, 2), axis=1))
+    whole, _ = loop.measure(probe, state, held_out, ())
+    with mock.patch.object(step, "SCORE_BYTES", TWO_SEQUENCES):
+      probe, _, _ = make_probe("behaviour", task__pattern_max=9)
+    lowered = probe.measure.lower(state, held_out, (), ()).as_text()
+    self.assertIn("2x2x16x16xf32", lowered)
+    self.assertNotIn("4x2x16x16xf32", lowered)
+    parts, _ = loop.measure(probe, state, held_out, ())
+    chex.assert_trees_all_close(parts, whole, rtol=1e-5, atol=1e-6)
+
+  @parameterized.parameters(
+    # asked, clamp, products
+    (0, "", "streamed, micro-batch of 2"),
+    (0, "mean 0.0", "linear map"),
+    (4, "", "linear map"),
+  )
+  def test_products(self, asked, clamp, expected):
+    values = tiny_config(
+      spectra__micro_batch_size=asked, intervention__clamp=clamp
+    )
+    with mock.patch.object(step, "SCORE_BYTES", TWO_SEQUENCES):
+      experiment = make_experiment(make_config(values.to_dict()))
+    self.assertStartsWith(experiment.products, expected)
 
 
 class CircuitsTest(absltest.TestCase):

@@ -7,6 +7,7 @@ from induction_jax.circuits.ablation import FROZEN, KINDS, changed_output
 from induction_jax.circuits.attention import (
   HeadScores,
   duplicate_mask,
+  join_scores,
   null_scores,
   prefix_mask,
   score_heads,
@@ -87,6 +88,7 @@ __all__ = [
   "estimate_mean",
   "fold_norms",
   "induction_pattern",
+  "join_scores",
   "k_composed_matrices",
   "key_recall",
   "matched_fraction",

@@ -51,6 +51,26 @@ def score_heads(pattern: Array, batch: Batch) -> HeadScores:
   )
 
 
+def join_scores(scores: HeadScores, predictable: Array) -> HeadScores:
+  """The scores of a batch from those of its n equal parts.
+
+  Args:
+    scores: of each part, [n, L, H].
+    predictable: [n, B, T], which positions are.
+  """
+  counts = jnp.sum(predictable, axis=(1, 2))  # [n]
+  share = counts / jnp.maximum(jnp.sum(counts), 1)
+
+  def mean(values: Array) -> Array:
+    return jnp.sum(share[:, None, None] * values, axis=0)
+
+  return HeadScores(
+    prefix_matching=mean(scores.prefix_matching),
+    previous_token=jnp.mean(scores.previous_token, axis=0),
+    duplicate_token=mean(scores.duplicate_token),
+  )
+
+
 def null_scores(batch: Batch) -> HeadScores:
   """The scores of uniform causal attention on this batch, scalars."""
   length = batch.tokens.shape[1]

@@ -92,7 +92,12 @@ def clamp_heads(model: Model, text: str, config: ModelConfig) -> Model:
   def predict(params: Params, tokens: Array) -> Array:
     return apply(params, tokens)[0]  # an edit may need the pattern
 
-  return model._replace(apply=apply, predict=predict, clamps=edits)
+  return model._replace(
+    apply=apply,
+    predict=predict,
+    clamps=edits,
+    mixes_sequences=averages_sequences(text),
+  )
 
 
 def averages_sequences(text: str) -> bool:

@@ -1,5 +1,6 @@
 """Behaviour: losses, accuracies and head scores, on held-out batches."""
 
+import jax
 import jax.numpy as jnp
 
 from induction_jax import circuits, losses
@@ -8,7 +9,8 @@ from induction_jax.model import Model
 from induction_jax.probes.held_out import HeldOut
 from induction_jax.probes.probe import Probe
 from induction_jax.state import TrainState
-from induction_jax.types import Array, PyTree, Variable
+from induction_jax.step import fit_cache
+from induction_jax.types import Array, Batch, Params, PyTree, Variable
 
 PER_HEAD = ("step", "layer", "head")
 TOKENS = ("pattern", "random", "induction")
@@ -82,6 +84,9 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
   """
   vocab_size = config.task.vocab_size
   on_repeats = config.task.name == "repeats"
+  together = config.behaviour.batch_size
+  if not model.mixes_sequences and config.mesh.data == 1:
+    together = fit_cache(config, together, jax.default_backend())
 
   def constants(_: TrainState, held_out: HeldOut) -> dict[str, Array]:
     null = circuits.null_scores(held_out.induction)
@@ -98,18 +103,18 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
     state: TrainState, held_out: HeldOut, _: PyTree, carry: PyTree
   ) -> tuple[dict[str, Array], PyTree]:
     batch = held_out.induction
-    logits, activations = model.apply(state.params, batch.tokens)
+    logits, scores = _observe(model, state.params, batch, together)
     induction = losses.evaluate(logits, batch)
     on_induction = losses.token_losses(logits, batch.targets)
     if on_repeats:
       values, on_task = induction, on_induction
     else:
-      logits, _ = model.apply(state.params, held_out.task.tokens)
+      logits, _ = _observe(model, state.params, held_out.task, together)
       values = losses.evaluate(logits, held_out.task)
       on_task = losses.token_losses(logits, held_out.task.targets)
-    other = held_out.back_to_back
-    pattern = model.apply(state.params, other.tokens)[1].pattern
-    back_to_back = circuits.score_heads(pattern, other)
+    _, back_to_back = _observe(
+      model, state.params, held_out.back_to_back, together
+    )
     return {
       **values,
       "induction_accuracy": induction["pattern_accuracy"],
@@ -119,7 +124,7 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
       ),
       "loss_by_position": jnp.mean(on_task, axis=0),
       "in_context_score": losses.in_context_score(on_task),
-      **circuits.score_heads(activations.pattern, batch)._asdict(),
+      **scores._asdict(),
       "prefix_matching_probe": back_to_back.prefix_matching,
     }, carry
 
@@ -133,4 +138,26 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
     },
     constants=constants,
     measure=measure,
+  )
+
+
+def _observe(
+  model: Model, params: Params, batch: Batch, together: int
+) -> tuple[Array, circuits.HeadScores]:
+  """Logits [B, T, V] and head scores, so many sequences at a time."""
+
+  def observe(batch: Batch) -> tuple[Array, circuits.HeadScores]:
+    logits, activations = model.apply(params, batch.tokens)
+    return logits, circuits.score_heads(activations.pattern, batch)
+
+  size = batch.tokens.shape[0]
+  if together == size:
+    return observe(batch)
+  parts = jax.tree.map(
+    lambda x: x.reshape(size // together, together, *x.shape[1:]), batch
+  )
+  logits, scores = jax.lax.map(observe, parts)
+  return (
+    logits.reshape(size, *logits.shape[2:]),
+    circuits.join_scores(scores, parts.predictable),
   )

@@ -16,7 +16,7 @@ from induction_jax.probes.held_out import HeldOut, make_draw
 from induction_jax.probes.partition import partition_by_circuit
 from induction_jax.probes.solve import Solve, make_solve
 from induction_jax.state import TrainState
-from induction_jax.step import Loss, make_loss
+from induction_jax.step import Loss, fit_cache, make_loss
 from induction_jax.types import Array, Batch, Key, Params
 
 # Of Curvature.rounding: to find a vector, and two to compare on it.
@@ -65,7 +65,7 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   key = jax.eval_shape(lambda: jax.random.key(0))
   shapes = jax.eval_shape(model.init, key)
   batch = jax.eval_shape(make_draw(config), key).curvature
-  plan = _plan(config, loss, shapes, batch)
+  plan = _plan(config, model, loss, shapes, batch)
   partition = partition_by_circuit(shapes)
   _check_sizes(config.spectra, partition.ids.size)
   basis = _basis(config, shapes)
@@ -185,8 +185,12 @@ def _told(config: Config, basis: int, n_params: int) -> str:
 
 
 def _plan(
-  config: Config, loss: Loss, shapes: Params, batch: Batch
+  config: Config, model: Model, loss: Loss, shapes: Params, batch: Batch
 ) -> spectra.Plan:
+  """As the config says, or what is fastest of what fits.
+
+  A CPU is faster with what stays in its cache than with a linear map.
+  """
   c = config.spectra
   if c.micro_batch_size:
     return spectra.Plan(
@@ -194,7 +198,7 @@ def _plan(
       micro_batch_size=c.micro_batch_size,
       bytes=0,
     )
-  return spectra.plan_products(
+  plan = spectra.plan_products(
     partial(spectra.hessian, loss),
     shapes,
     batch,
@@ -202,3 +206,7 @@ def _plan(
     memory=int(c.memory_gib * GIB) // (2 if c.gauss_newton_top_k else 1),
     shared_by=config.mesh.data,
   )
+  together = fit_cache(config, c.batch_size, jax.default_backend())
+  if model.mixes_sequences or together >= plan.micro_batch_size:
+    return plan
+  return spectra.Plan(linear_map=False, micro_batch_size=together, bytes=0)
