@@ -79,7 +79,7 @@ def get_config() -> ConfigDict:
         "exact": False,
         "tolerance": 1e-2,
         "warm_start": False,
-        "preconditioned_top_k": 3,
+        "preconditioned_top_k": 1,
         "gauss_newton_top_k": 0,
         "keep_eigenvectors": False,
       },
