@@ -82,7 +82,7 @@ def join_processes(values: flags.FlagValues) -> None:
     )
   try:
     processes.join(*by_hand.values())
-  except (RuntimeError, ValueError) as error:
+  except (RuntimeError, ValueError, IndexError) as error:
     raise ConfigError(f"--distributed: {one_line(error)}") from error
   if not processes.is_first():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -130,20 +130,23 @@ def run_main(main: Callable[[list[str]], int]) -> None:
   """Runs an entry point; what the user can mend is one line on stderr.
 
   The exit status is 2 for a command line or config that cannot be run, 1 for
-  a file that cannot be read or written, 130 for Ctrl-C.
+  a file that cannot be read or written, or numbers that do not stay finite, 130
+  for Ctrl-C.
   """
   keep_compiled()
   try:
     sys.exit(main(sys.argv))
   except ConfigError as error:
     status, reason = USAGE_ERROR, str(error)
-  except OSError as error:
+  except (OSError, FloatingPointError) as error:
     status, reason = FILE_ERROR, str(error)
   except MemoryError as error:
     status, reason = FILE_ERROR, f"not enough memory: {error}"
   except KeyboardInterrupt:
     status, reason = 128 + signal.SIGINT, "interrupted"
-  print(f"error: {_printable(reason)}", file=sys.stderr)
+  print(f"error: {_printable(reason)}", file=sys.stderr, flush=True)
+  if processes.joined():
+    os._exit(status)  # an exit would wait for the others, who wait for this one
   sys.exit(status)
 
 

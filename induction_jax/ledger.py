@@ -38,6 +38,9 @@ class Ledger(Protocol):
   def begin(self, last_step: int, recorded: bool = True) -> None:
     """Drops what is later than a step, and unless `recorded` that step's."""
 
+  def mark(self, last_step: int, recorded: bool = True) -> Any:
+    """What `begin` would keep, told so that a loss can be seen later: JSON."""
+
   def constants(self, probe: Probe, arrays: PyTree) -> None: ...
 
   def measured(
@@ -82,6 +85,13 @@ class RunLedger:
       if note["noticed"] > last:
         self._run.diverged.unlink()
 
+  def mark(self, last_step: int, recorded: bool = True) -> Any:
+    run = self._run
+    return {
+      "history": history.checksum(run.history, last_step, recorded),
+      "eigenvectors": vectors.count(run.eigenvectors, last_step + recorded),
+    }
+
   def constants(self, probe: Probe, arrays: PyTree) -> None:
     values = probe.finish_constants(arrays)
     self._record(0, "constants", values, probe=probe.name)
@@ -89,7 +99,10 @@ class RunLedger:
   def measured(
     self, step: int, probe: Probe, arrays: PyTree, kept: PyTree
   ) -> dict[str, float]:
-    values = probe.finish(arrays)
+    try:
+      values = probe.finish(arrays)
+    except FloatingPointError as error:
+      raise DivergedError(step, f"step {step}: {error}") from error
     if complaint := probe.complain(values):
       raise DivergedError(step, f"step {step}: {complaint}")
     self._record(step, "probe", values, probe=probe.name)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +128,7 @@ def run(
   """
   config = experiment.config
   ledger, cost = ledger or RunLedger(directory), cost or Cost(directory)
-  snapshot, resumed = _load_together(experiment, directory)
+  snapshot, resumed = _load_together(experiment, directory, ledger)
   start, recorded = snapshot.step, snapshot.recorded
   size = checkpoints.room_for(snapshot)
   processes.by_first(
@@ -180,26 +180,29 @@ def init_snapshot(experiment: Experiment) -> Snapshot:
 
 
 def load_or_init(
-  experiment: Experiment, directory: RunDirectory, owner: bool = False
+  experiment: Experiment, directory: RunDirectory, ledger: Ledger | None = None
 ) -> tuple[Snapshot, bool]:
   """The newest good checkpoint's snapshot, or the one at step 0; and which.
 
   Args:
     experiment: what the run is of.
     directory: where it lives.
-    owner: whether this process goes on with the run, and so moves damaged
-      checkpoints out of the way.
+    ledger: of who goes on with the run, and so moves damaged checkpoints out
+      of the way and passes over those whose records are no longer there.
 
   Raises:
-    ConfigError: if there are checkpoints and none is good, unless for the
-      owner, who knows whether there is something to lose.
+    ConfigError: if there are checkpoints and none is good, unless for who goes
+      on, and knows whether there is something to lose.
   """
   snapshot = init_snapshot(experiment)
   saved = checkpoints.steps(directory.checkpoints)
   found = checkpoints.restore_newest(
-    directory.checkpoints, snapshot, set_aside=owner
+    directory.checkpoints,
+    snapshot,
+    set_aside=ledger is not None,
+    complain=partial(_compare_records, ledger),
   )
-  if found is None and saved and not owner:
+  if found is None and saved and not ledger:
     raise ConfigError(f"{directory.checkpoints}: no checkpoint can be trusted")
   return (snapshot, False) if found is None else (found, True)
 
@@ -238,22 +241,34 @@ def observe(
 
 
 def _load_together(
-  experiment: Experiment, directory: RunDirectory
+  experiment: Experiment, directory: RunDirectory, ledger: Ledger
 ) -> tuple[Snapshot, bool]:
   """The same for whoever goes on with the run, in as many processes."""
   if processes.alone():
-    return load_or_init(experiment, directory, owner=True)
+    return load_or_init(experiment, directory, ledger)
   first = init_snapshot(experiment)
   like = processes.whole(first)
   found = processes.by_first(
     lambda: checkpoints.restore_newest(
-      directory.checkpoints, like, set_aside=True
+      directory.checkpoints,
+      like,
+      set_aside=True,
+      complain=partial(_compare_records, ledger),
     )
   )
   resumed = bool(processes.of_first(found is not None))
   if not resumed:
     return first, False
   return processes.place_like(first, processes.send(found or like)), True
+
+
+def _compare_records(ledger: Ledger | None, note: Any) -> str:
+  """What speaks against going on from a checkpoint: records that are gone."""
+  match note:
+    case {"step": int(step), "recorded": bool(recorded), "records": then}:
+      if ledger and ledger.mark(step, recorded) != then:
+        return "records before it are gone or have changed"
+  return ""
 
 
 def _check_start(
@@ -278,12 +293,15 @@ def _check_start(
 def _save(
   directory: RunDirectory, snapshot: Snapshot, ledger: Ledger, cost: Cost
 ) -> None:
-  step, whole = snapshot.step, processes.whole(snapshot)
+  step, recorded = snapshot.step, snapshot.recorded
+  whole = processes.whole(snapshot)
 
   def save() -> None:
     ledger.commit()
     on_device = jax.device_put(whole)  # the trigger's carry is on the host
-    checkpoints.save(directory.checkpoints, step, on_device)
+    records = ledger.mark(step, recorded)
+    note = {"step": step, "recorded": bool(recorded), "records": records}
+    checkpoints.save(directory.checkpoints, step, on_device, note)
     cost.save()
 
   processes.by_first(save)

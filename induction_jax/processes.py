@@ -52,6 +52,11 @@ def part() -> None:
     jax.distributed.shutdown()
 
 
+def joined() -> bool:
+  """Whether this process is one of several, or about to be."""
+  return jax.distributed.is_initialized()
+
+
 def alone() -> bool:
   """Whether this process is the only one."""
   return jax.process_count() == 1

@@ -102,9 +102,15 @@ def make_plan(
       f"{directory.checkpoints} holds no checkpoint at or before step {first}: "
       "there is nothing to replay from"
     )
-  start = before[-1]
+  whole = partial(checkpoints.whole, directory.checkpoints)
+  start = next(whole(reversed(before)), None)
+  if start is None:
+    raise ConfigError(
+      f"{directory.checkpoints} holds no whole checkpoint at or before step "
+      f"{first}: there is nothing to replay from"
+    )
   stop = min((step for step in saved if step >= last), default=last)
-  checks = tuple(step for step in saved if start < step <= stop)
+  checks = tuple(whole(step for step in saved if before[-1] < step <= stop))
   return Plan(first, last, every, start, stop, checks)
 
 

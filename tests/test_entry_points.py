@@ -1,5 +1,7 @@
 """The whole, as a user meets it: command lines, files, figures, mistakes."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -255,6 +257,29 @@ class CompiledProgramsTest(absltest.TestCase):
   def test_nowhere_to_write(self):
     (self.root / "file").touch()
     self.assertIsNone(self.keep(XDG_CACHE_HOME=str(self.root / "file")))
+
+
+class ProcessesTest(parameterized.TestCase):
+  @parameterized.parameters(False, True)
+  def test_one_of_several_does_not_wait_for_those_who_wait_for_it(self, joined):
+    fail = mock.Mock(side_effect=OSError("No space left"))
+    with (
+      mock.patch.object(cli.processes, "joined", return_value=joined),
+      mock.patch.object(cli.os, "_exit", side_effect=KeyError) as at_once,
+      mock.patch.object(cli.sys, "exit", side_effect=KeyError) as usual,
+      contextlib.redirect_stderr(io.StringIO()),
+      self.assertRaises(KeyError),
+    ):
+      cli.run_main(fail)
+    self.assertEqual((at_once.called, usual.called), (joined, not joined))
+
+  def test_a_coordinator_that_is_none(self):
+    values = mock.MagicMock(distributed=True)
+    with (
+      mock.patch.object(cli.processes, "join", side_effect=IndexError("x")),
+      self.assertRaisesRegex(cli.ConfigError, "--distributed: x"),
+    ):
+      cli.join_processes(values)
 
 
 class InterruptTest(TrainTest):

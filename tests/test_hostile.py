@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 import h5py
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -91,6 +92,7 @@ class DocumentsTest(HostileTest):
     ({"wall_seconds": "1"}, "wall_seconds must be a whole number or a number"),
     ({"wall_seconds": True}, "wall_seconds must be"),
     ({"wall_seconds": -1}, "must be seconds, got -1"),
+    ({"wall_seconds": 10**400}, "must be seconds, got 1000"),
     ([1], "must be an object"),
   )
   def test_cost(self, values, message):
@@ -196,6 +198,18 @@ class LinksTest(HostileTest):
       message = "4 leads outside"
     with self.assertRaisesRegex(ConfigError, message):
       checkpoints.steps(own)
+
+  def test_rows_of_a_part_are_counted_before_they_are_made(self):
+    stacked, own = self.root / "group", self.root / "seed" / "checkpoints"
+    own.mkdir(parents=True)
+    checkpoints.save(stacked, 4, {"x": jnp.zeros((2, 3))})
+    part = {"stacked": "../../group", "row": 0, "rows": 2**31 - 1}
+    (own / "part.json").write_text(json.dumps(part))
+    like = {"x": jnp.zeros(3)}
+    with self.assertRaisesRegex(ConfigError, "2147483647 rows, must take"):
+      checkpoints.restore(own, 4, like)
+    (own / "part.json").write_text(json.dumps(part | {"rows": 2}))
+    checkpoints.restore(own, 4, like)
 
   @parameterized.parameters(
     ({"row": 2}, "row must be below rows"),

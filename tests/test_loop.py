@@ -1,5 +1,7 @@
 """The run: exact continuation, measurements that touch nothing, divergence."""
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -18,7 +20,7 @@ from absl.testing import absltest, parameterized
 from induction_jax import loop
 from induction_jax.config import ConfigError, make_config
 from induction_jax.experiment import make_experiment
-from induction_jax.ledger import read_divergence
+from induction_jax.ledger import DivergedError, RunLedger, read_divergence
 from induction_jax.probes import all_variables
 from induction_jax.results import write_results
 from induction_jax.storage import checkpoints, history
@@ -94,6 +96,32 @@ class RunTest(parameterized.TestCase):
       file.write('{"step": 17, "kind": "pro')
     loop.run(self.experiment, directory)
     self.assert_equal_runs(directory)
+
+  @parameterized.parameters(0.0, 0.5, 0.99)
+  def test_lost_records_are_made_again(self, kept):
+    directory = self.start(f"cut_{kept}")
+    shutil.copytree(self.whole.root, directory.root, dirs_exist_ok=True)
+    lines = directory.history.read_text().splitlines(keepends=True)
+    few = lines[: int(kept * len(lines))]
+    directory.history.write_text("".join(few))
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+      loop.run(self.experiment, directory)
+    self.assertIn("24 is not used: records before it are gone", err.getvalue())
+    self.assert_equal_runs(directory)
+
+  def test_weights_too_large_for_a_measurement_are_a_divergence(self):
+    directory = self.start("large")
+    ledger = RunLedger(directory)
+    (probe,) = (p for p in self.experiment.probes if p.name == "circuits")
+    state = self.final.state
+    large = jax.tree.map(lambda x: 1e30 * x, state.params)
+    state = state._replace(params=large)
+    held_out = self.experiment.draw(state.key)
+    arrays, _ = loop.observe(probe, state, held_out, ())
+    with self.assertRaisesRegex(DivergedError, "step 7: .* weights are too la"):
+      ledger.measured(7, probe, arrays, {})
+    self.assertFalse(directory.history.exists())
 
   def test_finished_run_is_left_as_it_is(self):
     before = self.whole.history.read_text()

@@ -86,6 +86,15 @@ class ZoomTest(parameterized.TestCase):
       got = joined[name].dropna("step")
       np.testing.assert_array_equal(got, self.own[name].dropna("step"))
 
+  def test_a_damaged_start_is_passed_over(self):
+    damaged = self.run_directory.checkpoints / "4" / "manifest.json"
+    damaged.write_text("{}")
+    status, out, err = self.zoom("--from=5", "--to=9", "--every=4")
+    self.assertEqual(status, 0, err)
+    self.assertRegex(err, r"^warning: .*/4 is damaged .*; not used\n$")
+    self.assertIn("replaying 2 -> 12: ", out)
+    self.assert_zoomed([5, 9])
+
   def test_measures_what_the_run_went_through(self):
     status, out, err = self.zoom("--from=5", "--to=9", "--every=1")
     self.assertEqual((status, err), (0, ""))

@@ -103,7 +103,21 @@ def _matrices(weights: circuits.CircuitWeights) -> dict[str, Array]:
 
 
 def _finish(arrays: dict[str, np.ndarray], d_model: int) -> Values:
-  """Spectra on the host, in place of the matrices."""
+  """Spectra on the host, in place of the matrices.
+
+  Raises:
+    FloatingPointError: if weights are so large that a matrix is not finite.
+  """
+  try:
+    return _take_apart(arrays, d_model)
+  except np.linalg.LinAlgError as error:
+    raise FloatingPointError(
+      f"the circuits have no eigenvalues ({error}): the weights are too large, "
+      "try a lower optim.learning_rate in a new --workdir"
+    ) from error
+
+
+def _take_apart(arrays: dict[str, np.ndarray], d_model: int) -> Values:
   values = dict(arrays)
   scores = (*SCORES, *(f"{name}_at_offset" for name in AT_OFFSET))
   for name in (name for name in scores if name in arrays):

@@ -109,9 +109,11 @@ def find(results: xr.Dataset) -> Findings:
     induction_head=induction_head,
     previous_token_head=best_head(results, "previous_token"),
     spectrum={
-      end: _extremes(measured(results[f"{end}_eigenvalues"][:, 0]), transition)
+      end: _extremes(series, transition)
       for end in ENDS
       if f"{end}_eigenvalues" in results
+      # A preconditioned one is nan at step 0.
+      and (series := measured(results[f"{end}_eigenvalues"][:, 0])).size
     },
   )
 

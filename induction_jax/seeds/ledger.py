@@ -42,6 +42,9 @@ class SeedsLedger:
     noted = [run.diverged.exists() for run in self._runs]
     self._frozen = np.array(processes.of_first(np.array(noted)))
 
+  def mark(self, last_step: int, recorded: bool = True) -> Any:
+    return [ledger.mark(last_step, recorded) for ledger in self._ledgers]
+
   def constants(self, probe: Probe, arrays: PyTree) -> None:
     self._each(0, lambda ledger, x: ledger.constants(probe, x), arrays)
 

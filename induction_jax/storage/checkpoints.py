@@ -22,7 +22,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ import orbax.checkpoint as ocp
 
 from induction_jax.config import ConfigError
 from induction_jax.keys import key_data, wrap_keys
+from induction_jax.limits import check_fits
 from induction_jax.storage import manifest
 from induction_jax.storage.documents import (
   check_inside,
@@ -59,11 +60,11 @@ class Part(NamedTuple):
   rows: int  # of that axis
 
 
-def save(directory: Path, step: int, tree: PyTree) -> None:
+def save(directory: Path, step: int, tree: PyTree, note: Any = None) -> None:
   """Saves a pytree of arrays and typed keys under `directory`/step.
 
   It takes the place of an earlier one of that step. The directory above must
-  exist: if it is gone, so is the run.
+  exist: if it is gone, so is the run. A note, of JSON, is kept with it.
 
   Raises:
     OSError: if it cannot be written; earlier checkpoints stay.
@@ -78,7 +79,7 @@ def save(directory: Path, step: int, tree: PyTree) -> None:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with _silent(), _checkpointer() as checkpointer:
       checkpointer.save(partial, _own(key_data(tree)))
-    manifest.write(partial, step, key_data(tree))
+    manifest.write(partial, step, key_data(tree), note)
     for below in partial.rglob("*"):
       force_to_disk(below)
     if path.exists():
@@ -142,7 +143,10 @@ def restore(directory: Path, step: int, like: PyTree) -> PyTree:
 
 
 def restore_newest(
-  directory: Path, like: PyTree, set_aside: bool
+  directory: Path,
+  like: PyTree,
+  set_aside: bool,
+  complain: Callable[[Any], str] = lambda note: "",
 ) -> PyTree | None:
   """The newest checkpoint that can be trusted; None if there is none.
 
@@ -154,6 +158,8 @@ def restore_newest(
     set_aside: whether those are moved out of the way, to set_aside/, with
       whatever else is no checkpoint: only for whoever goes on with the run.
       Those of stacked runs are left where they are.
+    complain: note of a checkpoint -> what speaks against going on from it, ""
+      if nothing does. It is left where it is, for it may be sound.
   """
   if set_aside and directory.exists():
     _drop_unfinished(directory)
@@ -162,15 +168,33 @@ def restore_newest(
         told = f"{path} is no whole checkpoint"
         _set_aside(directory, path, told)
   for step in reversed(steps(directory)):
+    path = directory / str(step)
     try:
-      return restore(directory, step, like)
+      restored = restore(directory, step, like)
+      note = manifest.read(path).note if manifest.exists(path) else None
+      if not (complaint := complain(note)):
+        return restored
+      print(f"warning: {path} is not used: {complaint}", file=sys.stderr)
     except CheckpointError as error:
-      path = directory / str(step)
       if set_aside and path.exists():
         _set_aside(directory, path, str(error))
       else:
         print(f"warning: {error}; not used", file=sys.stderr)
   return None
+
+
+def whole(directory: Path, steps: Iterable[int]) -> Iterator[int]:
+  """Those steps whose checkpoint's files are what was saved, as asked for.
+
+  Of each other one line says so on standard error.
+  """
+  for step in steps:
+    part = None if step in _own_steps(directory) else _part(directory)
+    try:
+      manifest.read((part.stacked if part else directory) / str(step))
+      yield step
+    except CheckpointError as error:
+      print(f"warning: {error}; not used", file=sys.stderr)
 
 
 def self_test(directory: Path) -> None:
@@ -235,6 +259,7 @@ def _part(directory: Path) -> Part | None:
 
 
 def _restore_part(part: Part, step: int, like: PyTree) -> PyTree:
+  check_fits(f"{part.stacked}, {part.rows} rows,", part.rows * room_for(like))
   all_like = jax.tree.map(
     lambda x: jnp.broadcast_to(x, (part.rows, *x.shape)), like
   )

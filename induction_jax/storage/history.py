@@ -7,6 +7,7 @@ time or place is in it, so that two equal runs have equal histories.
 """
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -72,6 +73,12 @@ def read(path: Path) -> list[Record]:
   return [_decode(path, i, line) for i, line in enumerate(lines[:-1], 1)]
 
 
+def checksum(path: Path, last_step: int, itself: bool = True) -> str:
+  """Of the records that `truncate` would keep."""
+  kept = _up_to(path, last_step + itself)
+  return hashlib.blake2b(_join(kept).encode(), digest_size=16).hexdigest()
+
+
 def truncate(path: Path, last_step: int, itself: bool = True) -> None:
   """Drops every record after `last_step` and any half-written line.
 
@@ -80,9 +87,11 @@ def truncate(path: Path, last_step: int, itself: bool = True) -> None:
     last_step: the last one to keep records of.
     itself: whether it is kept as well.
   """
-  end = last_step + itself
-  kept = [record for record in read(path) if record["step"] < end]
-  replace_text(path, _join(kept))
+  replace_text(path, _join(_up_to(path, last_step + itself)))
+
+
+def _up_to(path: Path, end: int) -> list[Record]:
+  return [record for record in read(path) if record["step"] < end]
 
 
 def _append_line(path: Path, line: bytes, sync: bool) -> None:

@@ -28,11 +28,13 @@ class Manifest(NamedTuple):
     step: of the checkpoint.
     files: the checksum of each file, by its path below the checkpoint.
     leaves: shape, dtype and checksum of each leaf, by its name.
+    note: what the owner wants to know again of what lies beside it.
   """
 
   step: int
   files: dict[str, str]
   leaves: dict[str, dict[str, Any]]
+  note: Any = None
 
 
 class CheckpointError(ConfigError):
@@ -44,14 +46,14 @@ def exists(checkpoint: Path) -> bool:
   return (checkpoint / NAME).is_file()
 
 
-def write(checkpoint: Path, step: int, tree: PyTree) -> None:
+def write(checkpoint: Path, step: int, tree: PyTree, note: Any = None) -> None:
   """Writes the manifest of a pytree of arrays and of the files it is in."""
   files = {
     str(path.relative_to(checkpoint)): _checksum_of_file(path)
     for path in sorted(checkpoint.rglob("*"))
     if path.is_file()
   }
-  manifest = Manifest(step, files, _describe(tree))
+  manifest = Manifest(step, files, _describe(tree), note)
   text = json.dumps(manifest._asdict(), indent=1) + "\n"
   replace_text(checkpoint / NAME, text)
 

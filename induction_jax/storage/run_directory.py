@@ -2,7 +2,6 @@
 
 import functools
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,8 @@ from induction_jax.storage.environment import (
   newest,
 )
 from induction_jax.storage.files import replace_text
+
+MOST_SECONDS = 1e10  # three centuries
 
 
 class RunDirectory(NamedTuple):
@@ -202,7 +203,7 @@ def read_cost(path: Path) -> dict[str, float]:
   cost = read_object(path)
   check_fields(cost, str(path), dict.fromkeys(cost, (int, float)))
   for name, seconds in cost.items():
-    if not 0 <= seconds < math.inf:
+    if not 0 <= seconds <= MOST_SECONDS:
       raise ConfigError(f"{path}: {name} must be seconds, got {seconds}")
   return cost
 

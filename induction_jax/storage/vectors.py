@@ -46,6 +46,11 @@ def read(directory: Path, step: int) -> dict[str, np.ndarray]:
     raise ConfigError(f"{path} holds no eigenvectors: {error}") from error
 
 
+def count(directory: Path, end: int) -> int:
+  """How many measurements before a step have some kept."""
+  return sum(int(path.stem) < end for path in directory.glob("[0-9]*.npz"))
+
+
 def _read_array(
   archive: zipfile.ZipFile, member: zipfile.ZipInfo
 ) -> np.ndarray:
