@@ -76,6 +76,13 @@ class FindTest(parameterized.TestCase):
     self.assertEqual(found.induction_head[:2], (1, 0))
     self.assertEqual(found.previous_token_head[:2], (0, 1))
 
+  def test_a_spectrum_that_was_never_finite_has_no_extremes(self):
+    results = induction_results().isel(step=slice(30))
+    unknown = xr.full_like(results["top_eigenvalues"], np.nan)
+    results["preconditioned_top_eigenvalues"] = unknown
+    found = findings.find(results)
+    self.assertEqual(set(found.spectrum), {"top", "bottom"})
+
   @parameterized.parameters(
     ({"accuracy": jump(0.02, 0.1)}, 0),
     ({"prefix": jump(0.05, 0.2)}, 1),
