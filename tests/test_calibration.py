@@ -64,6 +64,16 @@ class SmallCalibrationTest(absltest.TestCase):
       self.assertGreater(row["most_power"], 0.99)
 
 
+class SlowNoiseTest(absltest.TestCase):
+  def test_a_step_of_the_noise_does_not_hide_a_wide_jump(self):
+    # A line and one step of noise, too low to count, is likelier by BIC.
+    cell = Cell("logistic", 0.8, 5.0, 0.3)
+    ((steps, curve, truth),) = calibration.sample(cell, range(98, 99), 1000, 12)
+    found = calibration.detect(steps, curve)
+    self.assertEqual(found.status, "detected")
+    self.assertTrue(all(calibration.covers(found, truth)))
+
+
 class CountTest(parameterized.TestCase):
   def test_worst_cells(self):
     quiet, loud = Outcome("none"), Outcome("in_progress")

@@ -161,14 +161,16 @@ class NoJumpTest(parameterized.TestCase):
 
   def test_the_p_value_of_white_noise_is_large(self):
     found = detect(STEPS, _noise(0, 1.0))
-    self.assertEqual(found.reason, "no jump is needed")
+    self.assertEqual(found.reason, "no jump of min_share is needed")
     self.assertGreater(found.p_value, 0.05)
 
   @parameterized.parameters(0, 1)
   def test_a_slow_ramp_is_none(self, seed):
     signal = 0.1 + 0.8 * _logistic(1000.0, 1600.0) + _noise(seed, 0.01)
     found = detect(STEPS, signal, min_amplitude=0.2)
-    self.assertIn(found.reason, ("wider than max_width", "no jump is needed"))
+    self.assertIn(
+      found.reason, ("wider than max_width", "no jump of min_share is needed")
+    )
     self.assertEqual(found.status, "none")
     self.assertIsNone(found.midpoint)
 
@@ -372,9 +374,9 @@ class PartsTest(parameterized.TestCase):
     signal = needed * _logistic(1000.0, 300.0) + _noise(seed, 0.3)
     curve = models.make_curve(STEPS, signal)
     model = models.Model("constant", 0)
-    null = models.fit(curve, model, [np.array([0.5])])
+    null = models.fit(curve, model, np.array([0.5]))
     every, some = (
-      evidence.search(curve, null, 199, np.random.default_rng(0), enough)
+      evidence.search(curve, null, 199, np.random.default_rng(0), enough=enough)
       for enough in (1.0, 0.01)
     )
     self.assertEqual(every.p_value <= 0.01, needed)
@@ -402,7 +404,7 @@ class PartsTest(parameterized.TestCase):
     for seed in range(60):
       curve = models.make_curve(STEPS, truth + _noise(seed, 0.05, 0.5))
       start = np.array([0.5, 0.5, np.log(0.15)])
-      fitted = models.fit(curve, models.Model("constant", 1), [start])
+      fitted = models.fit(curve, models.Model("constant", 1), start)
       midpoints.append(intervals.points(curve, fitted)[0, 1])
       if seed < 10:
         rng = np.random.default_rng(seed)
@@ -417,7 +419,7 @@ class PartsTest(parameterized.TestCase):
     signal = 0.8 * _logistic(1000.0, 300.0) + _noise(seed, 0.15, 0.8)
     curve = models.make_curve(STEPS, signal)
     start = np.array([0.8, 0.5, np.log(0.15)])
-    best = models.fit(curve, models.Model("constant", 1), [start])
+    best = models.fit(curve, models.Model("constant", 1), start)
     # As if one step of the noise had been taken for the jump.
     narrow = best._replace(theta=np.array([0.8, 0.52, np.log(0.02)]))
     options = 0.95, np.random.default_rng(0)

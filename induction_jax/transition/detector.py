@@ -19,6 +19,10 @@ MIN_LEVEL_POINTS = 3
 # Drifts whose BIC is this near the best one's also have a say in the
 # intervals: which drift lies under a jump is rarely clear, and moves its ends.
 RIVAL_BIC = 4.0
+# By so much a fit whose jumps are high enough may be worse than one with a
+# jump too low: beyond that the evidence against it is very strong (Kass and
+# Raftery 1995).
+HIGHER_BIC = 10.0
 # Replicates of each bootstrap: p-values in units of 1 / 200.
 REPLICATES = 199
 # Above `significance` and up to so many times it the answer is ambiguous.
@@ -154,7 +158,8 @@ def detect(
       times the time before it is no abrupt change. Both count from one median
       gap before step 0, and an onset before the first step counts as there.
     min_signal_to_noise: the smallest amplitude in marginal noise sds.
-    min_share: the smallest amplitude as a share of the signal's range.
+    min_share: the smallest amplitude as a share of the signal's range. Lower
+      jumps are not even looked for: they are noise, or drift.
     significance: the level of each test for a further jump. Below 0.01 jumps
       that are needed only together cannot be: p is at least 1 / 200.
     confidence: nominal coverage of the intervals.
@@ -185,10 +190,10 @@ def detect(
     return Transition("none", "the signal is constant")
   curve = models.make_curve(steps, signal, log_time)
   rng = np.random.default_rng(seed)
-  rivals, p_values = _add_jumps(curve, significance, rng)
+  rivals, p_values = _add_jumps(curve, significance, min_share, rng)
   best = rivals[0]
   found = Transition(
-    reason="no jump is needed",
+    reason="no jump of min_share is needed",
     p_value=p_values[0],
     noise_sd=float(height * best.noise_sd),
     autocorrelation=float(best.theta[0]),
@@ -210,7 +215,10 @@ def detect(
 
 
 def _add_jumps(
-  curve: models.Curve, significance: float, rng: np.random.Generator
+  curve: models.Curve,
+  significance: float,
+  min_share: float,
+  rng: np.random.Generator,
 ) -> tuple[list[models.Fit], list[float]]:
   """Fits of every drift with as many jumps as are needed, and their p-values.
 
@@ -226,14 +234,16 @@ def _add_jumps(
   for jumps in range(MAX_JUMPS):
     # Only the first jump's p-value is told where it is not needed.
     enough = level if jumps else 1.0
-    found = evidence.search(curve, rivals[0], REPLICATES, rng, enough)
+    found = evidence.search(
+      curve, rivals[0], REPLICATES, rng, least=min_share, enough=enough
+    )
     p_value = found.p_value
     if not jumps:
       answer = rivals, [p_value]
-    if needed and p_value > level:
+    if not len(found.starts) or (needed and p_value > level):
       return answer
     starts = [_with_jump(rivals[0], start) for start in found.starts]
-    wider = _fit_drifts(curve, jumps + 1, starts)
+    wider = _fit_drifts(curve, jumps + 1, starts, min_share)
     if jumps and _overlapping(intervals.points(curve, wider[0])):
       return answer
     if p_value <= level:
@@ -252,19 +262,34 @@ def _add_jumps(
 
 
 def _fit_drifts(
-  curve: models.Curve, jumps: int, starts: list[np.ndarray]
+  curve: models.Curve,
+  jumps: int,
+  starts: list[np.ndarray],
+  min_share: float = 0.0,
 ) -> list[models.Fit]:
-  """One fit for each drift, the lowest BIC first; starts end in a power."""
+  """One fit for each drift, the lowest BIC first; starts end in a power.
+
+  Of those whose every jump is high enough to count, if one is about as likely
+  as the likeliest: a line and one step of slow noise may fit a little better
+  than a level and a wide jump, but are not what the test looked for.
+  """
   without_power = np.unique([start[:-1] for start in starts], axis=0)
   fits = [
-    models.fit(
-      curve,
-      models.Model(drift, jumps),
-      starts if drift == "power" else without_power,
-    )
+    models.fit(curve, models.Model(drift, jumps), start)
     for drift in models.DRIFTS
+    for start in (starts if drift == "power" else without_power)
   ]
-  return sorted(fits, key=lambda each: each.bic)
+  likely = min(each.bic for each in fits) + HIGHER_BIC
+  high = [
+    each
+    for each in fits
+    if each.bic <= likely
+    and np.all(np.abs(models.rises(curve, each)) >= min_share)
+  ]
+  best: dict[str, models.Fit] = {}
+  for each in sorted(high or fits, key=lambda each: each.bic):
+    best.setdefault(each.model.drift, each)
+  return list(best.values())
 
 
 def _null_starts() -> list[np.ndarray]:
@@ -341,11 +366,7 @@ def _make_jump(
 ) -> Jump:
   """One jump of a fit, judged."""
   times = intervals.points(curve, fitted)[index, :3]
-  midpoint, width = models.jumps_of(curve, fitted.model, fitted.theta)[index]
-  risen = models.logistic(curve, midpoint, width)
-  seen = fitted.coefficients[index - fitted.model.jumps] * (
-    risen[-1] - risen[0]
-  )
+  seen = models.rises(curve, fitted)[index]
   points = [
     _interval(curve, estimate, *each) for estimate, each in zip(times, bounds)
   ]

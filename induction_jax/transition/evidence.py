@@ -29,7 +29,8 @@ class Search(NamedTuple):
   Attributes:
     p_value: of the null that there is none; at least 1 / (replicates + 1).
     starts: [n, 4], best first, each of another width: rho, midpoint, log width
-      and power, from where to fit the curve with the jump.
+      and power, from where to fit the curve with the jump. None where no jump
+      is high enough.
   """
 
   p_value: float
@@ -48,7 +49,8 @@ class Scores(NamedTuple):
 
   null: np.ndarray  # [B], best over rho and power
   jump: np.ndarray  # [B], best over rho, power and jump
-  cells: np.ndarray  # [rho, power, G], of the first curve
+  # [rho, power, G], of the first curve; -inf where the jump gains nothing.
+  cells: np.ndarray
 
 
 def search(
@@ -56,6 +58,8 @@ def search(
   null: models.Fit,
   replicates: int,
   rng: np.random.Generator,
+  *,
+  least: float = 0.0,
   enough: float = 1.0,
 ) -> Search:
   """Tests a fit against the same with one more jump.
@@ -67,6 +71,9 @@ def search(
       (by the linear terms of a change in midpoint and log width).
     replicates: curves to simulate from the null.
     rng: to simulate with.
+    least: the lowest jump that counts, as a share of a curve's range. In slow
+      noise a step of the noise often gains more than a wide jump does; where
+      it is too low to count it must not stand in the way.
     enough: above this it does not matter by how much, and where some of the
       replicates alone bring the p-value there the others are not looked at.
   """
@@ -75,7 +82,8 @@ def search(
   simulated = models.simulate(curve, null, null.noise_sd * innovations)
   exceed = 0
   for drawn in np.split(simulated, [_FEW] if enough < 1 else [], axis=1):
-    scores = score(curve, null, grid, np.column_stack([curve.height, drawn]))
+    curves = np.column_stack([curve.height, drawn / np.ptp(drawn, axis=0)])
+    scores = score(curve, null, grid, curves, least)
     ratios = scores.jump - scores.null
     exceed += np.sum(ratios[1:] >= ratios[0])
     p_value = float((1 + exceed) / (replicates + 1))
@@ -95,11 +103,16 @@ def _make_grid(curve: models.Curve) -> Grid:
 
 
 def score(
-  curve: models.Curve, null: models.Fit, grid: Grid, curves: np.ndarray
+  curve: models.Curve,
+  null: models.Fit,
+  grid: Grid,
+  curves: np.ndarray,
+  least: float = 0.0,
 ) -> Scores:
-  """Every cell of the grid for every curve [N, B]."""
+  """Every cell of the grid for every curve [N, B]; lower jumps gain nothing."""
   widths = models.jump_width(curve, grid.midpoints, grid.log_widths)
   jumps = models.logistic(curve, grid.midpoints, widths).T  # [N, G]
+  lowest = least / (jumps[-1] - jumps[0])  # coefficient of each, [G]
   bases = [null_columns(curve, null, power) for power in POWERS]
   n, b = curves.shape
   floor = models.NOISE_FLOOR**2
@@ -119,12 +132,13 @@ def score(
     for j, (basis, shadow) in enumerate(zip(frames, shadows)):
       inside = basis.T @ white
       left = squares - np.sum(inside**2, axis=0)  # [B]
-      gains = _gains(lengths, shadow, products, inside)
+      gains = _gains(lengths, shadow, products, inside, lowest)
       without = models.log_likelihood(curve, rho, _floor(left / n, floor))
-      least = _floor((left - np.max(gains, axis=0)) / n, floor)
-      with_jump = models.log_likelihood(curve, rho, least)
+      smallest = _floor((left - np.max(gains, axis=0)) / n, floor)
+      with_jump = models.log_likelihood(curve, rho, smallest)
       first = _floor((left[0] - gains[:, 0]) / n, floor)
-      cells[i, j] = models.log_likelihood(curve, rho, first)
+      first = models.log_likelihood(curve, rho, first)
+      cells[i, j] = np.where(gains[:, 0] > 0, first, -np.inf)
       best_null = np.maximum(best_null, without)
       best_jump = np.maximum(best_jump, with_jump)
   return Scores(best_null, best_jump, cells)
@@ -135,16 +149,19 @@ def _gains(
   shadow: np.ndarray,
   products: np.ndarray,
   inside: np.ndarray,
+  lowest: np.ndarray,
 ) -> np.ndarray:
   """[G, B]: by how much each jump lowers each sum of squares.
 
   From the jumps' squared lengths, their products with the null's basis and
-  with the curves, and the curves' with that basis.
+  with the curves, and the curves' with that basis. A jump whose coefficient is
+  below its lowest lowers it by nothing.
   """
   # Gram-Schmidt against the null; a jump inside its span gains nothing.
   beyond = squares - np.sum(shadow**2, axis=1)
   inverse = np.where(beyond > 1e-9 * squares, 1 / np.maximum(beyond, 1e-30), 0)
   gains = products - shadow @ inside
+  gains[np.abs(gains) < (lowest * beyond)[:, None]] = 0.0
   gains *= gains
   gains *= inverse[:, None]
   return gains
@@ -175,7 +192,8 @@ def _best_starts(grid: Grid, cells: np.ndarray) -> np.ndarray:
     )
     theta = RHOS[i], grid.midpoints[chosen[g]], log_width, POWERS[j]
     starts.append((cells[i, j, chosen[g]], theta))
-  ranked = sorted(starts, key=lambda pair: -pair[0])
+  high = [pair for pair in starts if np.isfinite(pair[0])]
+  ranked = sorted(high, key=lambda pair: -pair[0])
   return np.array([theta for _, theta in ranked[:_N_STARTS]])
 
 

@@ -13,7 +13,6 @@ are not. Time runs from 0 to 1 over the run, in steps or in their logarithm,
 and heights span 1.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -87,8 +86,8 @@ def steps_at(curve: Curve, time: np.ndarray) -> np.ndarray:
   return (first + curve.gap) * ratio**time - curve.gap
 
 
-def fit(curve: Curve, model: Model, starts: Iterable[np.ndarray]) -> Fit:
-  """Maximum likelihood from the best of some starts [theta].
+def fit(curve: Curve, model: Model, start: np.ndarray) -> Fit:
+  """Maximum likelihood near a start [theta].
 
   BIC counts level, slope, power, and three parameters of every jump; rho and
   the variance are common to all models.
@@ -98,13 +97,8 @@ def fit(curve: Curve, model: Model, starts: Iterable[np.ndarray]) -> Fit:
   def cost(theta: np.ndarray) -> float:
     return -_log_likelihood(curve, model, theta)
 
-  refined = [
-    optimize.minimize(
-      cost, np.clip(start, *np.transpose(bounds)), bounds=bounds
-    )
-    for start in starts
-  ]
-  best = min(refined, key=lambda each: each.fun)
+  start = np.clip(start, *np.transpose(bounds))
+  best = optimize.minimize(cost, start, bounds=bounds)
   coefficients, variance = _project(curve, model, best.x)
   size = 1 + DRIFTS.index(model.drift) + 3 * model.jumps
   bic = 2 * best.fun + size * np.log(len(curve.time))
@@ -150,6 +144,17 @@ def logistic(
   """[..., N]: unit jumps with midpoints and widths [...]."""
   since = curve.time - np.asarray(midpoint)[..., None]
   return special.expit(LOGISTIC_WIDTH * since / np.asarray(width)[..., None])
+
+
+def rises(curve: Curve, fitted: Fit) -> np.ndarray:
+  """[jumps]: how far each goes up from the first step to the last, in heights.
+
+  Less than its coefficient where part of it lies beyond the run.
+  """
+  jumps = jumps_of(curve, fitted.model, fitted.theta)
+  risen = logistic(curve, jumps[:, 0], jumps[:, 1])
+  heights = fitted.coefficients[len(fitted.coefficients) - len(jumps) :]
+  return heights * (risen[:, -1] - risen[:, 0])
 
 
 def design(curve: Curve, model: Model, theta: np.ndarray) -> np.ndarray:
