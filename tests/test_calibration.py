@@ -59,7 +59,7 @@ class SmallCalibrationTest(absltest.TestCase):
     figures = calibration.summarise(_measure([NULL, *cells], 8, 400))
     self.assertEqual(figures["power_min"], 1.0)
     covered = np.mean([row["coverage"] for row in figures["table"][1:]])
-    self.assertBetween(covered, 0.85, 1.0)  # nominally 0.95
+    self.assertBetween(covered, 0.85, 0.99)  # nominally 0.95
     for row in figures["table"][1:]:
       self.assertGreater(row["most_power"], 0.99)
 

@@ -228,6 +228,25 @@ class CensoredTest(parameterized.TestCase):
     self.assertIsNone(found.onset)
     self.assertAlmostEqual(found.completion.estimate, 462.5, delta=10.0)
 
+  @parameterized.parameters(
+    (540.0, "before_start", (False, True, True)),
+    (560.0, "detected", (True, True, True)),
+    (1440.0, "detected", (True, True, True)),
+    (1460.0, "in_progress", (True, True, False)),
+  )
+  def test_an_end_on_either_side_of_the_run_s(self, midpoint, status, seen):
+    # Measured from 500 to 1500; the jump's end lies a step in or beyond.
+    steps = np.arange(500.0, 1501.0, 10.0)
+    signal = 0.8 * _logistic(midpoint, 100.0, steps)
+    signal += _noise(0, 0.005, size=len(steps))
+    found = detect(steps, signal)
+    self.assertEqual(found.status, status)
+    points = found.onset, found.midpoint, found.completion
+    self.assertEqual(tuple(point is not None for point in points), seen)
+    for point, part in zip(points, (-50.0, 0.0, 50.0)):
+      if point is not None:
+        self.assertBetween(midpoint + part, point.low, point.high)
+
   @parameterized.parameters(slice(1), slice(-1, None))
   def test_one_wild_measurement_at_an_end_is_ambiguous(self, where):
     signal = 0.1 + _noise(0, 0.003)
@@ -433,6 +452,15 @@ class PartsTest(parameterized.TestCase):
 
 
 class BadInputTest(parameterized.TestCase):
+  def test_masked_measurements_are_refused(self):
+    masked = np.ma.masked_greater(STEPS, 1900.0)
+    for curve in ((masked, STEPS), (STEPS, masked)):
+      with self.assertRaisesRegex(ValueError, "must not be masked"):
+        detect(*curve)
+    # A mask that hides nothing is no reason.
+    empty = np.ma.masked_greater(STEPS, 1e9)
+    self.assertEqual(detect(STEPS, empty * 0.0).status, "none")
+
   @parameterized.named_parameters(
     ("lengths", STEPS, STEPS[1:], "equal length, got"),
     ("empty", [], [], "at least 20 points, got 0"),

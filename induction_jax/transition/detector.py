@@ -172,7 +172,7 @@ def detect(
 
   Raises:
     ValueError: for arrays of unequal length, fewer than 20 points, values
-      that are not finite or not real, steps that do not increase or are
+      that are masked, not finite or not real, steps that do not increase or are
       negative, or a threshold out of range.
   """
   steps, signal = _check_curve(steps, signal)
@@ -460,6 +460,8 @@ def _precedence(jump: Jump) -> tuple[int, float]:
 def _check_curve(
   steps: np.ndarray, signal: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
+  if np.ma.is_masked(steps) or np.ma.is_masked(signal):
+    raise ValueError("steps and signal must not be masked: leave such out")
   if np.iscomplexobj(steps) or np.iscomplexobj(signal):
     raise ValueError("steps and signal must be real, got complex numbers")
   steps = np.asarray(steps, dtype=float)
