@@ -13,12 +13,15 @@ By default the stretch is the transition that results.nc shows, from onset to
 completion, with as much again on either side, measured about 100 times. What
 is measured goes to zoomed.jsonl and joins results.nc at steps where the run
 itself measured nothing; history.jsonl and the checkpoints are left as they
-are. An overlap with the measurement before is not measured in a zoom.
+are. An overlap with the measurement before is not measured in a zoom. The
+transition, dated from all that is measured now, is printed and stands in
+summary.json as `zoom`, beside the run's own answer.
 """
 
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -36,7 +39,9 @@ from induction_jax.replay import (
   make_plan,
   replay,
 )
-from induction_jax.report.findings import Findings, find
+from induction_jax.report.findings import find
+from induction_jax.report.summary import summarise_zoom
+from induction_jax.report.write import add_zoom
 from induction_jax.results import make_results, write_results
 from induction_jax.storage import checkpoints, lock
 from induction_jax.storage.run_directory import (
@@ -131,9 +136,12 @@ def zoom(
       interrupt.leave(f"stopped at step {step}")
     interrupt.stop_at_once()
     findings = find(results)
+    zoomed = summarise_zoom(findings.transition)
+    stretch = {"from": plan.first, "to": plan.last, "every": plan.every}
+    add_zoom(directory, stretch | zoomed)
     form = experiment.config.report.format
     visualize.draw(experiment, directory, results, findings, form)
-    print(_describe(findings))
+    print(_describe(zoomed))
   differs = not all(each.equal for each in compared)
   return FAILED if differs and not changed else 0
 
@@ -206,22 +214,18 @@ def _verdict(plan: Plan, compared: list[Comparison]) -> str:
   )
 
 
-def _describe(findings: Findings) -> str:
+def _describe(zoomed: dict[str, Any]) -> str:
   """The transition again, from all that is measured now."""
-  transition = findings.transition
-  onset, completion = transition.onset, transition.completion
-  told = f"transition on repeats: {transition.status}"
-  if onset is None or transition.midpoint is None or completion is None:
+  told = f"transition on repeats: {zoomed['status']}"
+  if zoomed["width"] is None or zoomed["midpoint"] is None:
     return told
   lines = [told]
-  for name in ("onset", "midpoint", "completion"):
-    low, estimate, high = getattr(transition, name)[:3]
-    lines.append(f"  {name:<11}{estimate:.1f} [{low:.1f}, {high:.1f}]")
-  # The ends' intervals taken together: never too narrow.
-  low = max(0.0, completion.low - onset.high)
-  high = completion.high - onset.low
-  width = completion.estimate - onset.estimate
-  lines.append(f"  10-90 % width {width:.1f} [{low:.1f}, {high:.1f}] steps")
+  for name in ("onset", "midpoint", "completion", "width"):
+    said = "{estimate:.1f} [{low:.1f}, {high:.1f}]".format(**zoomed[name])
+    if name == "width":
+      lines.append(f"  10-90 % width {said} steps")
+    else:
+      lines.append(f"  {name:<11}{said}")
   return "\n".join(lines)
 
 

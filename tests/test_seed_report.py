@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from absl.testing import absltest, parameterized
 
-from induction_jax.report import seed_figures
+from induction_jax.report import leads, seed_figures
 from induction_jax.report.seeds import (
   Outcome,
   event_times,
@@ -165,6 +165,31 @@ class FiguresTest(absltest.TestCase):
     outcomes = [undated(seed, "none") for seed in MIDPOINTS]
     drawn = seed_figures.write_seed_figures(root, self.joined, outcomes, "svg")
     self.assertEqual(drawn, [])
+
+
+class LeadsTest(absltest.TestCase):
+  def test_every_seed_stands_beside_the_medians(self):
+    rng = np.random.default_rng(0)
+
+    def run(seed, onset, peak):
+      rise = 5.0 * np.heaviside(STEPS - peak, 1.0) if peak else 0.0
+      signal = leads.Signal(STEPS, rise + 0.1 * rng.normal(size=len(STEPS)))
+      events = {"gradient_norm, onset": None, "gradient_norm, peak": peak}
+      return leads.Run(seed, onset, {"gradient_norm": signal}, events)
+
+    runs = [run(7, 300.0, 350.0), run(3, 340.0, 400.0), run(5, None, 420.0)]
+    quiet = {"untrained": [run(seed, None, None) for seed in range(3)]}
+    figures = leads.summarise(runs, quiet)
+    lead = figures["events"]["gradient_norm, peak"]
+    self.assertEqual((lead["n_dated"], lead["median_lead"]), (2, -55.0))
+    told = {each["seed"]: each for each in figures["seeds"]}
+    self.assertEqual(list(told), [7, 3, 5])
+    for seed, onset, peak in ((7, 300.0, 350.0), (3, 340.0, 400.0)):
+      self.assertEqual(told[seed]["onset"], onset)
+      self.assertEqual(told[seed]["events"], {"gradient_norm, peak": peak})
+      self.assertEqual(told[seed]["alarms"], {"gradient_norm": peak})
+    self.assertIsNone(told[5]["onset"])
+    self.assertEqual(figures["controls"]["untrained"]["transitions"], 0)
 
 
 if __name__ == "__main__":

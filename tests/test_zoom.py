@@ -15,6 +15,7 @@ from induction_jax.config import make_config
 from induction_jax.experiment import make_experiment
 from induction_jax.report import figures, style
 from induction_jax.report.findings import find
+from induction_jax.report.summary import summarise_zoom
 from induction_jax.results import make_results, write_results
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import (
@@ -96,6 +97,8 @@ class ZoomTest(parameterized.TestCase):
     self.assert_zoomed([5, 9])
 
   def test_measures_what_the_run_went_through(self):
+    own = {"transition": {"status": "as the run itself found it"}}
+    write_json(self.run_directory.summary, own)
     status, out, err = self.zoom("--from=5", "--to=9", "--every=1")
     self.assertEqual((status, err), (0, ""))
     self.assertIn("replaying 4 -> 12: behaviour,spectra at 5 steps", out)
@@ -106,6 +109,10 @@ class ZoomTest(parameterized.TestCase):
     self.assert_zoomed([5, 6, 7, 8, 9])
     self.assert_run_untouched()
     results = self.draw.call_args.args[2]
+    stretch = {"from": 5, "to": 9, "every": 1}
+    refined = stretch | summarise_zoom(find(results).transition)
+    summary = read_json(self.run_directory.summary)
+    self.assertEqual(summary, own | {"zoom": refined})
     self.assertEqual(
       json.loads(results.attrs["zoomed"]),
       [
@@ -142,6 +149,7 @@ class ZoomTest(parameterized.TestCase):
     status, _, err = self.zoom("--from=7", "--to=14", "--every=1")
     self.assertEqual((status, err), (0, ""))
     self.assert_zoomed([5, 7, 8, 9, 10, 11, 13, 14])
+    self.assertFalse(self.run_directory.summary.exists())  # nor had it any
     measured = [
       (record["probe"], record["step"])
       for record in history.read(self.run_directory.zoomed)
@@ -224,7 +232,7 @@ class ZoomTest(parameterized.TestCase):
       self.assertEqual(self.zoom()[0], 0)
       plan = called.call_args.args[2]
       self.assertEqual((plan.first, plan.last, plan.every), (*expected, 1))
-    told = zoom._describe(found)
+    told = zoom._describe(summarise_zoom(found.transition))
     self.assertIn(f"width {completion - onset:.1f} [", told)
 
   @parameterized.parameters(

@@ -26,6 +26,7 @@ FALSE_ALARMS = 0.05
 class Run(NamedTuple):
   """One seed: its transition's onset, and what curvature and scalars did."""
 
+  seed: int
   onset: float | None
   signals: dict[str, Signal]
   events: dict[str, float | None]  # onset and peak of every signal, in steps
@@ -45,7 +46,10 @@ def read_sweep(directory: Path) -> list[Run]:
     }
     runs.append(
       Run(
-        onset and onset["estimate"], read_signals(results.isel(seed=i)), events
+        int(seed),
+        onset and onset["estimate"],
+        read_signals(results.isel(seed=i)),
+        events,
       )
     )
   return runs
@@ -54,7 +58,7 @@ def read_sweep(directory: Path) -> list[Run]:
 def summarise(
   runs: Sequence[Run], controls: Mapping[str, Sequence[Run]]
 ) -> dict[str, Any]:
-  """The figures of lead_lag.json."""
+  """The figures of lead_lag.json, and of every seed what they are made of."""
   onsets = [run.onset for run in runs]
   dated = [{n for n, step in run.events.items() if step} for run in runs]
   names = [name for name in runs[0].events if any(name in d for d in dated)]
@@ -85,6 +89,15 @@ def summarise(
       }
       for name, each in controls.items()
     },
+    "seeds": [
+      {
+        "seed": run.seed,
+        "onset": run.onset,
+        "events": {name: run.events[name] for name in names},
+        "alarms": {name: steps[i] for name, steps in alarms.items()},
+      }
+      for i, run in enumerate(runs)
+    ],
   }
 
 

@@ -67,6 +67,25 @@ def summarise(
   }
 
 
+def summarise_zoom(transition: Transition) -> dict[str, Any]:
+  """The transition as dated from a zoom's measurements too, and its width.
+
+  The ends' intervals are taken together for that of the width: never too
+  narrow. Without both ends there is none.
+  """
+  onset, completion = transition.onset, transition.completion
+  width = (
+    None
+    if onset is None or completion is None
+    else Interval(
+      low=max(0.0, completion.low - onset.high),
+      estimate=completion.estimate - onset.estimate,
+      high=completion.high - onset.low,
+    )
+  )
+  return _transition_summary(transition) | {"width": _interval_summary(width)}
+
+
 def format_summary(summary: dict[str, Any]) -> str:
   """What a person reads first."""
   transition = summary["transition"]

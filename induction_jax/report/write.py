@@ -24,6 +24,7 @@ from induction_jax.report.findings import Findings
 from induction_jax.report.patterns import Shown, plot_patterns
 from induction_jax.report.summary import summarise
 from induction_jax.report.task_figures import plot_markov, plot_memory
+from induction_jax.storage.documents import read_object
 from induction_jax.storage.run_directory import (
   RunDirectory,
   read_cost,
@@ -38,6 +39,15 @@ def write_summary(
   summary = summarise(results, findings, read_cost(run.cost))
   write_json(run.summary, summary)
   return summary
+
+
+def add_zoom(run: RunDirectory, zoomed: dict[str, Any]) -> None:
+  """Puts what a zoom says beside what the run found itself in summary.json.
+
+  The newest zoom counts; a run that has not ended yet has no summary.
+  """
+  if run.summary.exists():
+    write_json(run.summary, read_object(run.summary) | {"zoom": zoomed})
 
 
 def write_figures(
