@@ -146,7 +146,9 @@ class CommandTest(absltest.TestCase):
     self.assertEqual(list(figures)[:4], list(calibration.BOUNDS))
     self.assertEqual([row["replicates"] for row in figures["table"]], [6, 6])
     said = json.loads(out.splitlines()[-1])
-    self.assertEqual(said, {k: figures[k] for k in calibration.BOUNDS})
+    both = (*calibration.BOUNDS, "raw")
+    self.assertEqual(said, {k: figures[k] for k in both})
+    self.assertEqual(list(said["raw"]), list(calibration.BOUNDS))
 
   def test_nonsense(self):
     with self.assertRaises(SystemExit):
