@@ -364,14 +364,14 @@ class PartsTest(parameterized.TestCase):
       numeric = (ahead - behind) @ self.coefficients / 2e-6
       np.testing.assert_allclose(slopes[:, 3 + i], numeric, atol=1e-7)
 
-  @parameterized.parameters(0, 1)
-  def test_evidence_is_the_ratio_of_least_squares(self, jumps):
+  @parameterized.parameters((0, 0.0), (1, 0.0), (0, 2.0), (1, 2.0))
+  def test_evidence_is_the_ratio_of_least_squares(self, jumps, least):
     model = models.Model("power", jumps)
     theta = np.array([0.4, *self.theta[1 : 1 + 2 * jumps], 0.5])
     null = models.Fit(model, theta, np.ones(2 + jumps), 1.0, 0.0)
-    grid = evidence.Grid(np.array([0.3, 0.6, 0.8]), np.log([0.2, 0.1, 0.6]))
+    grid = evidence.Grid(np.array([0.3, 0.6, 0.8]), np.log([0.2, 0.1, 1.5]))
     curves = np.random.default_rng(2).normal(size=(10, 4))
-    scores = evidence.score(self.curve, null, grid, curves)
+    scores = evidence.score(self.curve, null, grid, curves, least)
     columns = [
       evidence.null_columns(self.curve, null, p) for p in evidence.POWERS
     ]
@@ -384,9 +384,12 @@ class PartsTest(parameterized.TestCase):
       with_jump = self._best(
         curves[:, i],
         [np.column_stack([c, j]) for c in columns for j in jumping],
+        least,
       )
       np.testing.assert_allclose(scores.null[i], best, rtol=1e-6)
-      np.testing.assert_allclose(scores.jump[i], with_jump, rtol=1e-6)
+      np.testing.assert_allclose(
+        scores.jump[i], max(best, with_jump), rtol=1e-6
+      )
 
   @parameterized.parameters((0, False), (1, True))
   def test_some_replicates_say_enough_where_all_would(self, seed, needed):
@@ -404,14 +407,20 @@ class PartsTest(parameterized.TestCase):
     # With a jump all are looked at; without one the first that are too many.
     self.assertEqual(some.p_value == every.p_value, needed)
 
-  def _best(self, curve, designs):
-    """The highest log likelihood over designs and rho, by least squares."""
+  def _best(self, curve, designs, least=0.0):
+    """The highest log likelihood over designs and rho, by least squares.
+
+    Of those whose last column rises by `least`.
+    """
     best = -np.inf
     for rho in evidence.RHOS:
       white = models.whiten(self.curve, rho, curve)
       for columns in designs:
+        rise = columns[-1, -1] - columns[0, -1]
         columns = models.whiten(self.curve, rho, columns)
-        left = np.linalg.lstsq(columns, white, rcond=None)[1]
+        heights, left = np.linalg.lstsq(columns, white, rcond=None)[:2]
+        if abs(heights[-1] * rise) < least:
+          continue
         variance = np.sum(left) / len(white) + models.NOISE_FLOOR**2
         log_det = np.sum(np.log(1 - rho ** (2 * self.curve.lags)))
         best = max(best, -(len(white) * np.log(variance) + log_det) / 2)
