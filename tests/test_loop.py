@@ -97,6 +97,16 @@ class RunTest(parameterized.TestCase):
     loop.run(self.experiment, directory)
     self.assert_equal_runs(directory)
 
+  def test_records_are_on_disk_before_the_checkpoint_after_them(self):
+    order, directory = mock.Mock(), self.start("order")
+    order.ledger.mark.return_value = {}
+    with mock.patch.object(loop.checkpoints, "save", order.save):
+      loop._save(directory, self.final, order.ledger, order.cost)
+    called = [name for name, *_ in order.mock_calls]
+    self.assertEqual(
+      called, ["ledger.commit", "ledger.mark", "save", "cost.save"]
+    )
+
   @parameterized.parameters(0.0, 0.5, 0.99)
   def test_lost_records_are_made_again(self, kept):
     directory = self.start(f"cut_{kept}")

@@ -26,6 +26,7 @@ from induction_jax.storage import (
   checkpoints,
   dataset,
   disk,
+  environment,
   files,
   history,
   lock,
@@ -225,6 +226,24 @@ class CheckpointsTest(DirectoryTest):
     ):
       checkpoints.save(self.root, 2, tree)
     chex.assert_trees_all_equal(checkpoints.restore(self.root, 1, tree), tree)
+
+  def test_all_is_on_disk_before_it_has_its_name(self):
+    forced = []
+
+    def force(path):
+      named = (self.root / "1").exists()
+      forced.append((path, path.stat().st_ino, named))
+
+    with mock.patch.object(checkpoints, "force_to_disk", force):
+      checkpoints.save(self.root, 1, {"x": jnp.arange(3.0)})
+    *before, (last, _, named) = forced
+    self.assertEqual((last, named), (self.root, True))
+    self.assertEqual({named for *_, named in before}, {False})
+    # The same files, not copies of them.
+    self.assertEqual(
+      {inode for _, inode, _ in before},
+      {path.stat().st_ino for path in (self.root / "1").rglob("*")},
+    )
 
   def test_nothing_is_left_of_a_save_that_fails_half_way(self):
     full = OSError(errno.ENOSPC, "No space left on device")
@@ -450,6 +469,12 @@ class LockTest(DirectoryTest):
 
 
 class EnvironmentTest(DirectoryTest):
+  def test_what_may_change_bits_and_what_may_not(self):
+    for name in ("xla_flags", "device_kind", "threads", "key_implementation"):
+      told = environment.differences({name: "a"}, {name: "b"})
+      self.assertEqual(told, f"{name} a then, b now")
+    self.assertEqual(environment.differences({"command": 1}, {}), "")
+
   def test_what_has_changed_is_said_and_kept(self):
     path = self.root / "environment.json"
     err = io.StringIO()
