@@ -66,7 +66,7 @@ def _parts() -> tuple:
 def _edits(clamps: str, more: Edits = NO_EDITS) -> Edits:
   """The edits that a clamped model makes of its pattern and output."""
   config, model, _ = _parts()
-  seen = model._replace(apply=lambda params, tokens, edits=NO_EDITS: edits)
+  seen = model._replace(apply=lambda params, tokens, edits, _: edits)
   return clamp_heads(seen, clamps, config.model).apply({}, TOKENS, more)
 
 
