@@ -62,6 +62,7 @@ SETTINGS = {
 }
 LONGEST = 600.0  # seconds any one start may take
 POLL = 0.02
+LONGER = 1.05  # each time a run may go on, in times of the one before
 PROMPT = 10.0  # seconds a run that is told to stop may take
 
 
@@ -174,11 +175,13 @@ def kill_until(bench: Bench, kills: int) -> tuple[int, int, int]:
   while done < kills:
     number += 1
     run, told = bench.scratch / f"killed_{number}", None
+    longest = 0.7 * bench.seconds
     while told is None:
       process = start(run, bench.scratch)
       if random.random() < 0.8:  # else in the start itself
         wait_for_directory(process)
-      delay = random.uniform(0, 0.7 * bench.seconds)
+      delay = random.uniform(0, longest)
+      longest *= LONGER  # a machine that is busier now gets to the end as well
       delay = delay if done < kills else LONGEST
       told = wait_for_results(process, run, delay)
       done += told is None
