@@ -111,6 +111,8 @@ def by_first(work: Callable[[], Result]) -> Result | None:
     except Exception as raised:  # whatever it is, the others must know
       error = raised
   failed = largest(int(error is not None))
+  if failed:
+    part()  # together, for all know
   if error is not None:
     raise error
   if failed:
