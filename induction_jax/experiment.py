@@ -13,7 +13,6 @@ import optax
 from induction_jax import losses, optim, tasks
 from induction_jax.config import Config, ConfigError
 from induction_jax.interventions import (
-  averages_sequences,
   clamp_heads,
   intervene,
 )
@@ -84,7 +83,7 @@ def make_pure_experiment(config: Config) -> Experiment:
   placement = place_run(config.mesh)
   draw = make_draw(config)
   curvature = make_curvature(config, model)
-  _check_clamps(config, curvature.plan.micro_batch_size)
+  _check_clamps(config, model, curvature.plan.micro_batch_size)
   tx = intervene(
     optim.make_optimizer(config.optim, config.train.num_steps),
     config,
@@ -94,7 +93,7 @@ def make_pure_experiment(config: Config) -> Experiment:
     partial(find_largest, curvature.solve),
   )
   weights = losses.make_weights(config.train.loss_tokens)
-  micro_batch_size = _micro_batch_size(config)
+  micro_batch_size = _micro_batch_size(config, model)
   gradient = make_gradient(
     make_loss(model, weights),
     weights,
@@ -145,9 +144,9 @@ def _keep_whole(probe: Probe, placement: Placement) -> Probe:
   )
 
 
-def _micro_batch_size(config: Config) -> int:
+def _micro_batch_size(config: Config, model: Model) -> int:
   """Of a training step; a mean over sequences is of the batch as a whole."""
-  if not averages_sequences(config.intervention.clamp):
+  if not model.mixes_sequences:
     return plan_micro_batch(config, jax.default_backend())
   whole, asked = config.train.batch_size, config.train.micro_batch_size
   if asked not in (0, whole):
@@ -158,12 +157,10 @@ def _micro_batch_size(config: Config) -> int:
   return whole
 
 
-def _check_clamps(config: Config, micro_batch_size: int) -> None:
+def _check_clamps(config: Config, model: Model, micro_batch_size: int) -> None:
   """Refuses micro-batches whose mean loss is not that of the batch."""
   whole = config.spectra.batch_size
-  if micro_batch_size == whole:
-    return
-  if averages_sequences(config.intervention.clamp):
+  if model.mixes_sequences and micro_batch_size != whole:
     raise ConfigError(
       "spectra.micro_batch_size must be spectra.batch_size with a head clamped "
       f"to its mean over sequences, {whole}, got {micro_batch_size} (of 0, by "

@@ -51,6 +51,7 @@ FLOORS = {
   "config": 0,
   "limits": 0,
   "keys": 0,
+  "lapack": 0,
   "multiplicity": 0,
 }
 # The only imports between rooms of one floor: (importer, imported).
@@ -59,6 +60,7 @@ SAME_FLOOR = {
   ("config", "types"),
   ("limits", "config"),
   ("keys", "types"),
+  ("lapack", "types"),
   # A replay is a run, of steps that have been.
   ("replay", "loop"),
   ("replay", "ledger"),

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from induction_jax.circuits.weights import CircuitWeights
+from induction_jax.lapack import one_at_a_time
 from induction_jax.types import Array
 
 
@@ -55,23 +56,10 @@ def triangles(weights: CircuitWeights) -> Triangles:
 
 
 def _triangle(x: Array) -> Array:  # [..., N, K] -> [..., K, K]
-  """On a CPU one matrix after another.
-
-  There jaxlib spreads a batch over the threads that run the program, and
-  waits; as many batches at once as there are threads wait for ever (seen with
-  jax 0.10 on two cores, in independent calls and on two virtual devices).
-  """
-  matrices = x.reshape(-1, *x.shape[-2:])
-  upper = jax.lax.platform_dependent(
-    matrices, cpu=jax.vmap(_upper_of_one), default=_upper
-  )
+  upper = jax.vmap(_upper)(x.reshape(-1, *x.shape[-2:]))
   missing = x.shape[-1] - upper.shape[-2]  # rows, where N < K
   upper = jnp.pad(upper, [(0, 0), (0, missing), (0, 0)])
   return upper.reshape(*x.shape[:-2], *upper.shape[-2:])
 
 
-def _upper(x: Array) -> Array:
-  return jnp.linalg.qr(x, mode="r")
-
-
-_upper_of_one = jax.custom_batching.sequential_vmap(_upper)
+_upper = one_at_a_time(lambda matrix: jnp.linalg.qr(matrix, mode="r"))

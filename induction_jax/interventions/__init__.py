@@ -8,7 +8,6 @@ where the config asks for nothing.
 
 from induction_jax.interventions.clamp import (
   KINDS,
-  averages_sequences,
   clamp_heads,
 )
 from induction_jax.interventions.freeze import freeze, frozen_mask
@@ -22,7 +21,6 @@ from induction_jax.interventions.update import intervene
 __all__ = [
   "KINDS",
   "ProjectionState",
-  "averages_sequences",
   "clamp_heads",
   "freeze",
   "frozen_mask",

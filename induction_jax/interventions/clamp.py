@@ -96,11 +96,11 @@ def clamp_heads(model: Model, text: str, config: ModelConfig) -> Model:
     apply=apply,
     predict=predict,
     clamps=edits,
-    mixes_sequences=averages_sequences(text),
+    mixes_sequences=_averages_sequences(text),
   )
 
 
-def averages_sequences(text: str) -> bool:
+def _averages_sequences(text: str) -> bool:
   """Whether a list of clamps makes one sequence depend on the others."""
   return any(item.split()[0] == mean.__name__ for item in split_list(text))
 

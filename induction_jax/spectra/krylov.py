@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from induction_jax.lapack import one_at_a_time
 from induction_jax.spectra.layout import WHOLE, Layout
 from induction_jax.types import Array
 
@@ -182,16 +183,9 @@ def dot(a: Array, b: Array) -> Array:
 def eigh(matrix: Array) -> tuple[Array, Array]:
   """Eigenvalues [M], ascending, and eigenvectors [M, M] in columns.
 
-  jnp.linalg.eigh, but that under vmap a CPU takes one matrix after another:
-  jaxlib spreads a batch over the threads that run the program, and waits; two
-  batches at once then wait for ever (seen with jax 0.10 and 0.12 on two cores,
-  in two independent while loops).
+  Under vmap a CPU takes one matrix after another (see induction_jax.lapack).
   """
-  return jax.lax.platform_dependent(
-    matrix, cpu=_eigh_of_one, default=lambda x: tuple(jnp.linalg.eigh(x))
-  )
+  return _eigh(matrix)
 
 
-@jax.custom_batching.sequential_vmap
-def _eigh_of_one(matrix: Array) -> tuple[Array, Array]:
-  return tuple(jnp.linalg.eigh(matrix))
+_eigh = one_at_a_time(lambda matrix: tuple(jnp.linalg.eigh(matrix)))

@@ -129,17 +129,7 @@ def restore(directory: Path, step: int, like: PyTree) -> PyTree:
     CheckpointError: if names, shapes or dtypes differ from those of `like`, or
       anything from what was saved.
   """
-  part = _part(directory)
-  if part and step not in _own_steps(directory):
-    return _restore_part(part, step, like)
-  path = directory.absolute() / str(step)
-  plain = key_data(like)
-  saved = manifest.read(path)
-  manifest.check_kinds(path, manifest.kinds(saved), plain)
-  restored = _read_leaves(path, plain)
-  manifest.check_bits(path, saved, restored)
-
-  return wrap_keys(like, restored)
+  return _restore(directory, step, like)[0]
 
 
 def restore_newest(
@@ -170,8 +160,7 @@ def restore_newest(
   for step in reversed(steps(directory)):
     path = directory / str(step)
     try:
-      restored = restore(directory, step, like)
-      note = manifest.read(path).note if manifest.exists(path) else None
+      restored, note = _restore(directory, step, like)
       if not (complaint := complain(note)):
         return restored
       print(f"warning: {path} is not used: {complaint}", file=sys.stderr)
@@ -189,7 +178,7 @@ def whole(directory: Path, steps: Iterable[int]) -> Iterator[int]:
   Of each other one line says so on standard error.
   """
   for step in steps:
-    part = None if step in _own_steps(directory) else _part(directory)
+    part = _part_of(directory, step)
     try:
       manifest.read((part.stacked if part else directory) / str(step))
       yield step
@@ -216,6 +205,25 @@ def self_test(directory: Path) -> None:
     ) from error
   finally:
     shutil.rmtree(path, ignore_errors=True)
+
+
+def _restore(directory: Path, step: int, like: PyTree) -> tuple[PyTree, Any]:
+  """What `restore` gives, and the note kept with it: None with a part."""
+  if part := _part_of(directory, step):
+    return _restore_part(part, step, like), None
+  path = directory.absolute() / str(step)
+  plain = key_data(like)
+  saved = manifest.read(path)
+  manifest.check_kinds(path, manifest.kinds(saved), plain)
+  restored = _read_leaves(path, plain)
+  manifest.check_bits(path, saved, restored)
+  return wrap_keys(like, restored), saved.note
+
+
+def _part_of(directory: Path, step: int) -> Part | None:
+  """The part that stands for a step's checkpoint, None if it has its own."""
+  part = _part(directory)
+  return None if part and step in _own_steps(directory) else part
 
 
 def _own_steps(directory: Path) -> set[int]:
