@@ -24,6 +24,11 @@ def get_config():
   config.spectra.batch_size = 8
   config.spectra.track_top_k_eigenvalues = 1
   config.spectra.preconditioned_top_k = 1
+  # For the trace alone, so with the least of the density itself.
+  config.density.interval = 10
+  config.density.probes = 2
+  config.density.order = 10
+  config.density.trace_probes = 16
   config.checkpoint.interval = 350
   config.checkpoint.log_spaced = False
   return config

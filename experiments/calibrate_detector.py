@@ -38,7 +38,13 @@ import numpy as np
 from scipy import signal as filters
 from scipy import stats
 
-from induction_jax.transition import Interval, Transition, detect, models
+from induction_jax.transition import (
+  Interval,
+  Transition,
+  detect,
+  detector,
+  models,
+)
 
 RHOS = (0.0, 0.5, 0.8, 0.95)
 WIDTHS = (0.01, 0.03, 0.1, 0.3)
@@ -49,7 +55,6 @@ DRIFT_HEIGHT = 10.0  # range of a null over the noise's marginal sd
 MIDPOINTS = (0.35, 0.65)
 # Of the bounds that power and coverage must keep.
 BOUND_RHO = 0.8
-SIGNIFICANCE = 0.01
 FOUND = ("detected", "in_progress", "before_start")
 # Replicates of every cell between two savings of the figures.
 ROUND = 5
@@ -354,7 +359,7 @@ def most_power(cell: Cell, steps: np.ndarray, truth: np.ndarray) -> float:
     basis, _ = np.linalg.qr(models.whiten(curve, cell.rho, drift))
     left = white - basis @ (basis.T @ white)
     nearest = min(nearest, float(left @ left))
-  critical = stats.norm.isf(SIGNIFICANCE)
+  critical = stats.norm.isf(detector.SIGNIFICANCE)
   return float(stats.norm.sf(critical - np.sqrt(nearest)))
 
 
