@@ -29,7 +29,6 @@ from induction_jax.probes import (
 )
 from induction_jax.state import TrainState, init_state
 from induction_jax.step import (
-  AT_ONCE,
   TrainChunk,
   make_gradient,
   make_loss,
@@ -99,7 +98,6 @@ def make_pure_experiment(config: Config) -> Experiment:
     weights,
     micro_batch_size,
     placement.split_micro_batches,
-    at_once=AT_ONCE if config.mesh.data == 1 else 1,
   )
   sample = tasks.make_sampler(task, config.train.batch_size)
   train_step = make_train_step(

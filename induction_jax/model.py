@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from induction_jax.config import ModelConfig
+from induction_jax.product import product
 from induction_jax.types import Array, Key, Params
 
 ROTARY_BASE = 10_000.0
@@ -214,7 +215,7 @@ class Transformer(nn.Module):
       x = _end_layer(config, convention, weights, layer, x, added)
       residual.append(x)
     x = _normalise(config, convention, weights, "final_norm", None, x)
-    logits = x @ weights["w_u"]  # [B, T, V]
+    logits = product(x, weights["w_u"])  # [B, T, V]
     if edits is None:
       return logits, None
     # Resumed in the last layer, there are no heads left to tell of.
@@ -294,11 +295,12 @@ def _read(
   """
   x = _normalise(config, convention, weights, "norm", layer, residual)
   # Shortformer positions reach queries and keys, never the residual stream.
-  shortformer = config.position == "shortformer"
-  x_qk = x + weights["w_pos"][None, : x.shape[1]] if shortformer else x
-  query = _project(x_qk, weights["w_q"][layer], _layer(weights, "b_q", layer))
-  key = _project(x_qk, weights["w_k"][layer], _layer(weights, "b_k", layer))
-  value = _project(x, weights["w_v"][layer], _layer(weights, "b_v", layer))
+  if config.position == "shortformer":
+    x_qk = x + weights["w_pos"][None, : x.shape[1]]
+    query, key = _project(weights, layer, x_qk, "qk")
+    (value,) = _project(weights, layer, x, "v")
+  else:
+    query, key, value = _project(weights, layer, x, "qkv")
   if config.smeared_keys:
     key = _smear(key, weights["smear"][layer])
   if config.position == "rotary":
@@ -379,7 +381,8 @@ def _mix(
   length, seen = query.shape[2], key.shape[3]
   score = jnp.einsum("bhtk,bhks->bhts", query, key)
   causal = jnp.tri(length, seen, k=seen - length, dtype=bool)[None, None]
-  score = jnp.where(causal, score, -jnp.inf)
+  # Added, and not selected, a mask has no part in any derivative.
+  score = score + jnp.where(causal, 0.0, -jnp.inf)
   # Any shift cancels below, so no derivative has to go through this one.
   shift = jax.lax.stop_gradient(jnp.max(score, axis=-1, keepdims=True))
   mass = jnp.exp(score - shift)  # [B, H, T, S], of which the pattern is
@@ -410,29 +413,24 @@ def _write(weights: Params, layer: int, mixed: Array) -> Array:
   the whole forward pass.
   """
   w_o = weights["w_o"][layer]
-  added = _join(mixed) @ w_o.reshape(-1, w_o.shape[-1])
+  added = product(_join(mixed), w_o.reshape(-1, w_o.shape[-1]))
   return _shift(added, _layer(weights, "b_o", layer))
 
 
 def _project(
-  x: Array,  # [B, T, D]
-  w: Array,  # [H, D, K]
-  bias: Array | None,  # [H, K]
-) -> Array:
-  """Every head's x @ w as one matrix product, [B, H, T, K].
-
-  The same as einsum("btd,hdk->bhtk", x, w), whose derivatives XLA runs as
-  many small products: 1.5 times slower on CPU. Weights are taken as [H K, D],
-  with which it does not transpose the longest side of their gradient's product:
-  on CPU that one is then twice as fast.
-  """
-  n_heads, d_model, d_head = w.shape
-  rows = w.transpose(0, 2, 1).reshape(n_heads * d_head, d_model)
-  joined = jnp.einsum("btd,ed->bte", x, rows)
-  split = joined.reshape(*x.shape[:2], n_heads, d_head)
-  if bias is not None:
-    split = split + bias[None, None]
-  return split.transpose(0, 2, 1, 3)
+  weights: Params, layer: int, x: Array, kinds: str
+) -> list[Array]:  # [B, T, D] -> of each kind [B, H, T, K]
+  """What all heads read of some kinds ("q", "k", "v"), in one product."""
+  read = [weights[f"w_{kind}"][layer] for kind in kinds]  # [H, D, K] each
+  n_heads, d_model, d_head = read[0].shape
+  columns = [w.transpose(1, 0, 2).reshape(d_model, -1) for w in read]
+  joined = product(x, jnp.concatenate(columns, axis=1))
+  parts = jax.lax.split(joined, (n_heads * d_head,) * len(kinds), axis=2)
+  split = [part.reshape(*x.shape[:2], n_heads, d_head) for part in parts]
+  return [
+    _shift(part, _layer(weights, f"b_{kind}", layer)).transpose(0, 2, 1, 3)
+    for kind, part in zip(kinds, split)
+  ]
 
 
 def _join(mixed: Array) -> Array:  # [B, H, T, K] -> [B, T, H K]
@@ -449,9 +447,9 @@ def _mlp(
 ) -> Array:
   x = _normalise(config, convention, weights, "mlp_norm", layer, x)
   b_in, b_out = (_layer(weights, name, layer) for name in ("b_in", "b_out"))
-  hidden = _shift(x @ weights["w_in"][layer], b_in)  # [B, T, F]
+  hidden = _shift(product(x, weights["w_in"][layer]), b_in)  # [B, T, F]
   hidden = jax.nn.gelu(hidden, approximate=not convention.exact_gelu)
-  return _shift(hidden @ weights["w_out"][layer], b_out)
+  return _shift(product(hidden, weights["w_out"][layer]), b_out)
 
 
 def _layer(weights: Params, name: str, layer: int | None) -> Any:
@@ -461,7 +459,7 @@ def _layer(weights: Params, name: str, layer: int | None) -> Any:
   return weights[name][layer]
 
 
-def _shift(x: Array, bias: Array | None) -> Array:  # [B, T, X], [X]
+def _shift(x: Array, bias: Array | None) -> Array:  # [B, T, ...], [...]
   return x if bias is None else x + bias[None, None]
 
 

@@ -18,11 +18,9 @@ Loss = Callable[[Params, Batch], Array]
 LossAndGradient = Callable[[Params, Batch], tuple[Array, Params]]
 
 # What the scores of one layer may take on a CPU, so that they stay in its
-# cache between the products that make and use them.
+# cache between the products that make and use them. Hessian products, which
+# hold tangents as well, are fastest with this, a step of training with twice.
 SCORE_BYTES = 4 * 2**20
-# Micro-batches at once where they have one device to themselves: the products
-# of one alone leave a CPU's second core idle for half of the time.
-AT_ONCE = 2
 
 
 class StepMetrics(NamedTuple):
@@ -82,23 +80,27 @@ def plan_micro_batch(config: Config, platform: str) -> int:
   """
   if config.train.micro_batch_size:
     return config.train.micro_batch_size
-  return fit_cache(config, config.train.batch_size, platform)
+  return fit_cache(config, config.train.batch_size, platform, 2 * SCORE_BYTES)
 
 
-def fit_cache(config: Config, size: int, platform: str) -> int:
+def fit_cache(
+  config: Config, size: int, platform: str, room: int | None = None
+) -> int:
   """How many of `size` sequences are best worked on together.
 
-  By shapes alone: on a CPU the largest divisor whose scores fit SCORE_BYTES,
-  elsewhere all. Devices that share a batch take equal parts, each as much.
+  By shapes alone: on a CPU the largest divisor whose scores fit the room
+  (bytes; SCORE_BYTES unless told), elsewhere all. Devices that share a batch
+  take equal parts, each as much.
   """
   if platform != "cpu":
     return size
   devices = config.mesh.data
+  room = SCORE_BYTES if room is None else room
   each = 4 * config.model.n_heads * config.task.seq_length**2
   return max(
     n
     for n in range(devices, size + 1, devices)
-    if size % n == 0 and (n == devices or n // devices * each <= SCORE_BYTES)
+    if size % n == 0 and (n == devices or n // devices * each <= room)
   )
 
 
@@ -107,7 +109,6 @@ def make_gradient(
   weights: Callable[[Batch], Array],
   micro_batch_size: int,
   place: Callable[[PyTree], PyTree] = lambda micro_batches: micro_batches,
-  at_once: int = 1,
 ) -> LossAndGradient:
   """A batch's loss and gradient, a micro-batch at a time.
 
@@ -116,8 +117,6 @@ def make_gradient(
     weights: which tokens count, from losses.make_weights.
     micro_batch_size: sequences; must divide the batch.
     place: says where the micro-batches [n, B, ...] are to lie.
-    at_once: how many are given to the device together, to be worked on side by
-      side or not, as it likes.
   """
   whole = jax.value_and_grad(loss)
 
@@ -134,7 +133,7 @@ def make_gradient(
     zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
     data = spectra.split_batch(batch, counts, micro_batch_size)
     data = data._replace(batches=place(data.batches))
-    return jax.lax.scan(add, zero, data, unroll=at_once)[0]
+    return jax.lax.scan(add, zero, data)[0]
 
   return gradient
 

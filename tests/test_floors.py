@@ -52,6 +52,7 @@ FLOORS = {
   "limits": 0,
   "keys": 0,
   "lapack": 0,
+  "product": 0,
   "multiplicity": 0,
 }
 # The only imports between rooms of one floor: (importer, imported).

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal
 from jax.extend.core.primitives import dot_general_p
 
+from induction_jax.product import product_p
+
 EXPONENT_BITS, FRACTION_BITS = 8, 10
 
 
@@ -38,7 +40,7 @@ def _evaluate(closed: ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
 
   for equation in jaxpr.eqns:
     values = [read(x) for x in equation.invars]
-    if equation.primitive is dot_general_p:
+    if equation.primitive in (dot_general_p, product_p):
       values = [_round(x) for x in values]
     own = {name: _inside(x) for name, x in equation.params.items()}
     params = equation.primitive.get_bind_params(own)

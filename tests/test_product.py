@@ -1,0 +1,129 @@
+"""The product of a matrix with weights, against jnp.matmul."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from induction_jax.product import product
+
+
+def _draw(seed, *shape):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def _loss(multiply, x, w):
+  """Not linear in either, so that no second derivative vanishes."""
+  return jnp.sum(jnp.sin(multiply(x, w)) * _draw(9, *x.shape[:-1], w.shape[1]))
+
+
+def _both(f):
+  """The same computation with our product and with jnp.matmul."""
+  return f(functools.partial(_loss, product)), f(
+    functools.partial(_loss, jnp.matmul)
+  )
+
+
+class ProductTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.enter_context(jax.enable_x64(True))
+
+  def assert_equal(self, ours, theirs):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11),
+      ours,
+      theirs,
+    )
+
+  @parameterized.parameters((3,), (4, 3), (2, 4, 3))
+  def test_value_and_gradients(self, *shape):
+    x, w = _draw(0, *shape), _draw(1, 3, 5)
+    self.assert_equal(product(x, w), x @ w)
+    self.assert_equal(*_both(lambda f: jax.grad(f, (0, 1))(x, w)))
+
+  @parameterized.parameters(False, True)
+  def test_second_derivatives_in_every_order(self, jit):
+    x, w = _draw(0, 4, 3), _draw(1, 3, 5)
+    wrap = jax.jit if jit else lambda f: f
+    modes = jax.jacfwd, jax.jacrev
+    for outer, inner in itertools.product(modes, modes):
+
+      def derive(f, outer=outer, inner=inner):
+        return wrap(outer(inner(f, (0, 1)), (0, 1)))(x, w)
+
+      self.assert_equal(*_both(derive))
+
+  def test_third_derivatives(self):
+    x, w = _draw(0, 4, 3), _draw(1, 3, 5)
+    self.assert_equal(
+      *_both(
+        lambda f: jax.jacfwd(jax.jacrev(jax.jacrev(f, 1), (0, 1)), (0, 1))(x, w)
+      )
+    )
+
+  @parameterized.product(axes=((0, None), (None, 0), (0, 0), (2, 1), (None, 2)))
+  def test_vmap_of_value_and_derivatives(self, axes):
+    shapes = [(4, 3), (3, 5)]
+    x, w = (
+      _draw(i, *(shape if axis is None else np.insert(shape, axis, 6)))
+      for i, (shape, axis) in enumerate(zip(shapes, axes))
+    )
+    for derive in (
+      lambda f: f,
+      lambda f: jax.grad(f, (0, 1)),
+      lambda f: jax.jacfwd(jax.grad(f, (0, 1)), (0, 1)),
+    ):
+      self.assert_equal(
+        *_both(lambda f: jax.vmap(derive(f), axes)(x, w))  # noqa: B023
+      )
+
+  def test_a_linear_map_and_its_transpose(self):
+    x, w, dw = _draw(0, 4, 3), _draw(1, 3, 5), _draw(2, 3, 5)
+
+    def run(f):
+      _, linear = jax.linearize(jax.grad(f, 1), x, w)
+      return linear(jnp.zeros_like(x), dw)
+
+    self.assert_equal(*_both(run))
+
+  @parameterized.parameters(False, True)
+  def test_it_is_as_precise_as_was_asked_where_it_was_made(self, batched):
+    shapes = ((2, 4, 3), (2, 3, 5)) if batched else ((4, 3), (3, 5))
+    x, w = (_draw(i, *shape) for i, shape in enumerate(shapes))
+
+    def gradient(x, w):
+      with jax.default_matmul_precision("highest"):
+        derive = jax.grad(functools.partial(_loss, product), (0, 1))
+        return (jax.vmap(derive) if batched else derive)(x, w)
+
+    text = jax.jit(gradient).lower(x, w).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    self.assertLen(products, 3)
+    for line in products:
+      self.assertIn("precision = [HIGHEST, HIGHEST]", line)
+
+  def test_what_is_turned_is_copied_on_a_cpu_alone(self):
+    x, w = _draw(0, 4, 3), _draw(1, 3, 5)
+    traced = jax.jit(jax.grad(functools.partial(_loss, product), 1)).trace(x, w)
+    for platform, barriers in (("cpu", 1), ("cuda", 0)):
+      text = traced.lower(lowering_platforms=(platform,)).as_text()
+      self.assertEqual(text.count("optimization_barrier"), barriers)
+
+  @parameterized.parameters(
+    ((4, 3), (4, 5)), ((4, 3), (2, 3, 5)), ((), (3, 5)), ((4, 0), (3, 5))
+  )
+  def test_shapes_that_do_not_fit(self, left, right):
+    with self.assertRaisesRegex(ValueError, "x must be"):
+      product(jnp.zeros(left), jnp.zeros(right))
+
+  def test_dtypes_that_differ(self):
+    with self.assertRaisesRegex(ValueError, "of one dtype"):
+      product(jnp.zeros((4, 3), jnp.float32), jnp.zeros((3, 5), jnp.float64))
+
+
+if __name__ == "__main__":
+  absltest.main()
