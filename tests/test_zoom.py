@@ -16,6 +16,7 @@ from induction_jax.experiment import make_experiment
 from induction_jax.report import figures, style
 from induction_jax.report.findings import find
 from induction_jax.report.summary import summarise_zoom
+from induction_jax.report.write import write_summary
 from induction_jax.results import make_results, write_results
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import (
@@ -113,6 +114,13 @@ class ZoomTest(parameterized.TestCase):
     refined = stretch | summarise_zoom(find(results).transition)
     summary = read_json(self.run_directory.summary)
     self.assertEqual(summary, own | {"zoom": refined})
+    # The run's own summary may be written again, whatever lies there.
+    write_summary(self.run_directory, results, find(results))
+    again = read_json(self.run_directory.summary)
+    self.assertEqual(again["zoom"], refined)
+    self.run_directory.summary.write_text("{")
+    write_summary(self.run_directory, results, find(results))
+    self.assertNotIn("zoom", read_json(self.run_directory.summary))
     self.assertEqual(
       json.loads(results.attrs["zoomed"]),
       [

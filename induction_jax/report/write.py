@@ -1,5 +1,6 @@
 """Writes a run's summary and figures into its directory."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import matplotlib.pyplot as plt
 import xarray as xr
 from matplotlib.figure import Figure
 
+from induction_jax.config import ConfigError
 from induction_jax.report import figures, style
 from induction_jax.report.ablation_figure import plot_ablation, plot_paths
 from induction_jax.report.circuit_figures import (
@@ -35,8 +37,13 @@ from induction_jax.storage.run_directory import (
 def write_summary(
   run: RunDirectory, results: xr.Dataset, findings: Findings
 ) -> dict[str, Any]:
-  """Writes summary.json and returns what is in it."""
+  """Writes summary.json and returns what is in it.
+
+  What the newest zoom said of the run (`add_zoom`) stays in it.
+  """
   summary = summarise(results, findings, read_cost(run.cost))
+  with contextlib.suppress(OSError, ConfigError):  # none before, or damaged
+    summary |= {"zoom": read_object(run.summary, zoom=dict)["zoom"]}
   write_json(run.summary, summary)
   return summary
 
