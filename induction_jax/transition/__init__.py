@@ -1,12 +1,7 @@
 """Time: when something changes. Sees arrays of (step, signal) only."""
 
-from induction_jax.transition.detector import (
-  MIN_POINTS,
-  Interval,
-  Jump,
-  Transition,
-  detect,
-)
+from induction_jax.transition.answers import Interval, Jump, Transition
+from induction_jax.transition.detector import MIN_POINTS, detect
 from induction_jax.transition.events import Excursion, date_excursion
 from induction_jax.transition.lead_lag import (
   Lead,

@@ -9,12 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import signal as peaks
 
-from induction_jax.transition.detector import (
-  MIN_POINTS,
-  Interval,
-  Jump,
-  detect,
-)
+from induction_jax.transition.answers import Interval, Jump
+from induction_jax.transition.detector import MIN_POINTS, detect
 
 # A peak must stand out by this share of the signal's range, from its lowest
 # point on; lesser ones are on the way.

@@ -11,6 +11,9 @@ ENDS = np.array([-0.5, 0.0, 0.5])
 # Nearly all that a jump over two measurements leaves of them is leverage;
 # dividing by what is left says nothing any more.
 _MAX_LEVERAGE = 0.9
+# Drifts whose BIC is this near the best one's also have a say: which drift lies
+# under a jump is rarely clear, and moves its ends.
+RIVAL_BIC = 4.0
 _N_ITERATIONS = 4
 _RIDGE = 1e-9
 # Other jumps whose likelihood is looked at: widths in units of the fitted one,
@@ -46,6 +49,39 @@ def estimate_intervals(
   ]
   both = np.stack([resampled, np.stack(profiles)])
   return np.stack([both[..., 0].min(0), both[..., 1].max(0)], axis=-1)
+
+
+def span_rivals(
+  curve: models.Curve,
+  rivals: list[models.Fit],
+  replicates: int,
+  confidence: float,
+  rng: np.random.Generator,
+) -> np.ndarray:
+  """Intervals [jumps, 4, 2] that hold those of every fit that may be right.
+
+  Args:
+    curve: what was fitted.
+    rivals: fits with as many jumps, one a drift, the best first.
+    replicates: of each bootstrap.
+    confidence: nominal coverage.
+    rng: to draw with.
+  """
+  best = points(curve, rivals[0])[:, 1]
+  plausible = []
+  for fit in rivals:
+    if fit.bic > rivals[0].bic + RIVAL_BIC:
+      continue
+    # Rivals may have found the same jumps in another order.
+    order = [
+      int(np.argmin(np.abs(points(curve, fit)[:, 1] - midpoint)))
+      for midpoint in best
+    ]
+    bounds = estimate_intervals(curve, fit, replicates, confidence, rng)
+    plausible.append(bounds[order])
+  low = np.min([each[..., 0] for each in plausible], axis=0)
+  high = np.max([each[..., 1] for each in plausible], axis=0)
+  return np.stack([low, high], axis=-1)
 
 
 def likely(
