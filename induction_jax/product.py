@@ -3,10 +3,12 @@
 JAX puts the cotangent on the left in both derivatives of x @ w, and transposes
 what comes out for w. XLA then copies the cotangent, a sum of whatever was
 downstream, column by column, and gives the product to a slower kernel. Here
-the derivative with respect to w is x^T @ cotangent, as in the textbooks: one
-copy, of activations that lie in memory, and a product of the fast kind.
+the derivative with respect to w is x^T @ cotangent, as in the textbooks: what
+is copied are activations that lie in memory, and the product is of the fast
+kind. Second derivatives are made of the same products.
 
-Second derivatives are made of the same products.
+A primitive, for jax.custom_vjp has no forward mode, which Hessian and
+Gauss-Newton products need.
 """
 
 import functools
@@ -22,7 +24,8 @@ def product(x: Array, w: Array) -> Array:
   """The product x @ w of x [..., K] and w [K, N], [..., N].
 
   At JAX's default matmul precision. Derivatives of every order and in either
-  mode, vmap and jit are those of jnp.matmul, to rounding.
+  mode, vmap and jit are those of jnp.matmul, to rounding. Without an entry, or
+  in a jax.shard_map that tracks what varies over devices, it is jnp.matmul.
 
   Raises:
     ValueError: if the shapes do not fit, or the dtypes differ.
@@ -32,6 +35,9 @@ def product(x: Array, w: Array) -> Array:
       f"x must be [..., K] and w [K, N] of one dtype, got {x.dtype}{x.shape} "
       f"and {w.dtype}{w.shape}"
     )
+  varying = (jax.typeof(a).manual_axis_type.varying for a in (x, w))
+  if any(varying) or 0 in x.shape + w.shape:
+    return jnp.matmul(x, w)
   rows = product_p.bind(
     x.reshape(-1, x.shape[-1]),
     w,
@@ -87,13 +93,16 @@ def _batch(operands, axes, *, turned, precision):
     batch, inner, columns = right.shape
     joined = right.swapaxes(0, 1).reshape(inner, batch * columns)
     return multiply(left, joined).reshape(-1, batch, columns), 1
-  if axes[1] is None:  # left [B, M, K], or [B, K, M]
-    joined = left.swapaxes(0, 1) if turned else left
-    shape = (left.shape[1], -1) if turned else (-1, left.shape[2])
-    rows = multiply(joined.reshape(shape), right)
-    return rows.reshape(left.shape[0], -1, right.shape[1]), 0
-  left = left.swapaxes(1, 2) if turned else left
-  return jnp.matmul(left, right, precision=precision), 0
+  if axes[1] is not None:
+    left = left.swapaxes(1, 2) if turned else left
+    return jnp.matmul(left, right, precision=precision), 0
+  if turned:  # left [B, K, M]
+    batch, inner, rows = left.shape
+    joined = left.swapaxes(0, 1).reshape(inner, batch * rows)
+  else:  # left [B, M, K]
+    batch, rows, inner = left.shape
+    joined = left.reshape(batch * rows, inner)
+  return multiply(joined, right).reshape(batch, rows, right.shape[1]), 0
 
 
 product_p = Primitive("product")

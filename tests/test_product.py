@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from jax.sharding import Mesh, PartitionSpec
 
 from induction_jax.product import product
 
@@ -120,6 +121,36 @@ class ProductTest(parameterized.TestCase):
   def test_shapes_that_do_not_fit(self, left, right):
     with self.assertRaisesRegex(ValueError, "x must be"):
       product(jnp.zeros(left), jnp.zeros(right))
+
+  @parameterized.parameters((0, 4, 3, 5), (2, 4, 0, 5), (2, 4, 3, 0))
+  def test_without_an_entry(self, batch, length, inner, columns):
+    x, w = jnp.zeros((batch, length, inner)), jnp.zeros((inner, columns))
+    self.assert_equal(product(x, w), x @ w)
+    self.assert_equal(*_both(lambda f: jax.grad(f, (0, 1))(x, w)))
+
+  @parameterized.parameters(False, True)
+  def test_what_varies_in_a_shard_map(self, checked):
+    mesh = Mesh(np.array(jax.devices()[:1]), ("device",))
+    shared, whole = PartitionSpec("device"), PartitionSpec()
+    x, w = _draw(0, 4, 3), _draw(1, 3, 5)
+    types = []
+
+    def run(x, w):
+      types.extend(jax.typeof(f(x, w)) for f in (product, jnp.matmul))
+      return jax.lax.psum(jnp.sum(product(x, w)), "device")
+
+    mapped = jax.shard_map(
+      run,
+      mesh=mesh,
+      in_specs=(shared, whole),
+      out_specs=whole,
+      check_vma=checked,
+    )
+    self.assert_equal(
+      jax.grad(mapped, 1)(x, w), jnp.sum(x, 0)[:, None] + jnp.zeros((3, 5))
+    )
+    ours, theirs = types[:2]
+    self.assertEqual(str(ours), str(theirs))
 
   def test_dtypes_that_differ(self):
     with self.assertRaisesRegex(ValueError, "of one dtype"):
