@@ -28,11 +28,18 @@ def write_results(
   return results
 
 
-def make_results(experiment: Experiment, directory: RunDirectory) -> xr.Dataset:
+def make_results(
+  experiment: Experiment, directory: RunDirectory, *, zooms: bool = True
+) -> xr.Dataset:
   """What results.nc is to hold: all that was measured, on one `step` axis.
 
   A replay adds to what the run measured and replaces nothing of it; what was
   measured again with other settings does replace it.
+
+  Args:
+    experiment: of the run.
+    directory: of the run.
+    zooms: with the replays' measurements, as results.nc has them.
 
   Raises:
     ConfigError: if nothing was measured.
@@ -40,7 +47,7 @@ def make_results(experiment: Experiment, directory: RunDirectory) -> xr.Dataset:
   own = history.read(directory.history)
   if not any(record["kind"] == "probe" for record in own):
     raise ConfigError(f"{directory.history} holds no measurement yet")
-  zoomed = history.read(directory.zoomed)
+  zoomed = history.read(directory.zoomed) if zooms else []
   again = history.read(directory.remeasured)
   variables = all_variables(experiment.all_probes) + ALARM.variables
   attributes = {

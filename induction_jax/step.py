@@ -18,9 +18,9 @@ Loss = Callable[[Params, Batch], Array]
 LossAndGradient = Callable[[Params, Batch], tuple[Array, Params]]
 
 # What the scores of one layer may take on a CPU, so that they stay in its
-# cache between the products that make and use them. Hessian products, which
-# hold tangents as well, are fastest with this, a step of training with twice.
-SCORE_BYTES = 4 * 2**20
+# cache between the products that make and use them: in a step of training, and
+# in measurements (Hessian products hold tangents as well).
+TRAINING_BYTES, MEASURING_BYTES = 8 * 2**20, 4 * 2**20
 
 
 class StepMetrics(NamedTuple):
@@ -80,22 +80,19 @@ def plan_micro_batch(config: Config, platform: str) -> int:
   """
   if config.train.micro_batch_size:
     return config.train.micro_batch_size
-  return fit_cache(config, config.train.batch_size, platform, 2 * SCORE_BYTES)
+  return fit_cache(config, config.train.batch_size, platform, TRAINING_BYTES)
 
 
-def fit_cache(
-  config: Config, size: int, platform: str, room: int | None = None
-) -> int:
+def fit_cache(config: Config, size: int, platform: str, room: int) -> int:
   """How many of `size` sequences are best worked on together.
 
-  By shapes alone: on a CPU the largest divisor whose scores fit the room
-  (bytes; SCORE_BYTES unless told), elsewhere all. Devices that share a batch
-  take equal parts, each as much.
+  By shapes alone: on a CPU the largest divisor whose scores fit the room, in
+  bytes, elsewhere all. Devices that share a batch take equal parts, each as
+  much.
   """
   if platform != "cpu":
     return size
   devices = config.mesh.data
-  room = SCORE_BYTES if room is None else room
   each = 4 * config.model.n_heads * config.task.seq_length**2
   return max(
     n

@@ -27,7 +27,7 @@ from induction_jax.progress import make_watcher
 from induction_jax.report.findings import find
 from induction_jax.report.summary import format_summary
 from induction_jax.report.write import write_summary
-from induction_jax.results import write_results
+from induction_jax.results import make_results, write_results
 from induction_jax.storage import lock
 from induction_jax.storage.run_directory import RunDirectory, open_run
 
@@ -132,6 +132,9 @@ def _report(
   form = experiment.config.report.format
   visualize.draw(experiment, directory, results, findings, form)
   cost.save()
+  if directory.zoomed.exists():  # whose answer stands beside the run's own
+    results = make_results(experiment, directory, zooms=False)
+    findings = find(results)
   print(format_summary(write_summary(directory, results, findings)))
 
 

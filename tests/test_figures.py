@@ -311,7 +311,7 @@ class CausesFigureTest(absltest.TestCase):
     colors = [color for _, color in texts(figure.axes[0])]
     self.assertLen(colors, 4 * len(KINDS))
     self.assertEqual({text for text, _ in texts(figure.axes[0])}, {"0.25"})
-    grey = [color == "0.5" for color in colors]
+    grey = [color not in ("black", "white") for color in colors]
     self.assertEqual(grey, [i // len(KINDS) == 1 for i in range(len(colors))])
     plt.close(figure)
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from induction_jax import circuits, loop, spectra, step
+from induction_jax import circuits, loop, spectra
 from induction_jax.config import make_config
 from induction_jax.experiment import make_experiment
+from induction_jax.probes import behaviour, curvature
 from tests.tiny import tiny_config
 
 # Scores of the tiny network's two heads.
@@ -107,7 +108,7 @@ class PartsTest(parameterized.TestCase):
     counts = jnp.sum(held_out.induction.predictable, axis=1)
     self.assertNotEqual(*jnp.sum(counts.reshape(2, 2), axis=1))
     whole, _ = loop.measure(probe, state, held_out, ())
-    with mock.patch.object(step, "SCORE_BYTES", TWO_SEQUENCES):
+    with mock.patch.object(behaviour, "MEASURING_BYTES", TWO_SEQUENCES):
       probe, _, _ = make_probe("behaviour", task__pattern_max=9)
     lowered = probe.measure.lower(state, held_out, (), ()).as_text()
     self.assertIn("2x2x16x16xf32", lowered)
@@ -125,7 +126,7 @@ class PartsTest(parameterized.TestCase):
     values = tiny_config(
       spectra__micro_batch_size=asked, intervention__clamp=clamp
     )
-    with mock.patch.object(step, "SCORE_BYTES", TWO_SEQUENCES):
+    with mock.patch.object(curvature, "MEASURING_BYTES", TWO_SEQUENCES):
       experiment = make_experiment(make_config(values.to_dict()))
     self.assertStartsWith(experiment.products, expected)
 

@@ -1,5 +1,7 @@
 """Zoom: the same steps again, beside what the run measured itself."""
 
+import contextlib
+import io
 import json
 import shutil
 import tempfile
@@ -10,13 +12,13 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from induction_jax import loop, replay, visualize, zoom
+from induction_jax import loop, replay, train, visualize, zoom
 from induction_jax.config import make_config
+from induction_jax.cost import Cost
 from induction_jax.experiment import make_experiment
 from induction_jax.report import figures, style
 from induction_jax.report.findings import find
 from induction_jax.report.summary import summarise_zoom
-from induction_jax.report.write import write_summary
 from induction_jax.results import make_results, write_results
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import (
@@ -114,13 +116,26 @@ class ZoomTest(parameterized.TestCase):
     refined = stretch | summarise_zoom(find(results).transition)
     summary = read_json(self.run_directory.summary)
     self.assertEqual(summary, own | {"zoom": refined})
-    # The run's own summary may be written again, whatever lies there.
-    write_summary(self.run_directory, results, find(results))
-    again = read_json(self.run_directory.summary)
-    self.assertEqual(again["zoom"], refined)
+
+  def test_a_run_that_reports_again_keeps_its_own_answer(self):
+    def report():
+      cost = Cost(self.run_directory)
+      with contextlib.redirect_stdout(io.StringIO()):
+        train._report(self.experiment, self.run_directory, cost)
+      return read_json(self.run_directory.summary) | {"cost": None}
+
+    own = report()
+    self.zoom("--from=5", "--to=9", "--every=1")
+    zoomed = read_json(self.run_directory.summary)["zoom"]
+    self.assertEqual(report(), own | {"zoom": zoomed})
+    # And whatever lies there.
     self.run_directory.summary.write_text("{")
-    write_summary(self.run_directory, results, find(results))
-    self.assertNotIn("zoom", read_json(self.run_directory.summary))
+    self.assertEqual(report(), own)
+    self.assert_zoomed([5, 6, 7, 8, 9])
+
+  def test_joins_what_was_measured_with_the_run(self):
+    self.zoom("--from=5", "--to=9", "--every=1")
+    results = self.results()
     self.assertEqual(
       json.loads(results.attrs["zoomed"]),
       [

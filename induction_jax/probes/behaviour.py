@@ -9,7 +9,7 @@ from induction_jax.model import Model
 from induction_jax.probes.held_out import HeldOut
 from induction_jax.probes.probe import Probe
 from induction_jax.state import TrainState
-from induction_jax.step import fit_cache
+from induction_jax.step import MEASURING_BYTES, fit_cache
 from induction_jax.types import Array, Batch, Params, PyTree, Variable
 
 PER_HEAD = ("step", "layer", "head")
@@ -86,7 +86,9 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
   on_repeats = config.task.name == "repeats"
   together = config.behaviour.batch_size
   if not model.mixes_sequences and config.mesh.data == 1:
-    together = fit_cache(config, together, jax.default_backend())
+    together = fit_cache(
+      config, together, jax.default_backend(), MEASURING_BYTES
+    )
 
   def constants(_: TrainState, held_out: HeldOut) -> dict[str, Array]:
     null = circuits.null_scores(held_out.induction)

@@ -16,7 +16,7 @@ from induction_jax.probes.held_out import HeldOut, make_draw
 from induction_jax.probes.partition import partition_by_circuit
 from induction_jax.probes.solve import Solve, make_solve
 from induction_jax.state import TrainState
-from induction_jax.step import Loss, fit_cache, make_loss
+from induction_jax.step import MEASURING_BYTES, Loss, fit_cache, make_loss
 from induction_jax.types import Array, Batch, Key, Params
 
 # Of Curvature.rounding: to find a vector, and two to compare on it.
@@ -206,7 +206,8 @@ def _plan(
     memory=int(c.memory_gib * GIB) // (2 if c.gauss_newton_top_k else 1),
     shared_by=config.mesh.data,
   )
-  together = fit_cache(config, c.batch_size, jax.default_backend())
+  platform = jax.default_backend()
+  together = fit_cache(config, c.batch_size, platform, MEASURING_BYTES)
   if model.mixes_sequences or together >= plan.micro_batch_size:
     return plan
   return spectra.Plan(linear_map=False, micro_batch_size=together, bytes=0)

@@ -58,12 +58,12 @@ def plot_paths(results: xr.Dataset, findings: Findings) -> Figure:
   """Loss by order of path, direct parts of the heads, and pairs of heads."""
   figure, axes = plt.subplots(2, 2, figsize=(style.WIDTH, 4.8))
   for ax, name, what in (
-    (axes[0, 0], "path_loss", "loss, paths of ≤ n heads"),
-    (axes[0, 1], "path_importance", "fall of loss, paths of n heads"),
+    (axes[0, 0], "path_loss", "loss (nats),\npaths of ≤ n heads"),
+    (axes[0, 1], "path_importance", "fall of loss (nats),\npaths of n heads"),
   ):
     if name in results:
       _plot_orders(ax, results, name)
-      ax.set_ylabel(f"{what} (nats)")
+      ax.set_ylabel(what)
       style.step_axis(ax, results.step.values, findings)
     else:
       _say(ax, "with MLPs, paths have no order")
@@ -98,6 +98,7 @@ def _write_numbers(
   for (row, column), value in np.ndenumerate(values):
     clear = abs(value) > SIGMAS * errors[row, column]
     deep = abs(float(norm(value)) - 0.5) > 0.3
+    shade = "0.75" if deep else "0.45"
     ax.text(
       column,
       row,
@@ -105,7 +106,7 @@ def _write_numbers(
       ha="center",
       va="center",
       fontsize=5,
-      color=("white" if deep else "black") if clear else "0.5",
+      color=("white" if deep else "black") if clear else shade,
     )
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from induction_jax.report import style
 from induction_jax.report.findings import measured
@@ -122,10 +125,18 @@ def plot_aligned(results: xr.Dataset, outcomes: Sequence[Outcome]) -> Figure:
     ax.set_axis_off()
   for ax in axes[-1]:
     ax.set_xlabel("training steps from the seed's midpoint")
-  axes[0, 0].plot([], [], label="null", **style.NULL_STYLE)
-  handles, labels = axes[0, 0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside upper center", ncols=4)
+  figure.legend(handles=_legend(), loc="outside upper center", ncols=4)
   return figure
+
+
+def _legend() -> list[Artist]:
+  """In grey, for every panel has a colour of its own."""
+  return [
+    Patch(color="0.3", alpha=0.25, linewidth=0, label="10 to 90 % of seeds"),
+    Line2D([], [], color="0.3", label="median"),
+    Line2D([], [], color="0.3", linewidth=0.4, label="each seed"),
+    Line2D([], [], label="null", **style.NULL_STYLE),
+  ]
 
 
 def align(
@@ -157,17 +168,8 @@ def _plot_signal(
   low, middle, high = np.nanquantile(
     curves[:, known], (BAND[0], 0.5, BAND[1]), axis=0
   )
-  ax.fill_between(
-    grid[known],
-    low,
-    high,
-    color=color,
-    alpha=0.25,
-    linewidth=0,
-    label="10 to 90 % of seeds",
-  )
-  ax.plot(grid[known], middle, color=color, label="median")
-  ax.plot([], [], color=color, alpha=0.4, linewidth=0.4, label="each seed")
+  ax.fill_between(grid[known], low, high, color=color, alpha=0.25, linewidth=0)
+  ax.plot(grid[known], middle, color=color)
   if f"{name}_null" in results:
     null = float(results[f"{name}_null"].mean())
     ax.axhline(null, **style.NULL_STYLE)

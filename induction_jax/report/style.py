@@ -71,7 +71,7 @@ def log_axis(axis: YAxis) -> None:
 
 def legend_above(ax: Axes, **settings: Any) -> None:
   """A legend over the axes and as wide, where it cannot hide a curve."""
-  ax.legend(
+  legend = ax.legend(
     loc="lower left",
     bbox_to_anchor=(0, 1, 1, 0),
     mode="expand",
@@ -80,6 +80,8 @@ def legend_above(ax: Axes, **settings: Any) -> None:
     frameon=False,
     **settings,
   )
+  for line in legend.get_lines():  # dashes of a thick line do not fit
+    line.set_linewidth(min(line.get_linewidth(), 1.0))
 
 
 def head_line(layer: int, head: int) -> dict[str, Any]:

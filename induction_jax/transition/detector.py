@@ -76,6 +76,10 @@ def detect(
   None, and the end that is given leans on the part seen. A jump that was over
   before the first step leaves a flat curve, which is `none`.
 
+  The noise is taken for Gaussian. One wild measurement amid the run, several
+  times as far out as the jump is high, may be dated in its place: it stretches
+  the range of which `min_share` is a part. Look at the curve, or leave it out.
+
   The intervals are those of `estimate_intervals`; they span those of every
   drift within 4 of the best BIC, and cover at least the two measurements
   around the estimate. They take the logistic for true. On an asymmetric curve
