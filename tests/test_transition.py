@@ -262,7 +262,15 @@ class CensoredTest(parameterized.TestCase):
     self.assertEqual(found.p_value, 1 / 200)  # the least of 199 replicates
     strict = detect(STEPS, signal, min_amplitude=0.1, significance=0.004)
     self.assertEqual(strict.status, "ambiguous")
-    self.assertEqual(strict.reason, "p = 0.005 is above the significance")
+    self.assertEqual(strict.reason, "p = 0.005 is above 0.004")
+
+  def test_a_jump_with_an_end_unseen_must_be_twice_as_sure(self):
+    signal = 0.1 + 0.2 * _logistic(1980.0, 80.0) + _noise(0, 0.02, 0.5)
+    seen = detect(STEPS, signal, min_amplitude=0.1, significance=0.01)
+    self.assertEqual((seen.status, seen.p_value), ("in_progress", 1 / 200))
+    strict = detect(STEPS, signal, min_amplitude=0.1, significance=0.009)
+    self.assertEqual(strict.status, "ambiguous")
+    self.assertEqual(strict.reason, "p = 0.005 is above 0.0045")
 
 
 @pytest.mark.slow  # the same numpy on both

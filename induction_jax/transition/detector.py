@@ -63,8 +63,10 @@ def detect(
     (`max_width`, `max_ratio`), which is what ramps and broken power laws come
     to;
   * `ambiguous`: the first jump passes those gates, but p is above
-    `significance` and at most five times it; or a jump has both its ends
-    beyond the run, or fewer than 3 measurements on one of its levels;
+    `significance` (half of it for a jump with an end beyond the run, which a
+    bend of the drift resembles most) and at most five times it; or a jump has
+    both its ends beyond the run, or fewer than 3 measurements on one of its
+    levels;
   * `before_start`, `in_progress`: a jump whose onset lies before the first
     step, or whose completion lies after the last;
   * `detected`: otherwise.

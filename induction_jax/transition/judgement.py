@@ -112,8 +112,10 @@ def _doubt(
   beside = min(np.sum(curve.time > onset), np.sum(curve.time < completion))
   if beside < MIN_LEVEL_POINTS:
     return "ambiguous", "too few measurements on one level"
+  if onset < 0 or completion > 1:
+    significance /= 2  # half a jump is what a bend of the drift resembles most
   if p_value > significance:
-    return "ambiguous", f"p = {p_value:.3g} is above the significance"
+    return "ambiguous", f"p = {p_value:.3g} is above {significance:g}"
   return None
 
 
