@@ -98,7 +98,7 @@ def _write_numbers(
   for (row, column), value in np.ndenumerate(values):
     clear = abs(value) > SIGMAS * errors[row, column]
     deep = abs(float(norm(value)) - 0.5) > 0.3
-    shade = "0.75" if deep else "0.45"
+    plain, faint = ("white", "0.75") if deep else ("black", "0.45")
     ax.text(
       column,
       row,
@@ -106,7 +106,7 @@ def _write_numbers(
       ha="center",
       va="center",
       fontsize=5,
-      color=("white" if deep else "black") if clear else shade,
+      color=plain if clear else faint,
     )
 
 

@@ -113,7 +113,7 @@ def detect(
 
   Returns:
     A Transition. Scaling or shifting the signal (and `min_amplitude` with it)
-    changes nothing but the units. About 2 s for 400 points on one core.
+    changes nothing but the units. Half a second for 400 points on one core.
 
   Raises:
     ValueError: for arrays of unequal length, fewer than 20 points, values
