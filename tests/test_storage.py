@@ -275,6 +275,16 @@ class CheckpointsTest(DirectoryTest):
       float(jax.random.uniform(jax.random.key(3))),
     )
 
+  @parameterized.parameters(False, True)
+  def test_a_run_that_goes_on_has_its_programs_already(self, committed):
+    device = jax.devices()[0] if committed else None
+    tree = jax.device_put(self.tree(), device)
+    program = jax.jit(lambda tree: 2 * tree["x"])
+    program(tree)
+    checkpoints.save(self.root, 5, tree)
+    program(checkpoints.restore(self.root, 5, tree))
+    self.assertEqual(program._cache_size(), 1)
+
   def test_a_save_takes_the_place_of_an_earlier_one(self):
     checkpoints.save(self.root, 5, self.tree())
     checkpoints.save(self.root, 5, self.tree(2.0))

@@ -218,14 +218,17 @@ def run_large(options: Options) -> Figures:
   state = experiment.init()
   held_out = experiment.draw(state.key)
   size = sum(x.size for x in jax.tree.leaves(state.params))
+  print(f"{size} parameters; {experiment.products}", flush=True)
   state, _ = experiment.train_chunk(state, jnp.int32(1))  # compiles
   seconds, (state, _) = timed(
     lambda: experiment.train_chunk(state, jnp.int32(options.steps))
   )
+  print(f"{1e3 * seconds / options.steps:.1f} ms a step", flush=True)
   (probe,) = (p for p in experiment.probes if p.name == "spectra")
   prepared = probe.prepare(state, held_out)
   power(prepared.hessian, state.params, LOOP)
   product = timed(lambda: power(prepared.hessian, state.params, LOOP))[0] / LOOP
+  print(f"{1e3 * product:.1f} ms a product", flush=True)
   # Compiled apart, for a first call would need the memory of a second.
   carry = probe.init_carry(state.params)
   measure = probe.measure.lower(state, held_out, prepared, carry).compile()

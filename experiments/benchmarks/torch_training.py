@@ -18,18 +18,22 @@ from induction_jax.model import OWN_CONVENTION, ROTARY_BASE
 Draw = Callable[[], tuple[Tensor, Tensor]]
 
 
-def make_draw(config: TaskConfig, batch_size: int, seed: int) -> Draw:
+def make_draw(
+  config: TaskConfig, batch_size: int, seed: int, device: str
+) -> Draw:
   """Sequences of tasks/repeats.py, a whole batch at a time: tokens, targets."""
-  generator = torch.Generator().manual_seed(seed)
+  generator = torch.Generator(device).manual_seed(seed)
   length, vocabulary = config.seq_length + 1, config.vocab_size
   occurrences = length // (config.pattern_min + config.gap_min) + 2
-  arange = torch.arange(length)
+  arange = torch.arange(length, device=device)
 
   def uniform(*shape: int) -> Tensor:
-    return torch.rand(shape, generator=generator)
+    return torch.rand(shape, generator=generator, device=device)
 
   def between(low: int, high: int, *shape: int) -> Tensor:
-    return torch.randint(low, high + 1, shape, generator=generator)
+    return torch.randint(
+      low, high + 1, shape, generator=generator, device=device
+    )
 
   def draw() -> tuple[Tensor, Tensor]:
     pattern = between(config.pattern_min, config.pattern_max, batch_size, 1)

@@ -309,7 +309,8 @@ def _read_leaves(path: Path, like: PyTree) -> PyTree:
     with _silent(), _checkpointer() as checkpointer:
       stored = checkpointer.metadata(path).item_metadata.tree
       manifest.check_kinds(path, manifest.kinds_of(stored), like)
-      return checkpointer.restore(path, abstract)
+      restored = checkpointer.restore(path, abstract)
+      return jax.tree.map(_place_like, like, restored)
   except CheckpointError:
     raise
   except Exception as error:  # whatever orbax makes of what it finds
@@ -338,6 +339,16 @@ def _reason(error: Exception) -> str:
     return error.strerror
   line = (str(error).strip() or repr(error)).splitlines()[0]
   return line.rpartition(": ")[2][:200]
+
+
+def _place_like(like: Any, restored: Any) -> Any:
+  """Not committed to a device, as orbax leaves them, unless `like` is.
+
+  Else a run that goes on would compile every program a second time.
+  """
+  if not isinstance(restored, jax.Array) or like.committed:
+    return restored
+  return jnp.asarray(np.asarray(restored))
 
 
 def _describe(x: jax.Array) -> jax.ShapeDtypeStruct:
