@@ -114,6 +114,19 @@ class SeedsTest(parameterized.TestCase):
       results.induction_accuracy.dropna("step").step, [0, 3, 6, 9, 12]
     )
 
+  def test_the_first_carry_lies_where_a_measurement_leaves_it(self):
+    # Else the second measurement would compile anew.
+    experiment = self.group(SEEDS)
+    state = experiment.init()
+    held_out = experiment.draw(state.key)
+    (probe,) = (p for p in experiment.probes if p.name == "spectra")
+    first = probe.init_carry(state.params)
+    _, then = loop.observe(probe, state, held_out, first)
+    for before, after in zip(jax.tree.leaves(first), jax.tree.leaves(then)):
+      self.assertEqual(before.committed, after.committed)
+      same = before.sharding.is_equivalent_to(after.sharding, after.ndim)
+      self.assertTrue(same)
+
   def test_stopped_and_resumed_equals_never_stopped(self):
     runs, stacked = self.start("stopped")
     seen = []

@@ -67,7 +67,7 @@ def make_group(
       draw=each(experiment.draw),
       train_chunk=train_seeds,
       all_probes=tuple(
-        _map_probe(probe, each) for probe in experiment.all_probes
+        _map_probe(probe, each, mesh) for probe in experiment.all_probes
       ),
     )
   )
@@ -81,11 +81,15 @@ def make_group(
 
 
 def _map_probe(
-  probe: Probe, each: Callable[[Callable[..., PyTree]], Callable[..., PyTree]]
+  probe: Probe,
+  each: Callable[[Callable[..., PyTree]], Callable[..., PyTree]],
+  mesh: Mesh,
 ) -> Probe:
+  # Placed as a measurement leaves it: else the second would compile anew.
+  first_carry = jax.jit(each(probe.init_carry), out_shardings=split_seeds(mesh))
   return probe._replace(
     constants=each(probe.constants),
-    init_carry=jax.jit(each(probe.init_carry)),
+    init_carry=first_carry,
     prepare=each(probe.prepare),
     measure=each(probe.measure),
   )
