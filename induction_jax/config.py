@@ -252,12 +252,13 @@ class SpectraConfig:
 
   Every `adaptive` steps, unless that is 0, while behaviour changes (see
   induction_jax.transition.trigger).
-  Without the preconditioned Hessian if `preconditioned_top_k` is 0, without
-  the Gauss-Newton split if `gauss_newton_top_k` is. `memory_gib` is what the
-  Hessian's linear map, or one micro-batch, may take, and the same again for
-  Lanczos' basis; `micro_batch_size` 0 chooses the largest that fits, and
-  `max_basis` 0 all of max_order if it fits, else a restart. `exact` is the
-  dense matrix in place of Lanczos and of random probes, for small networks.
+  Without the preconditioned Hessian, of which the top alone is looked for, if
+  `preconditioned_top_k` is 0, without the Gauss-Newton split if
+  `gauss_newton_top_k` is. `memory_gib` is what the Hessian's linear map, or one
+  micro-batch, may take, and the same again for Lanczos' basis;
+  `micro_batch_size` 0 chooses the largest that fits, and `max_basis` 0 all of
+  max_order if it fits, else a restart. `exact` is the dense matrix in place of
+  Lanczos and of random probes, for small networks.
   """
 
   eigen_interval: int = _at_least(0)
@@ -282,27 +283,30 @@ class SpectraConfig:
         f"denser of the two), got adaptive={self.adaptive}, "
         f"eigen_interval={self.eigen_interval}"
       )
-    k = max(
-      self.track_top_k_eigenvalues,
-      self.preconditioned_top_k,
-      self.gauss_newton_top_k,
-    )
-    if self.max_order < 2 * k:
+    pairs = self.most_pairs
+    if self.max_order < pairs:
       raise ConfigError(
-        "spectra.max_order must be at least twice the number of eigenvalues "
-        "tracked (both ends come from one basis), got "
-        f"max_order={self.max_order}, eigenvalues={k}"
+        "spectra.max_order must be at least the number of eigenpairs wanted at "
+        "once (both ends come from one basis), got "
+        f"max_order={self.max_order}, eigenpairs={pairs}"
       )
-    if self.max_basis and self.max_basis < 2 * k + 2:
+    if self.max_basis and self.max_basis < pairs + 2:
       raise ConfigError(
-        "spectra.max_basis must hold both ends' eigenvalues and two more rows, "
-        f"got max_basis={self.max_basis}, eigenvalues={k}"
+        "spectra.max_basis must hold the eigenpairs wanted at once, of both "
+        f"ends, and two more rows, got max_basis={self.max_basis}, "
+        f"eigenpairs={pairs}"
       )
     if self.exact and self.warm_start:
       raise ConfigError(
         "spectra.warm_start is of Lanczos, which spectra.exact replaces"
       )
     _check_divides("spectra", self.micro_batch_size, self.batch_size)
+
+  @property
+  def most_pairs(self) -> int:
+    """The most eigenpairs that any one Lanczos of a measurement looks for."""
+    at_both_ends = max(self.track_top_k_eigenvalues, self.gauss_newton_top_k)
+    return max(2 * at_both_ends, self.preconditioned_top_k)
 
 
 @dataclasses.dataclass(frozen=True)

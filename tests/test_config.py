@@ -298,20 +298,18 @@ class CrossChecksTest(parameterized.TestCase):
     ),
     (
       dict(spectra__max_order=19, spectra__track_top_k_eigenvalues=10),
-      "spectra.max_order must be at least twice the number of eigenvalues "
-      "tracked (both ends come from one basis), got max_order=19, "
-      "eigenvalues=10",
+      "spectra.max_order must be at least the number of eigenpairs wanted at "
+      "once (both ends come from one basis), got max_order=19, eigenpairs=20",
     ),
     (
-      dict(spectra__max_order=21, spectra__preconditioned_top_k=11),
-      "spectra.max_order must be at least twice the number of eigenvalues "
-      "tracked (both ends come from one basis), got max_order=21, "
-      "eigenvalues=11",
+      dict(spectra__max_order=21, spectra__preconditioned_top_k=22),
+      "spectra.max_order must be at least the number of eigenpairs wanted at "
+      "once (both ends come from one basis), got max_order=21, eigenpairs=22",
     ),
     (
       dict(spectra__max_basis=20, spectra__track_top_k_eigenvalues=10),
-      "spectra.max_basis must hold both ends' eigenvalues and two more rows, "
-      "got max_basis=20, eigenvalues=10",
+      "spectra.max_basis must hold the eigenpairs wanted at once, of both "
+      "ends, and two more rows, got max_basis=20, eigenpairs=20",
     ),
     (
       dict(spectra__exact=True, spectra__warm_start=True),

@@ -13,6 +13,7 @@ from induction_jax import circuits, loop, spectra
 from induction_jax.config import make_config
 from induction_jax.experiment import make_experiment
 from induction_jax.probes import behaviour, curvature
+from induction_jax.probes.solve import Wanted, find_spectra, make_solve
 from tests.tiny import tiny_config
 
 # Scores of the tiny network's two heads.
@@ -26,6 +27,47 @@ def make_probe(name="spectra", **settings):
   state = experiment.init()
   (probe,) = (p for p in experiment.probes if p.name == name)
   return probe, state, experiment.draw(state.key)
+
+
+class FindSpectraTest(absltest.TestCase):
+  def test_each_spectrum_is_widened_by_its_own_rounding(self):
+    config = make_config(tiny_config().to_dict()).spectra
+    solve = make_solve(config, basis=config.max_order, layout=spectra.WHOLE)
+    # Of diag(w^3) rounding of w changes the products.
+    params = {"w": jnp.linspace(-3, 5, 30)}
+
+    def operator_at(params):
+      return lambda v: {"w": params["w"] ** 3 * v["w"]}
+
+    ones = {"w": jnp.ones(30)}
+    halves = {"w": jnp.full(30, 0.5)}
+    keys = jax.random.split(jax.random.key(1), 4)
+    wanted = [
+      Wanted("both_", ones, 3, 3, keys[0]),
+      Wanted("top_", halves, 2, 0, keys[1]),
+      Wanted("bottom_", ones, 0, 2, keys[2]),
+    ]
+
+    def alone(want, key):
+      plain = solve(operator_at(params), params, want)
+      rounding = spectra.rounding_error(
+        spectra.extremes(plain),
+        lambda params: spectra.rescale(operator_at(params), want.scale),
+        params,
+        key,
+      )
+      self.assertGreater(rounding, 0)
+      return spectra.add_rounding(plain, rounding, 1e-2)
+
+    with jax.debug_key_reuse(False):  # the same ones again, to compare
+      found = find_spectra(
+        solve, 1e-2, operator_at(params), operator_at, params, keys[3], wanted
+      )
+      expected = {
+        want.prefix: alone(want, key)
+        for want, key in zip(wanted, jax.random.split(keys[3], 3))
+      }
+    chex.assert_trees_all_close(found, expected, rtol=1e-4)
 
 
 @pytest.mark.slow

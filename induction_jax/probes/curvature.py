@@ -136,12 +136,9 @@ def _layout(placement: Placement) -> spectra.Layout:
 
 def _most_pairs(config: Config) -> int:
   """The most eigenpairs that any one Lanczos of the run looks for."""
-  c, intervention = config.spectra, config.intervention
-  both_ends = 2 * max(
-    c.track_top_k_eigenvalues, c.preconditioned_top_k, c.gauss_newton_top_k
-  )
+  intervention = config.intervention
   projecting = intervention.project != "none"
-  return max(both_ends, projecting * intervention.project_top_k)
+  return max(config.spectra.most_pairs, projecting * intervention.project_top_k)
 
 
 def _check_sizes(c: SpectraConfig, n_params: int) -> None:

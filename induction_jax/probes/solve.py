@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from induction_jax import spectra
 from induction_jax.config import SpectraConfig
@@ -81,25 +82,28 @@ def find_spectra(
   found = [solve(operator, params, each) for each in wanted]
 
   def rounding(each: tuple[PyTree, PyTree, Key]) -> Array:
-    scale, vectors, key = each
+    scale, vector, key = each
     return spectra.rounding_error(
-      vectors,
+      jax.tree.map(lambda x: x[None], vector),
       lambda params: spectra.rescale(operator_at(params), scale),
       params,
       key,
     )
 
   # Mapped, not repeated: the product is compiled once for all of them.
-  stacked = jax.tree.map(
-    lambda *x: jnp.stack(x),
-    *(
-      (want.scale, spectra.extremes(spectrum))
-      for want, spectrum in zip(wanted, found)
-    ),
+  ends = [spectra.extremes(spectrum) for spectrum in found]
+  owner = np.repeat(
+    np.arange(len(ends)), [len(jax.tree.leaves(end)[0]) for end in ends]
   )
-  keys = jax.random.split(key, len(wanted))
-  added = jax.lax.map(rounding, (*stacked, keys))
+  scales = jax.tree.map(
+    lambda *x: jnp.stack(x)[owner], *(each.scale for each in wanted)
+  )
+  vectors = jax.tree.map(lambda *x: jnp.concatenate(x), *ends)
+  keys = jax.random.split(key, len(wanted))[owner]
+  added = jax.lax.map(rounding, (scales, vectors, keys))
   return {
-    want.prefix: spectra.add_rounding(spectrum, added[i], tolerance)
+    want.prefix: spectra.add_rounding(
+      spectrum, jnp.max(added[owner == i]), tolerance
+    )
     for i, (want, spectrum) in enumerate(zip(wanted, found))
   }

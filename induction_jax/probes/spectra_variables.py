@@ -84,7 +84,11 @@ VARIABLES = (
   Variable("warm_start", ("step",), "1 if Lanczos began at old eigenvectors"),
   *(variable for end in ENDS for variable in _end_variables(end)),
   *_pair_variables(
-    "preconditioned_", "preconditioned Hessian", "preconditioned_eig", "1"
+    "preconditioned_",
+    "preconditioned Hessian",
+    "preconditioned_eig",
+    "1",
+    ("top",),
   ),
   Variable("preconditioned_edge", ("step",), "stability edge"),
   *_pair_variables(
