@@ -175,38 +175,32 @@ def run_case(case: str, options: Options) -> Figures:
 
 
 def run_base(options: Options) -> Figures:
-  """One run as a user makes it; training includes its compilation."""
-  config = options.config()
+  """One run from start to figures; training includes its compilation."""
   root = options.workdir / "base"
-  begun = time.perf_counter()
-  status = train.train(config, root, resume=False, argv=[])
-  wall = time.perf_counter() - begun
-  return {
-    "status": status,
-    "wall_seconds": wall,
-    **_of_cost([root], config),
-  }
+  figures = run_as_user(train.main, ("train",), root, options)
+  return figures | _of_cost([root], options.config())
 
 
 def run_sweep(options: Options) -> Figures:
-  """All seeds in one program, by the command that users have."""
-  root = options.workdir / "sweep"
+  """All seeds in one program."""
+  root, seeds = options.workdir / "sweep", options.seeds
+  command = "sweep", f"--seeds={seeds}", f"--group={seeds}", "--mapping=vmap"
+  figures = run_as_user(sweep.main, command, root, options)
+  roots = sorted(root.glob("seed_*"))
+  return {"seeds": seeds} | figures | _of_cost(roots, options.config())
+
+
+def run_as_user(
+  main: Callable[[list[str]], int],
+  command: tuple[str, ...],
+  root: Path,
+  options: Options,
+) -> Figures:
+  """Exit status and seconds of a command as users give it."""
+  where = f"--config={config_path('base')}", f"--workdir={root}"
   begun = time.perf_counter()
-  status = sweep.main(
-    [
-      *("sweep", f"--config={config_path('base')}", f"--workdir={root}"),
-      *(f"--seeds={options.seeds}", f"--group={options.seeds}"),
-      "--mapping=vmap",
-      *options.config_flags({}),
-    ]
-  )
-  wall = time.perf_counter() - begun
-  return {
-    "status": status,
-    "seeds": options.seeds,
-    "wall_seconds": wall,
-    **_of_cost(sorted(root.glob("seed_*")), options.config()),
-  }
+  status = main([*command, *where, *options.config_flags({})])
+  return {"status": status, "wall_seconds": time.perf_counter() - begun}
 
 
 def run_large(options: Options) -> Figures:
