@@ -105,7 +105,7 @@ SAME_FLOOR = {
 }
 # Libraries that only one module may import.
 SOLE_IMPORTERS = {
-  "flax.linen": "model.py",
+  "flax.linen": "model/transformer.py",
   "orbax": "storage/checkpoints.py",
   "safetensors": "storage/tensors.py",
 }
@@ -249,8 +249,8 @@ class FloorsTest(parameterized.TestCase):
     ("step.py", "from induction_jax.state import TrainState"),
     ("step.py", "from induction_jax import losses, tasks"),
     ("config.py", "from induction_jax.types import Array"),
-    ("model.py", "import flax.linen as nn"),
-    ("model.py", "from flax import linen"),
+    ("model/transformer.py", "import flax.linen as nn"),
+    ("model/transformer.py", "from flax import linen"),
     ("step.py", "from flax import traverse_util"),
     ("step.py", "import flax.struct"),
     ("storage/checkpoints.py", "import orbax.checkpoint as ocp"),

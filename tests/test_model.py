@@ -238,7 +238,7 @@ class PredictTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     # Of six positions: a block, and one that is cut short.
-    self.enter_context(mock.patch.object(model_lib, "QUERY_BLOCK", 4))
+    self.enter_context(mock.patch.object(model_lib.attention, "QUERY_BLOCK", 4))
 
   @parameterized.parameters(
     dict(),

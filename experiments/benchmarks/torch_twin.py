@@ -1,4 +1,4 @@
-"""The transformer of induction_jax/model.py in PyTorch, with the same weights.
+"""The transformer of induction_jax.model in PyTorch, with the same weights.
 
 Rotary positions, layernorm without bias, attention only: what the benchmark's
 configs use. Parameters keep their names and are registered in alphabetical

@@ -63,7 +63,7 @@ def read_model(path: Path, settings_path: Path) -> tuple[Architecture, Params]:
     settings_path: of the JSON that describes the network.
 
   Raises:
-    ConfigError: for a layout that is not known, a network that model.py does
+    ConfigError: for a layout that is not known, a network that our model does
       not have, or a file that does not fit; it names what, got and expected.
     OSError: if a file is not there.
   """

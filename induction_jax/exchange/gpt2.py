@@ -87,7 +87,7 @@ def shapes(
 
 
 def convert(architecture: Architecture, tensors: Tensors) -> Tensors:
-  """Parameters named as in model.py."""
+  """Parameters named as in model/weights.py."""
 
   def stack(name: str) -> np.ndarray:
     return stack_layers(architecture, tensors, LAYER, name)

@@ -30,7 +30,7 @@ class Layout(NamedTuple):
     ignored: names, {} for the layer, that may be there and say nothing new.
     describe: settings -> Architecture; KeyError for a setting that is missing.
     shapes: (settings, Architecture) -> the shape of every tensor by name.
-    convert: (Architecture, tensors) -> parameters named as in model.py.
+    convert: (Architecture, tensors) -> parameters named as in model/weights.py.
   """
 
   prefixes: tuple[str, ...]

@@ -109,7 +109,7 @@ def shapes(
 
 
 def convert(architecture: Architecture, tensors: Tensors) -> Tensors:
-  """Parameters named as in model.py."""
+  """Parameters named as in model/weights.py."""
   config = architecture.config
 
   def stack(name: str) -> np.ndarray:

@@ -151,7 +151,7 @@ def shapes(
 
 
 def convert(architecture: Architecture, tensors: Tensors) -> Tensors:
-  """Parameters named as in model.py; biases of zeros are left out."""
+  """Parameters named as in model/weights.py; biases of zeros are left out."""
   in_layer, whole = _tables(architecture)
   params = {own: tensors[theirs] for own, (theirs, _) in whole.items()}
   for own, (theirs, _) in in_layer.items():
