@@ -18,7 +18,7 @@ from induction_jax import cli, exchange
 from induction_jax.config import ConfigError
 from induction_jax.exchange import Architecture
 from induction_jax.experiment import make_reader
-from induction_jax.loop import init_snapshot
+from induction_jax.snapshots import init_snapshot
 from induction_jax.storage import checkpoints
 from induction_jax.storage.run_directory import load_run
 

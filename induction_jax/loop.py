@@ -8,23 +8,20 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from induction_jax import processes
-from induction_jax.config import Config, ConfigError
+from induction_jax.config import Config
 from induction_jax.cost import Cost
 from induction_jax.experiment import Experiment
 from induction_jax.ledger import DivergedError, Ledger, RunLedger
+from induction_jax.measuring import observe
 from induction_jax.patience import AbandonedError, attend
-from induction_jax.probes import (
-  HeldOut,
-  Probe,
-)
+from induction_jax.probes import HeldOut, Probe
 from induction_jax.probes.alarm import (
   ALARM,
   DENSER,
@@ -33,50 +30,22 @@ from induction_jax.probes.alarm import (
   alarm_signal,
   alarm_values,
 )
-from induction_jax.schedule import (
-  checkpoint_due,
-  checkpoints_left,
-  measurement_due,
-  next_stop,
+from induction_jax.schedule import checkpoint_due, measurement_due, next_stop
+from induction_jax.snapshots import (
+  Snapshot,
+  check_start,
+  load_together,
+  save_snapshot,
 )
 from induction_jax.state import TrainState
-from induction_jax.step import (
-  ChunkMetrics,
-  no_updates,
-)
-from induction_jax.storage import checkpoints, vectors
-from induction_jax.storage.disk import check_disk
+from induction_jax.step import no_updates
+from induction_jax.storage import checkpoints
 from induction_jax.storage.run_directory import RunDirectory
 from induction_jax.transition import trigger
 from induction_jax.types import PyTree
 
 # A stop waits for the updates under way: so long, or one update.
 PIECE_SECONDS = 1.0
-
-
-class Snapshot(NamedTuple):
-  """What a checkpoint holds: all that a run goes on from as if never stopped.
-
-  Attributes:
-    state: the training state.
-    updates: sums over the updates that no record is of yet. Without any,
-      everything due at this step has been recorded.
-    carries: each probe's carry by its name; among them the online trigger's,
-      if there is one.
-  """
-
-  state: TrainState
-  updates: ChunkMetrics
-  carries: dict[str, PyTree]
-
-  @property
-  def step(self) -> int:
-    """Of many runs, that of those which still train."""
-    return int(np.max(processes.fetch(self.state.step)))
-
-  @property
-  def recorded(self) -> bool:
-    return not np.any(processes.fetch(self.updates.steps))
 
 
 class Progress(NamedTuple):
@@ -128,11 +97,11 @@ def run(
   """
   config = experiment.config
   ledger, cost = ledger or RunLedger(directory), cost or Cost(directory)
-  snapshot, resumed = _load_together(experiment, directory, ledger)
+  snapshot, resumed = load_together(experiment, directory, ledger)
   start, recorded = snapshot.step, snapshot.recorded
   size = checkpoints.room_for(snapshot)
   processes.by_first(
-    lambda: _check_start(directory, start, resumed, size, ledger, config)
+    lambda: check_start(directory, start, resumed, size, ledger, config)
   )
   ledger.begin(start if resumed else -1, recorded)
   kept = snapshot if resumed else None
@@ -146,18 +115,18 @@ def run(
       stopping = ended or should_stop()
       due = snapshot.recorded and checkpoint_due(snapshot.step, config)
       if (stopping or due) and snapshot is not kept:
-        _save(directory, snapshot, ledger, cost)
+        save_snapshot(directory, snapshot, ledger, cost)
         kept = snapshot
       if stopping:
         break
   except AbandonedError:
     if snapshot is not kept and snapshot.step:  # at step 0 is nothing to save
-      _save(directory, snapshot, ledger, cost)
+      save_snapshot(directory, snapshot, ledger, cost)
   except DivergedError as error:
     if snapshot.step:
       none = jnp.full_like(snapshot.updates.first_bad_step, -1)
       updates = snapshot.updates._replace(first_bad_step=none)
-      _save(directory, snapshot._replace(updates=updates), ledger, cost)
+      save_snapshot(directory, snapshot._replace(updates=updates), ledger, cost)
     ledger.diverged(snapshot.step, error)
     good = max(checkpoints.steps(directory.checkpoints), default=None)
     raise DivergedError(
@@ -166,145 +135,6 @@ def run(
       "config fails again",
     ) from error
   return snapshot.step
-
-
-def init_snapshot(experiment: Experiment) -> Snapshot:
-  """A run at step 0."""
-  state = experiment.init()
-  carries = {
-    probe.name: probe.init_carry(state.params) for probe in experiment.probes
-  }
-  if experiment.config.spectra.adaptive:
-    carries[ALARM.name] = jax.device_put(trigger.init_trigger())
-  return Snapshot(state, no_updates(state.step), carries)
-
-
-def load_or_init(
-  experiment: Experiment, directory: RunDirectory, ledger: Ledger | None = None
-) -> tuple[Snapshot, bool]:
-  """The newest good checkpoint's snapshot, or the one at step 0; and which.
-
-  Args:
-    experiment: what the run is of.
-    directory: where it lives.
-    ledger: of who goes on with the run, and so moves damaged checkpoints out
-      of the way and passes over those whose records are no longer there.
-
-  Raises:
-    ConfigError: if there are checkpoints and none is good, unless for who goes
-      on, and knows whether there is something to lose.
-  """
-  snapshot = init_snapshot(experiment)
-  saved = checkpoints.steps(directory.checkpoints)
-  found = checkpoints.restore_newest(
-    directory.checkpoints,
-    snapshot,
-    set_aside=ledger is not None,
-    complain=partial(_compare_records, ledger),
-  )
-  if found is None and saved and not ledger:
-    raise ConfigError(f"{directory.checkpoints}: no checkpoint can be trusted")
-  return (snapshot, False) if found is None else (found, True)
-
-
-def measure_constants(
-  probe: Probe, state: TrainState, held_out: HeldOut
-) -> dict[str, np.ndarray]:
-  """A probe's constants, on the host."""
-  constants = jax.device_get(probe.constants(state, held_out))
-  return probe.finish_constants(constants)
-
-
-def keep_vectors(
-  probe: Probe, directory: Path, step: int, carry: PyTree
-) -> None:
-  """Writes what a probe wants kept of a measurement, if anything."""
-  if kept := probe.keep(carry):
-    vectors.write(directory, step, jax.device_get(kept))
-
-
-def measure(
-  probe: Probe, state: TrainState, held_out: HeldOut, carry: PyTree
-) -> tuple[dict[str, np.ndarray], PyTree]:
-  """One measurement: named values on the host, and the carry for the next."""
-  arrays, carry = observe(probe, state, held_out, carry)
-  return probe.finish(arrays), carry
-
-
-def observe(
-  probe: Probe, state: TrainState, held_out: HeldOut, carry: PyTree
-) -> tuple[PyTree, PyTree]:
-  """One measurement as it leaves the device, and the carry for the next."""
-  prepared = probe.prepare(state, held_out)
-  arrays, carry = probe.measure(state, held_out, prepared, carry)
-  return processes.fetch(arrays), carry
-
-
-def _load_together(
-  experiment: Experiment, directory: RunDirectory, ledger: Ledger
-) -> tuple[Snapshot, bool]:
-  """The same for whoever goes on with the run, in as many processes."""
-  if processes.alone():
-    return load_or_init(experiment, directory, ledger)
-  first = init_snapshot(experiment)
-  like = processes.whole(first)
-  found = processes.by_first(
-    lambda: checkpoints.restore_newest(
-      directory.checkpoints,
-      like,
-      set_aside=True,
-      complain=partial(_compare_records, ledger),
-    )
-  )
-  resumed = bool(processes.of_first(found is not None))
-  if not resumed:
-    return first, False
-  return processes.place_like(first, processes.send(found or like)), True
-
-
-def _compare_records(ledger: Ledger | None, note: Any) -> str:
-  """What speaks against going on from a checkpoint: records that are gone."""
-  match note:
-    case {"step": int(step), "recorded": bool(recorded), "records": then}:
-      if ledger and ledger.mark(step, recorded) != then:
-        return "records before it are gone or have changed"
-  return ""
-
-
-def _check_start(
-  directory: RunDirectory,
-  step: int,
-  resumed: bool,
-  size: int,
-  ledger: Ledger,
-  config: Config,
-) -> None:
-  """Refuses to begin again over a history, or where nothing can be saved."""
-  if not resumed and ledger.reached() > 0:
-    raise ConfigError(
-      f"{directory.root} has a history up to step {ledger.reached()} and no "
-      "checkpoint that can be trusted, so it cannot go on: choose another "
-      "directory"
-    )
-  if step < config.train.num_steps:
-    check_disk(directory.checkpoints, size, checkpoints_left(step, config))
-
-
-def _save(
-  directory: RunDirectory, snapshot: Snapshot, ledger: Ledger, cost: Cost
-) -> None:
-  step, recorded = snapshot.step, snapshot.recorded
-  whole = processes.whole(snapshot)
-
-  def save() -> None:
-    ledger.commit()
-    on_device = jax.device_put(whole)  # the trigger's carry is on the host
-    records = ledger.mark(step, recorded)
-    note = {"step": step, "recorded": bool(recorded), "records": records}
-    checkpoints.save(directory.checkpoints, step, on_device, note)
-    cost.save()
-
-  processes.by_first(save)
 
 
 def _advance(

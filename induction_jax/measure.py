@@ -25,14 +25,10 @@ from ml_collections import ConfigDict, config_flags
 from induction_jax import cli, measure_weights
 from induction_jax.config import Config, ConfigError, make_config, to_dict
 from induction_jax.experiment import make_experiment
-from induction_jax.loop import (
-  init_snapshot,
-  keep_vectors,
-  measure,
-  measure_constants,
-)
+from induction_jax.measuring import keep_vectors, measure, measure_constants
 from induction_jax.mesh import where_it_fits
 from induction_jax.results import write_results
+from induction_jax.snapshots import init_snapshot
 from induction_jax.storage import checkpoints, history, lock
 from induction_jax.storage.manifest import CheckpointError
 from induction_jax.storage.run_directory import RunDirectory, load_run

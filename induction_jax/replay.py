@@ -18,15 +18,11 @@ from induction_jax.config import ConfigError
 from induction_jax.experiment import Experiment
 from induction_jax.keys import key_data
 from induction_jax.ledger import scalars
-from induction_jax.loop import (
-  Progress,
-  Watcher,
-  init_snapshot,
-  keep_vectors,
-  measure,
-)
+from induction_jax.loop import Progress, Watcher
+from induction_jax.measuring import keep_vectors, measure
 from induction_jax.patience import AbandonedError, attend
 from induction_jax.probes import Probe
+from induction_jax.snapshots import init_snapshot
 from induction_jax.state import TrainState
 from induction_jax.step import no_updates
 from induction_jax.storage import checkpoints, history

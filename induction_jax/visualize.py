@@ -12,11 +12,11 @@ from absl import flags
 from induction_jax import cli
 from induction_jax.config import ConfigError
 from induction_jax.experiment import Experiment, make_reader
-from induction_jax.loop import load_or_init
 from induction_jax.report.findings import Findings, find
 from induction_jax.report.patterns import run_sequence
 from induction_jax.report.write import write_figures
 from induction_jax.results import make_results, write_results
+from induction_jax.snapshots import load_or_init
 from induction_jax.storage import checkpoints, lock
 from induction_jax.storage.run_directory import RunDirectory, load_run
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from induction_jax import loop, spectra
+from induction_jax import loop, snapshots, spectra
 from induction_jax.config import make_config
 from induction_jax.experiment import (
   Experiment,
@@ -176,7 +176,7 @@ def resumed(root: Path, first: int, then: int):
       should_stop=lambda stop=stop: max(seen, default=0) >= stop,
       watch=lambda progress: seen.append(progress.step),
     )
-  return loop.load_or_init(experiment, directory)[0].state
+  return snapshots.load_or_init(experiment, directory)[0].state
 
 
 def of_seeds(seeds: int, data: int, steps: int):

@@ -11,7 +11,7 @@ import xarray as xr
 from absl.testing import absltest, parameterized
 from safetensors.numpy import load_file, save_file
 
-from induction_jax import circuits, export, loop, measure, measure_weights
+from induction_jax import circuits, export, measure, measure_weights, snapshots
 from induction_jax.config import ConfigError, ModelConfig, make_config
 from induction_jax.exchange import (
   Architecture,
@@ -182,7 +182,7 @@ class ExportTest(ExchangeTest):
     config = make_config(tiny_config(model__d_mlp=5).to_dict())
     directory = open_run(self.root / "run", config, resume=False)
     experiment = make_experiment(config)
-    snapshot, _ = loop.load_or_init(experiment, directory)
+    snapshot, _ = snapshots.load_or_init(experiment, directory)
     checkpoints.save(directory.checkpoints, 3, snapshot)
     status, out, err = call(export.main, directory.root, "--step=3")
     self.assertEqual(status, 0, err)

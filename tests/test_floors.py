@@ -23,6 +23,8 @@ FLOORS = {
   "grid": 5,
   "sweep_options": 5,
   "loop": 4,
+  "snapshots": 4,
+  "measuring": 4,
   "experiment": 4,
   "patience": 4,
   "schedule": 4,
@@ -71,6 +73,15 @@ SAME_FLOOR = {
   # It waits for the device, and keeps count of the time.
   ("loop", "patience"),
   ("loop", "schedule"),
+  # What it goes on from and saves, and how it measures.
+  ("loop", "snapshots"),
+  ("loop", "measuring"),
+  ("snapshots", "experiment"),
+  ("snapshots", "ledger"),
+  ("snapshots", "schedule"),
+  ("snapshots", "cost"),
+  ("replay", "snapshots"),
+  ("replay", "measuring"),
   ("loop", "cost"),
   # What all of these run, measure or read is an experiment.
   ("loop", "experiment"),

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from induction_jax import loop
+from induction_jax import loop, measuring, snapshots
 from induction_jax.config import ConfigError, make_config
 from induction_jax.experiment import make_experiment
 from induction_jax.ledger import DivergedError, RunLedger, read_divergence
@@ -47,7 +47,7 @@ class RunTest(parameterized.TestCase):
 
   @classmethod
   def snapshot(cls, directory, experiment=None):
-    return loop.load_or_init(experiment or cls.experiment, directory)[0]
+    return snapshots.load_or_init(experiment or cls.experiment, directory)[0]
 
   def assert_equal_runs(self, directory):
     chex.assert_trees_all_equal(
@@ -100,8 +100,8 @@ class RunTest(parameterized.TestCase):
   def test_records_are_on_disk_before_the_checkpoint_after_them(self):
     order, directory = mock.Mock(), self.start("order")
     order.ledger.mark.return_value = {}
-    with mock.patch.object(loop.checkpoints, "save", order.save):
-      loop._save(directory, self.final, order.ledger, order.cost)
+    with mock.patch.object(checkpoints, "save", order.save):
+      snapshots.save_snapshot(directory, self.final, order.ledger, order.cost)
     called = [name for name, *_ in order.mock_calls]
     self.assertEqual(
       called, ["ledger.commit", "ledger.mark", "save", "cost.save"]
@@ -128,7 +128,7 @@ class RunTest(parameterized.TestCase):
     large = jax.tree.map(lambda x: 1e30 * x, state.params)
     state = state._replace(params=large)
     held_out = self.experiment.draw(state.key)
-    arrays, _ = loop.observe(probe, state, held_out, ())
+    arrays, _ = measuring.observe(probe, state, held_out, ())
     with self.assertRaisesRegex(DivergedError, "step 7: .* weights are too la"):
       ledger.measured(7, probe, arrays, {})
     self.assertFalse(directory.history.exists())
@@ -297,7 +297,7 @@ class RunTest(parameterized.TestCase):
 BASE_SCRIPT = """
 import numpy as np
 from configs import base
-from induction_jax import loop
+from induction_jax import measuring
 from induction_jax.config import ConfigError, make_config
 from induction_jax.experiment import make_experiment
 from induction_jax.ledger import read_divergence
@@ -318,7 +318,7 @@ assert 3.0 < float(metrics.mean.loss) < 6.0, metrics
 held_out = experiment.draw(state.key)
 for probe in experiment.probes:
   carry = probe.init_carry(state.params)
-  values, _ = loop.measure(probe, state, held_out, carry)
+  values, _ = measuring.measure(probe, state, held_out, carry)
   assert set(values) <= {v.name for v in probe.variables}
   if probe.name == "spectra":
     assert values["top_eigenvalues"].shape == (10,)

@@ -11,7 +11,14 @@ import pytest
 from absl.testing import absltest, parameterized
 from jax.flatten_util import ravel_pytree
 
-from induction_jax import loop, measure, spectra, visualize
+from induction_jax import (
+  loop,
+  measure,
+  measuring,
+  snapshots,
+  spectra,
+  visualize,
+)
 from induction_jax.config import make_config
 from induction_jax.experiment import make_experiment
 from induction_jax.probes import all_variables
@@ -131,7 +138,7 @@ class MeasureTest(parameterized.TestCase):
 
   @classmethod
   def state(cls, step):
-    like, _ = loop.load_or_init(cls.experiment, cls.directory)
+    like, _ = snapshots.load_or_init(cls.experiment, cls.directory)
     state = checkpoints.restore(cls.directory.checkpoints, step, like).state
     return state, cls.experiment.draw(state.key)
 
@@ -387,12 +394,12 @@ class OfSomeRunsTest(absltest.TestCase):
     directory = open_run(root / "run", config, resume=True)
     # What a run leaves at its first step, without the time it takes.
     experiment = make_experiment(config)
-    snapshot, _ = loop.load_or_init(experiment, directory)
+    snapshot, _ = snapshots.load_or_init(experiment, directory)
     checkpoints.save(directory.checkpoints, 0, snapshot)
     (behaviour, *_), state = experiment.probes, snapshot.state
     held_out = experiment.draw(state.key)
-    own, _ = loop.measure(behaviour, state, held_out, ())
-    own |= loop.measure_constants(behaviour, state, held_out)
+    own, _ = measuring.measure(behaviour, state, held_out, ())
+    own |= measuring.measure_constants(behaviour, state, held_out)
     own["train_loss"] = np.float32(3)
     history.append(directory.history, 0, "probe", own, probe="behaviour")
     status, _, err = call(measure.main, directory.root, "--probes=memory")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from induction_jax import circuits, loop, spectra
+from induction_jax import circuits, measuring, spectra
 from induction_jax.config import make_config
 from induction_jax.experiment import make_experiment
 from induction_jax.probes import behaviour, curvature
@@ -81,7 +81,7 @@ class WarmStartTest(absltest.TestCase):
     probe, state, held_out = self.measured
     seen, carry = [], probe.init_carry(state.params)
     for _ in range(3):
-      values, carry = loop.measure(probe, state, held_out, carry)
+      values, carry = measuring.measure(probe, state, held_out, carry)
       seen.append(float(values["warm_start"]))
     # The second knows no overlap yet; the third that of the first two.
     self.assertEqual(seen, [0, 0, 1])
@@ -93,7 +93,7 @@ class WarmStartTest(absltest.TestCase):
       {"overlap": jnp.float32(0.5)},
       {"since_cold": jnp.int32(spectra.warm.AUDIT_EVERY - 1)},
     ):
-      values, after = loop.measure(
+      values, after = measuring.measure(
         probe, state, held_out, carry._replace(**changes)
       )
       self.assertEqual(float(values["warm_start"]), 0)
@@ -102,10 +102,10 @@ class WarmStartTest(absltest.TestCase):
   def test_the_lower_overlap_counts(self):
     probe, state, held_out = self.measured
     carry = probe.init_carry(state.params)
-    _, carry = loop.measure(probe, state, held_out, carry)
+    _, carry = measuring.measure(probe, state, held_out, carry)
     # At the bottom something else was found before.
     other = jax.tree.map(lambda x: x[::-1].at[:].set(0.01), carry.bottom)
-    values, after = loop.measure(
+    values, after = measuring.measure(
       probe, state, held_out, carry._replace(bottom=other)
     )
     self.assertGreater(float(values["top_overlap"]), 0.9)
@@ -149,13 +149,13 @@ class PartsTest(parameterized.TestCase):
     probe, state, held_out = make_probe("behaviour", task__pattern_max=9)
     counts = jnp.sum(held_out.induction.predictable, axis=1)
     self.assertNotEqual(*jnp.sum(counts.reshape(2, 2), axis=1))
-    whole, _ = loop.measure(probe, state, held_out, ())
+    whole, _ = measuring.measure(probe, state, held_out, ())
     with mock.patch.object(behaviour, "MEASURING_BYTES", TWO_SEQUENCES):
       probe, _, _ = make_probe("behaviour", task__pattern_max=9)
     lowered = probe.measure.lower(state, held_out, (), ()).as_text()
     self.assertIn("2x2x16x16xf32", lowered)
     self.assertNotIn("4x2x16x16xf32", lowered)
-    parts, _ = loop.measure(probe, state, held_out, ())
+    parts, _ = measuring.measure(probe, state, held_out, ())
     chex.assert_trees_all_close(parts, whole, rtol=1e-5, atol=1e-6)
 
   @parameterized.parameters(
@@ -180,8 +180,8 @@ class CircuitsTest(absltest.TestCase):
     probe, cls.state, held_out = make_probe(
       "circuits", circuits__top_k=2, circuits__rotary_offset=3
     )
-    cls.constants = loop.measure_constants(probe, cls.state, held_out)
-    cls.values, _ = loop.measure(probe, cls.state, held_out, ())
+    cls.constants = measuring.measure_constants(probe, cls.state, held_out)
+    cls.values, _ = measuring.measure(probe, cls.state, held_out, ())
     cls.variables = {variable.name: variable for variable in probe.variables}
 
   def test_all_that_is_declared_is_measured_with_its_null(self):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest
 
-from induction_jax import loop, processes
+from induction_jax import loop, processes, snapshots
 from induction_jax.config import make_config
 from induction_jax.experiment import make_experiment
 from induction_jax.results import make_results
@@ -119,7 +119,8 @@ class TwoProcessesTest(EntryPointTest):
         float(np.abs(found - expected).max()), TOLERANCE * largest
       )
     states = [
-      loop.load_or_init(experiment, each)[0].state for each in (run, single)
+      snapshots.load_or_init(experiment, each)[0].state
+      for each in (run, single)
     ]
     self.assertEqual([int(state.step) for state in states], [200, 200])
     for a, b in zip(*(jax.tree.leaves(state.params) for state in states)):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from induction_jax import loop
+from induction_jax import loop, measuring, snapshots
 from induction_jax.config import make_config
 from induction_jax.experiment import compile_experiment, make_pure_experiment
 from induction_jax.keys import key_data
@@ -105,9 +105,9 @@ class SeedsTest(parameterized.TestCase):
     self.assertEqual(
       checkpoints.steps(run.checkpoints), checkpoints.steps(own.checkpoints)
     )
-    found, resumed = loop.load_or_init(experiment, run)
+    found, resumed = snapshots.load_or_init(experiment, run)
     self.assertTrue(resumed)
-    expected = loop.load_or_init(experiment, own)[0]
+    expected = snapshots.load_or_init(experiment, own)[0]
     chex.assert_trees_all_equal(arrays(found), arrays(expected))
     results = write_results(experiment, run)
     np.testing.assert_array_equal(
@@ -121,7 +121,7 @@ class SeedsTest(parameterized.TestCase):
     held_out = experiment.draw(state.key)
     (probe,) = (p for p in experiment.probes if p.name == "spectra")
     first = probe.init_carry(state.params)
-    _, then = loop.observe(probe, state, held_out, first)
+    _, then = measuring.observe(probe, state, held_out, first)
     for before, after in zip(jax.tree.leaves(first), jax.tree.leaves(then)):
       self.assertEqual(before.committed, after.committed)
       same = before.sharding.is_equivalent_to(after.sharding, after.ndim)
@@ -144,7 +144,7 @@ class SeedsTest(parameterized.TestCase):
     for run, whole in zip(runs, self.runs):
       self.assertEqual(run.history.read_text(), whole.history.read_text())
     final, expected = (
-      loop.load_or_init(self.group(SEEDS), each)[0]
+      snapshots.load_or_init(self.group(SEEDS), each)[0]
       for each in (stacked, self.stacked)
     )
     chex.assert_trees_all_equal(arrays(final), arrays(expected))
@@ -176,9 +176,9 @@ class SeedsTest(parameterized.TestCase):
     note = read_json(runs[1].diverged)
     self.assertEqual((note["step"], note["noticed"]), (0, 1))
     self.assertEqual({r["step"] for r in history.read(runs[1].history)}, {0})
-    final = loop.load_or_init(poisoned, stacked)[0].state
+    final = snapshots.load_or_init(poisoned, stacked)[0].state
     np.testing.assert_array_equal(final.step, [12, 0, 12])
-    sound = loop.load_or_init(experiment, self.stacked)[0].state
+    sound = snapshots.load_or_init(experiment, self.stacked)[0].state
     for i in (0, 2):
       self.assertFalse(runs[i].diverged.exists())
       chex.assert_trees_all_equal(

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from induction_jax import loop
+from induction_jax import loop, snapshots
 from induction_jax.config import make_config
 from induction_jax.experiment import make_experiment
 from induction_jax.results import write_results
@@ -180,7 +180,7 @@ class AdaptiveRunTest(parameterized.TestCase):
       watch=lambda progress: seen.append(progress.step),
     )
     self.assertEqual(seen[-1], stop)
-    carries = loop.load_or_init(self.experiment, directory)[0].carries
+    carries = snapshots.load_or_init(self.experiment, directory)[0].carries
     self.assertEqual(int(carries["alarm"].alarm), 1)
     loop.run(self.experiment, directory)
     self.assertEqual(

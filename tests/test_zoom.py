@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from induction_jax import loop, replay, train, visualize, zoom
+from induction_jax import loop, replay, snapshots, train, visualize, zoom
 from induction_jax.config import make_config
 from induction_jax.cost import Cost
 from induction_jax.experiment import make_experiment
@@ -200,7 +200,7 @@ class ZoomTest(parameterized.TestCase):
     self.assert_run_untouched()
 
   def test_other_bits_are_said(self):
-    snapshot = loop.load_or_init(self.experiment, self.run_directory)[0]
+    snapshot = snapshots.load_or_init(self.experiment, self.run_directory)[0]
     kept = self.run_directory.checkpoints
     snapshot = checkpoints.restore(kept, 8, snapshot)
     params = dict(snapshot.state.params)

@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 
 from induction_jax.experiment import make_reader
-from induction_jax.loop import load_or_init
+from induction_jax.snapshots import load_or_init
 from induction_jax.storage.run_directory import load_run
 
 # Devices that share batches, and those that share the basis; processes.

@@ -30,7 +30,7 @@ from induction_jax.experiment import (
   compile_experiment,
   make_pure_experiment,
 )
-from induction_jax.loop import observe
+from induction_jax.measuring import observe
 from induction_jax.mesh import make_seeds_mesh
 from induction_jax.probes import Probe
 from induction_jax.seeds import MAPPINGS, make_group
