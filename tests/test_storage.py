@@ -22,6 +22,7 @@ from absl.testing import absltest, parameterized
 
 from configs import quick
 from induction_jax.config import ConfigError, make_config
+from induction_jax.mesh import make_seeds_mesh, split_seeds
 from induction_jax.storage import (
   checkpoints,
   dataset,
@@ -277,9 +278,14 @@ class CheckpointsTest(DirectoryTest):
 
   @parameterized.parameters(False, True)
   def test_a_run_that_goes_on_has_its_programs_already(self, committed):
-    device = jax.devices()[0] if committed else None
-    tree = jax.device_put(self.tree(), device)
-    program = jax.jit(lambda tree: 2 * tree["x"])
+    shared = split_seeds(make_seeds_mesh(CONFIG.mesh, 1))
+    keys = jax.random.split(jax.random.key(0), 4)
+    tree = jax.device_put(
+      {"x": jnp.ones(4), "keys": keys}, shared if committed else None
+    )
+    program = jax.jit(
+      lambda tree: tree["x"] + jax.vmap(jax.random.uniform)(tree["keys"])
+    )
     program(tree)
     checkpoints.save(self.root, 5, tree)
     program(checkpoints.restore(self.root, 5, tree))

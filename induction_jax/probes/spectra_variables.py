@@ -83,12 +83,9 @@ VARIABLES = (
   Variable("gradient_norm", ("step",), "gradient norm, Hessian batch", "nats"),
   Variable("warm_start", ("step",), "1 if Lanczos began at old eigenvectors"),
   *(variable for end in ENDS for variable in _end_variables(end)),
+  # The bottom is of earlier runs alone, which can still be read and go on.
   *_pair_variables(
-    "preconditioned_",
-    "preconditioned Hessian",
-    "preconditioned_eig",
-    "1",
-    ("top",),
+    "preconditioned_", "preconditioned Hessian", "preconditioned_eig", "1"
   ),
   Variable("preconditioned_edge", ("step",), "stability edge"),
   *_pair_variables(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from induction_jax import processes
 from induction_jax.experiment import Experiment, compile_experiment
@@ -61,20 +61,24 @@ def make_group(
     metrics = no_updates(state.step) if metrics is None else metrics
     return train_all((num_steps, jnp.max(state.step)), state, metrics)
 
+  # One device needs no telling, and arrays that are told where to lie make
+  # another program of each measurement once jax has forgotten it of some.
+  shared = split_seeds(mesh) if mesh.size > 1 else None
   init = jax.jit(each(start))
   mapped = compile_experiment(
     experiment._replace(
       draw=each(experiment.draw),
       train_chunk=train_seeds,
       all_probes=tuple(
-        _map_probe(probe, each, mesh) for probe in experiment.all_probes
+        _map_probe(probe, each, shared) for probe in experiment.all_probes
       ),
     )
   )
 
   def of(seeds: Sequence[int]) -> Experiment:
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    keys = processes.share_keys(keys, split_seeds(mesh))
+    if shared:
+      keys = processes.share_keys(keys, shared)
     return mapped._replace(init=lambda: init(keys))
 
   return of
@@ -83,10 +87,10 @@ def make_group(
 def _map_probe(
   probe: Probe,
   each: Callable[[Callable[..., PyTree]], Callable[..., PyTree]],
-  mesh: Mesh,
+  shared: NamedSharding | None,
 ) -> Probe:
   # Placed as a measurement leaves it: else the second would compile anew.
-  first_carry = jax.jit(each(probe.init_carry), out_shardings=split_seeds(mesh))
+  first_carry = jax.jit(each(probe.init_carry), out_shardings=shared)
   return probe._replace(
     constants=each(probe.constants),
     init_carry=first_carry,

@@ -342,13 +342,13 @@ def _reason(error: Exception) -> str:
 
 
 def _place_like(like: Any, restored: Any) -> Any:
-  """Not committed to a device, as orbax leaves them, unless `like` is.
+  """Committed to a device, as orbax returns it, only if `like` is.
 
   Else a run that goes on would compile every program a second time.
   """
   if not isinstance(restored, jax.Array) or like.committed:
     return restored
-  return jnp.asarray(np.asarray(restored))
+  return jax.device_put(np.asarray(restored))
 
 
 def _describe(x: jax.Array) -> jax.ShapeDtypeStruct:
