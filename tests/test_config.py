@@ -307,6 +307,16 @@ class CrossChecksTest(parameterized.TestCase):
       "once (both ends come from one basis), got max_order=21, eigenpairs=22",
     ),
     (
+      dict(spectra__max_order=21, spectra__gauss_newton_top_k=11),
+      "spectra.max_order must be at least the number of eigenpairs wanted at "
+      "once (both ends come from one basis), got max_order=21, eigenpairs=22",
+    ),
+    (
+      dict(spectra__max_basis=21, spectra__track_top_k_eigenvalues=10),
+      "spectra.max_basis must hold the eigenpairs wanted at once, of both "
+      "ends, and two more rows, got max_basis=21, eigenpairs=20",
+    ),
+    (
       dict(spectra__max_basis=20, spectra__track_top_k_eigenvalues=10),
       "spectra.max_basis must hold the eigenpairs wanted at once, of both "
       "ends, and two more rows, got max_basis=20, eigenpairs=20",

@@ -31,6 +31,8 @@ from induction_jax.storage.run_directory import open_run
 from tests.entry_point import call
 from tests.tiny import tiny_config
 
+BOTTOM = ("eigenvalues", "residuals", "converged")
+
 
 class PartitionTest(absltest.TestCase):
   def test_blocks_are_the_circuits(self):
@@ -102,9 +104,10 @@ class MeasureTest(parameterized.TestCase):
     cls.results = write_results(cls.experiment, cls.directory)
     cls.matrix, cls.partition = cls.dense_hessian(8)
 
-  def test_all_that_is_declared_is_there(self):
+  def test_all_that_is_declared_is_there_or_of_earlier_runs(self):
     declared = {v.name for v in all_variables(self.experiment.probes)}
-    self.assertSetEqual(set(self.results.data_vars), declared)
+    earlier = {f"preconditioned_bottom_{x}" for x in BOTTOM}
+    self.assertSetEqual(set(self.results.data_vars), declared - earlier)
     due = self.results.block_norm.dropna("step", how="all").step
     np.testing.assert_array_equal(due, [0, 4, 8])
 
@@ -186,6 +189,15 @@ class MeasureTest(parameterized.TestCase):
     ):
       got = float(self.results[f"{name}_eigenvalues"].sel(step=8)[0])
       self.assertAlmostEqual(got, want, delta=2e-3 * scale)
+
+  def test_a_run_that_had_the_preconditioned_bottom_is_still_read(self):
+    values = {f"preconditioned_bottom_{x}": [-2.0, -1.0] for x in BOTTOM}
+    record = {"step": 8, "kind": "probe", "values": values}
+    declared = all_variables(self.experiment.probes)
+    found = dataset.make_dataset([record], declared, {}, {})
+    np.testing.assert_array_equal(
+      found.preconditioned_bottom_eigenvalues, [[-2, -1]]
+    )
 
   def test_preconditioned_equals_dense(self):
     matrix = self.matrix

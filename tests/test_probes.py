@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 
 from induction_jax import circuits, measuring, spectra
 from induction_jax.config import make_config
-from induction_jax.experiment import make_experiment
+from induction_jax.experiment import make_experiment, make_pure_experiment
 from induction_jax.probes import behaviour, curvature
 from induction_jax.probes.solve import Wanted, find_spectra, make_solve
 from tests.tiny import tiny_config
@@ -33,11 +33,12 @@ class FindSpectraTest(absltest.TestCase):
   def test_each_spectrum_is_widened_by_its_own_rounding(self):
     config = make_config(tiny_config().to_dict()).spectra
     solve = make_solve(config, basis=config.max_order, layout=spectra.WHOLE)
-    # Of diag(w^3) rounding of w changes the products.
+    # Of diag(w^3) + w w^T rounding of w changes the products, each as it falls.
     params = {"w": jnp.linspace(-3, 5, 30)}
 
     def operator_at(params):
-      return lambda v: {"w": params["w"] ** 3 * v["w"]}
+      w = params["w"]
+      return lambda v: {"w": w**3 * v["w"] + jnp.dot(w, v["w"]) * w}
 
     ones = {"w": jnp.ones(30)}
     halves = {"w": jnp.full(30, 0.5)}
@@ -68,6 +69,24 @@ class FindSpectraTest(absltest.TestCase):
         for want, key in zip(wanted, jax.random.split(keys[3], 3))
       }
     chex.assert_trees_all_close(found, expected, rtol=1e-4)
+
+
+class BasisTest(parameterized.TestCase):
+  @parameterized.parameters(("none", 4 + 15), ("onto", 12 + 15))
+  def test_where_memory_is_short_it_has_room_for_all_that_is_wanted(
+    self, project, rows
+  ):
+    values = tiny_config(
+      spectra__track_top_k_eigenvalues=2,
+      spectra__max_order=40,
+      spectra__memory_gib=1e-9,
+      intervention__project=project,
+      intervention__project_top_k=12,
+    )
+    config = make_config(values.to_dict())
+    model = make_pure_experiment(config).model
+    told = curvature.make_curvature(config, model).told
+    self.assertIn(f"basis of {rows} vectors", told)
 
 
 @pytest.mark.slow

@@ -143,7 +143,8 @@ def make_peer(config: Config, params: Params, name: str, model: Model) -> Turn:
   step = make_step(loss, network, config.optim)
   torch.set_float32_matmul_precision("highest")
   batch = draw()
-  check_equal(config, params, model, batch, [step(*batch).item() for _ in "ab"])
+  theirs = [step(*batch).item() for _ in range(2)]
+  check_equal(config, params, model, batch, theirs)
   # TF32 on a GPU, as XLA's default is; a CPU has none.
   torch.set_float32_matmul_precision("high" if ON_GPU else "highest")
 
