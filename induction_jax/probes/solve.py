@@ -80,9 +80,13 @@ def find_spectra(
     wanted: the spectra of A.
   """
   found = [solve(operator, params, each) for each in wanted]
+  scales = jax.tree.map(
+    lambda *x: jnp.stack(x), *(each.scale for each in wanted)
+  )
 
-  def rounding(each: tuple[PyTree, PyTree, Key]) -> Array:
-    scale, vector, key = each
+  def rounding(each: tuple[Array, PyTree, Key]) -> Array:
+    owner, vector, key = each
+    scale = jax.tree.map(lambda x: x[owner], scales)
     return spectra.rounding_error(
       jax.tree.map(lambda x: x[None], vector),
       lambda params: spectra.rescale(operator_at(params), scale),
@@ -92,18 +96,15 @@ def find_spectra(
 
   # Mapped, not repeated: the product is compiled once for all of them.
   ends = [spectra.extremes(spectrum) for spectrum in found]
-  owner = np.repeat(
+  owners = np.repeat(
     np.arange(len(ends)), [len(jax.tree.leaves(end)[0]) for end in ends]
   )
-  scales = jax.tree.map(
-    lambda *x: jnp.stack(x)[owner], *(each.scale for each in wanted)
-  )
   vectors = jax.tree.map(lambda *x: jnp.concatenate(x), *ends)
-  keys = jax.random.split(key, len(wanted))[owner]
-  added = jax.lax.map(rounding, (scales, vectors, keys))
+  keys = jax.random.split(key, len(wanted))[owners]
+  added = jax.lax.map(rounding, (jnp.asarray(owners), vectors, keys))
   return {
     want.prefix: spectra.add_rounding(
-      spectrum, jnp.max(added[owner == i]), tolerance
+      spectrum, jnp.max(added[owners == i]), tolerance
     )
     for i, (want, spectrum) in enumerate(zip(wanted, found))
   }
