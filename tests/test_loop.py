@@ -25,7 +25,7 @@ from induction_jax.probes import all_variables
 from induction_jax.results import write_results
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import open_run
-from tests.tiny import tiny_config
+from tests.tiny import EARLIER, tiny_config
 
 
 @pytest.mark.slow
@@ -162,7 +162,7 @@ class RunTest(parameterized.TestCase):
     declared = {
       v.name
       for v in all_variables(self.experiment.probes)
-      if not v.name.startswith(("gauss_newton_", "functional_"))
+      if not v.name.startswith(("gauss_newton_", "functional_", EARLIER))
     }
     self.assertSetEqual(set(results.data_vars), declared)
     self.assertTrue(np.isnan(results.top_overlap[0]))

@@ -11,6 +11,9 @@ from induction_jax.probes import probe
 # Task settings that only Markov chains have, after those of `repeats`.
 NO_CHAINS = (1.0, False, 1, False)
 
+# Declared, so that they can be read, and measured no longer.
+EARLIER = "preconditioned_bottom_"
+
 
 def tiny_config(**overrides):
   """The tiny ConfigDict; overrides are named section__leaf."""
