@@ -217,7 +217,7 @@ def _restore(directory: Path, step: int, like: PyTree) -> tuple[PyTree, Any]:
   manifest.check_kinds(path, manifest.kinds(saved), plain)
   restored = _read_leaves(path, plain)
   manifest.check_bits(path, saved, restored)
-  return wrap_keys(like, restored), saved.note
+  return wrap_keys(like, _place_like(plain, restored)), saved.note
 
 
 def _part_of(directory: Path, step: int) -> Part | None:
@@ -294,23 +294,20 @@ def _own(tree: PyTree) -> PyTree:
   """
   if jax.process_count() == 1:
     return tree
-  return jax.tree.map(_on_host, tree)
-
-
-def _on_host(x: Any) -> np.ndarray:
-  described = isinstance(x, jax.ShapeDtypeStruct)
-  return np.zeros(x.shape, x.dtype) if described else np.asarray(x)
+  return jax.tree.map(np.asarray, tree)
 
 
 def _read_leaves(path: Path, like: PyTree) -> PyTree:
-  """What orbax finds in a checkpoint, checked but for the values."""
-  abstract = _own(jax.tree.map(_describe, like))
+  """What orbax finds in a checkpoint, checked but for the values: on the host.
+
+  It would commit arrays to devices, whether those of `like` are or not.
+  """
+  abstract = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
   try:
     with _silent(), _checkpointer() as checkpointer:
       stored = checkpointer.metadata(path).item_metadata.tree
       manifest.check_kinds(path, manifest.kinds_of(stored), like)
-      restored = checkpointer.restore(path, abstract)
-      return jax.tree.map(_place_like, like, restored)
+      return checkpointer.restore(path, abstract)
   except CheckpointError:
     raise
   except Exception as error:  # whatever orbax makes of what it finds
@@ -341,15 +338,16 @@ def _reason(error: Exception) -> str:
   return line.rpartition(": ")[2][:200]
 
 
-def _place_like(like: Any, restored: Any) -> Any:
-  """Committed to a device, as orbax returns it, only if `like` is.
+def _place_like(like: PyTree, restored: PyTree) -> PyTree:
+  """Where the arrays of `like` are, committed to devices only if these are.
 
-  Else a run that goes on would compile every program a second time.
+  Else a run that goes on would compile every program a second time. What is of
+  more processes than this is left on the host, as it was for the save.
   """
-  if not isinstance(restored, jax.Array) or like.committed:
+  if jax.process_count() > 1:
     return restored
-  return jax.device_put(np.asarray(restored))
-
-
-def _describe(x: jax.Array) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+  return jax.tree.map(
+    lambda x, y: jax.device_put(y, x.sharding if x.committed else None),
+    like,
+    restored,
+  )
