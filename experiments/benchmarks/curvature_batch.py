@@ -23,13 +23,10 @@ from induction_jax import losses, spectra, tasks
 from induction_jax.config import Config
 from induction_jax.experiment import make_experiment
 from induction_jax.state import TrainState, stream
-from induction_jax.step import make_loss
+from induction_jax.step import MEASURING_BYTES, fit_cache, make_loss
 from induction_jax.types import Array, Key, Params
 
 TOLERANCE, MAX_ORDER, PROBES = 1e-2, 100, 8
-# What fits a CPU's cache, or fills a GPU.
-ON_GPU = jax.default_backend() == "gpu"
-MICRO_BATCH = {"quick": 64, "base": 64} if ON_GPU else {"quick": 16, "base": 2}
 # Before, in and after the transition.
 MOMENTS = {"quick": (250, 400, 700), "base": (500, 750, 1200)}
 # Draws of each size of batch; the largest is the reference.
@@ -59,7 +56,7 @@ def main() -> None:
   state, found = experiment.init(), {}
   draws = DRAWS[options.size]
   measures = {
-    size: jax.jit(make_measure(config, experiment.model, size, options.size))
+    size: jax.jit(make_measure(config, experiment.model, size))
     for size in draws
   }
   for moment in MOMENTS[options.size]:
@@ -73,17 +70,18 @@ def main() -> None:
 
 
 def make_measure(
-  config: Config, model: Any, size: int, name: str
+  config: Config, model: Any, size: int
 ) -> Callable[[TrainState, Key], Seen]:
   """(state, key of a batch) -> what is seen on `size` sequences."""
   weights = losses.make_weights(config.train.loss_tokens)
   loss = make_loss(model, weights)
   sample = tasks.make_sampler(config.task, size)
+  platform = jax.default_backend()
+  micro_batch = fit_cache(config, size, platform, MEASURING_BYTES)
 
   def measure(state: TrainState, key: Key) -> Seen:
     batch, params = sample(key), state.params
     counts = jnp.sum(weights(batch), axis=1)
-    micro_batch = min(size, MICRO_BATCH[name])
     data = spectra.split_batch(batch, counts, micro_batch)
     hessian = spectra.hessian(loss, params, data)
     # The same starts for all, so that nothing but the batch differs.

@@ -10,6 +10,7 @@ converged to 1e-4. Products are Lanczos' own, without those for rounding.
 """
 
 import argparse
+import dataclasses
 import statistics
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from problem import read_config
 from induction_jax import spectra
 from induction_jax.experiment import Experiment, make_experiment
 from induction_jax.probes import HeldOut, make_curvature
+from induction_jax.probes.solve import Wanted
 from induction_jax.state import TrainState
 from induction_jax.types import Key
 
@@ -63,26 +65,20 @@ def main() -> None:
 def make_solve(
   experiment: Experiment, k_top: int, k_bottom: int, tolerance: float
 ) -> Solve:
-  """Lanczos on the Hessian as AdamW rescales it."""
-  config = experiment.config
-  curvature, optim = make_curvature(config, experiment.model), config.optim
+  """The run's own Lanczos on the Hessian as AdamW rescales it."""
+  own, optim = experiment.config, experiment.config.optim
+  strict = dataclasses.replace(own.spectra, tolerance=tolerance)
+  config = dataclasses.replace(own, spectra=strict)
+  curvature = make_curvature(config, experiment.model)
 
   @jax.jit
   def solve(state: TrainState, held_out: HeldOut, key: Key) -> spectra.Spectrum:
-    preconditioner = spectra.adam_preconditioner(
+    scale = spectra.adam_preconditioner(
       state.opt_state, optim.learning_rate, optim.b1, optim.b2, optim.eps
-    )
-    return spectra.lanczos(
-      spectra.rescale(
-        curvature.prepare(state, held_out), preconditioner.inverse_sqrt
-      ),
-      state.params,
-      key,
-      k_top=k_top,
-      k_bottom=k_bottom,
-      max_order=150,
-      tolerance=tolerance,
-    )
+    ).inverse_sqrt
+    wanted = Wanted("", scale, k_top, k_bottom, key)
+    hessian = curvature.prepare(state, held_out)
+    return curvature.solve(hessian, state.params, wanted)
 
   return solve
 
