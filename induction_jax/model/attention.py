@@ -9,7 +9,7 @@ from induction_jax.config import ModelConfig
 from induction_jax.model.interface import ROTARY_BASE, Convention, Edits
 from induction_jax.model.norm import normalise
 from induction_jax.model.weights import add_bias, of_layer
-from induction_jax.product import product
+from induction_jax.product import product, products
 from induction_jax.types import Array, Params
 
 # Queries whose scores are held at once where nobody asks for patterns.
@@ -151,14 +151,14 @@ def _mix(
 ) -> Array:  # [B, H, T, K]
   """Pattern times value, normalised last."""
   length, seen = query.shape[2], key.shape[3]
-  score = jnp.einsum("bhtk,bhks->bhts", query, key)
+  score = products(query, key)
   causal = jnp.tri(length, seen, k=seen - length, dtype=bool)[None, None]
   # Added, and not selected, a mask has no part in any derivative.
   score = score + jnp.where(causal, 0.0, -jnp.inf)
   # Any shift cancels below, so no derivative has to go through this one.
   shift = jax.lax.stop_gradient(jnp.max(score, axis=-1, keepdims=True))
   mass = jnp.exp(score - shift)  # [B, H, T, S], of which the pattern is
-  mixed = jnp.einsum("bhts,bhks->bhtk", mass, value)
+  mixed = products(mass, value, turned=True)
   return mixed / jnp.sum(mass, axis=-1, keepdims=True)
 
 
