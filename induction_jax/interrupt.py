@@ -1,8 +1,10 @@
 """Signals: the first asks for a stop, the next one stops at once."""
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -33,9 +35,14 @@ class Interrupt:
     for number, handler in self._before.items():
       signal.signal(number, handler)
 
-  def stop_at_once(self) -> None:
-    """From here on no signal waits: nothing is left that needs saving."""
+  @contextlib.contextmanager
+  def at_once(self) -> Iterator[None]:
+    """Within, no signal waits, nor one from before: all is saved."""
     self._patient = False
+    if self.asked():
+      self.leave("stopped")
+    yield
+    self._patient = True
 
   def asked(self) -> bool:
     """Whether a signal has asked for a stop, of this process or another."""

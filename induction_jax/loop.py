@@ -58,6 +58,18 @@ class Progress(NamedTuple):
 Watcher = Callable[[Progress], None]
 
 
+class End(NamedTuple):
+  """Where a run came to.
+
+  Attributes:
+    step: updates made.
+    complete: whether they are all, and all that was due has been measured.
+  """
+
+  step: int
+  complete: bool
+
+
 def run(
   experiment: Experiment,
   directory: RunDirectory,
@@ -66,7 +78,7 @@ def run(
   ledger: Ledger | None = None,
   should_stop: Callable[[], bool] = lambda: False,
   watch: Watcher = lambda progress: None,
-) -> int:
+) -> End:
   """Trains and measures to the end, from the newest checkpoint if any.
 
   At every step where something is due, the probes measure first, then a
@@ -87,7 +99,7 @@ def run(
     watch: told after every piece of work.
 
   Returns:
-    The step reached: `train.num_steps`, or less if it was stopped.
+    Where it came to; not complete only if it was stopped.
 
   Raises:
     DivergedError: if loss, gradient, parameters or Hessian products stop
@@ -111,8 +123,7 @@ def run(
   try:
     for snapshot, newest in work:
       watch(Progress(snapshot.step, newest))
-      ended = snapshot.recorded and snapshot.step >= config.train.num_steps
-      stopping = ended or should_stop()
+      stopping = _is_complete(snapshot, config) or should_stop()
       due = snapshot.recorded and checkpoint_due(snapshot.step, config)
       if (stopping or due) and snapshot is not kept:
         save_snapshot(directory, snapshot, ledger, cost)
@@ -134,7 +145,11 @@ def run(
       f"{error}; the last good checkpoint is at step {good}, from which this "
       "config fails again",
     ) from error
-  return snapshot.step
+  return End(snapshot.step, _is_complete(snapshot, config))
+
+
+def _is_complete(snapshot: Snapshot, config: Config) -> bool:
+  return snapshot.recorded and snapshot.step >= config.train.num_steps
 
 
 def _advance(

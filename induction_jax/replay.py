@@ -18,7 +18,7 @@ from induction_jax.config import ConfigError
 from induction_jax.experiment import Experiment
 from induction_jax.keys import key_data
 from induction_jax.ledger import scalars
-from induction_jax.loop import Progress, Watcher
+from induction_jax.loop import End, Progress, Watcher
 from induction_jax.measuring import keep_vectors, measure
 from induction_jax.patience import AbandonedError, attend
 from induction_jax.probes import Probe
@@ -118,7 +118,7 @@ def replay(
   *,
   should_stop: Callable[[], bool] = lambda: False,
   watch: Watcher = lambda progress: None,
-) -> tuple[int, list[Comparison]]:
+) -> tuple[End, list[Comparison]]:
   """Trains again, measuring and comparing; each result is kept at once.
 
   A measurement is a function of the state alone: it starts from no carry, so
@@ -131,17 +131,17 @@ def replay(
     directory: of the run; zoomed.jsonl and kept eigenvectors are added to.
     plan: from make_plan.
     probes: to measure with.
-    should_stop: asked between chunks; true ends the replay there.
+    should_stop: asked again and again; true ends the replay. A thread may
+      then be at work still: end the process by os._exit.
     watch: told after every chunk.
 
   Returns:
-    The step reached, and a comparison for each checkpoint passed.
+    Where it came to, and a comparison for each checkpoint passed.
 
   Raises:
     FloatingPointError: where training or a product stops being finite.
   """
   like = init_snapshot(experiment)
-  updates = no_updates(like.state.step)
   state = checkpoints.restore(directory.checkpoints, plan.start, like).state
   if directory.zoomed.exists():  # drops what a crash has cut off
     history.truncate(directory.zoomed, last_step(directory))
@@ -164,19 +164,30 @@ def replay(
         _keep_comparison(directory, plan, compared[-1])
       watch(Progress(step, newest))
       if step >= plan.stop or should_stop():
-        return step, compared
+        return End(step, step >= plan.stop), compared
       target = next(stop for stop in stops if stop > step)
-      state, seen = experiment.train_chunk(
-        state, jnp.int32(target - step), updates
+      state = attend(
+        partial(_train, experiment, state, target - step), should_stop
       )
-      bad = int(jax.device_get(seen.first_bad_step))
-      if bad >= 0:
-        raise FloatingPointError(
-          f"non-finite loss, gradient or parameters at step {bad}"
-        )
       step = target
   except AbandonedError:  # what was measured is kept already
-    return step, compared
+    return End(step, complete=False), compared
+
+
+def _train(experiment: Experiment, state: TrainState, num: int) -> TrainState:
+  """Some updates; the state before them is gone.
+
+  Raises:
+    FloatingPointError: where one is not finite.
+  """
+  updates = no_updates(state.step)
+  state, seen = experiment.train_chunk(state, jnp.int32(num), updates)
+  bad = int(jax.device_get(seen.first_bad_step))
+  if bad >= 0:
+    raise FloatingPointError(
+      f"non-finite loss, gradient or parameters at step {bad}"
+    )
+  return state
 
 
 def compare(step: int, replayed: TrainState, stored: TrainState) -> Comparison:

@@ -100,9 +100,9 @@ def main(argv: list[str]) -> int:
         if processes.is_first():
           write_so_far(experiment, directory, plan)
         interrupt.leave("stopped")
-      if processes.is_first():
-        summaries[setting.name] = report(experiment, directory, plan)
-    interrupt.stop_at_once()
+      with interrupt.at_once():
+        if processes.is_first():
+          summaries[setting.name] = report(experiment, directory, plan)
   if summaries and values.over:
     write_json(SweepDirectory(root).summary, {"settings": summaries})
     print("\n" + format_settings(summaries))

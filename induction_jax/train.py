@@ -98,7 +98,7 @@ def _train(
   with Interrupt(last_words=again) as interrupt:
     watcher = make_watcher(config.train.num_steps)
     try:
-      step = run(
+      end = run(
         experiment,
         directory,
         cost=cost,
@@ -112,13 +112,13 @@ def _train(
       return DIVERGED
     finally:
       watcher.close()
-    if step < config.train.num_steps:
+    if not end.complete:
       if processes.is_first():
         _write_what_there_is(experiment, directory)
-      interrupt.leave(f"stopped at step {step}")
-    interrupt.stop_at_once()
-    if processes.is_first():
-      _report(experiment, directory, cost)
+      interrupt.leave(f"stopped at step {end.step}")
+    with interrupt.at_once():
+      if processes.is_first():
+        _report(experiment, directory, cost)
   return 0
 
 

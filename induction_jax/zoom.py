@@ -116,7 +116,7 @@ def zoom(
   with Interrupt(last_words=again) as interrupt:
     watcher = make_watcher(plan.stop)
     try:
-      step, compared = replay(
+      end, compared = replay(
         experiment,
         directory,
         plan,
@@ -132,16 +132,16 @@ def zoom(
       watcher.close()
     results = write_results(experiment, directory)
     print(_verdict(plan, compared), flush=True)
-    if step < plan.stop:
-      interrupt.leave(f"stopped at step {step}")
-    interrupt.stop_at_once()
-    findings = find(results)
-    zoomed = summarise_zoom(findings.transition)
-    stretch = {"from": plan.first, "to": plan.last, "every": plan.every}
-    add_zoom(directory, stretch | zoomed)
-    form = experiment.config.report.format
-    visualize.draw(experiment, directory, results, findings, form)
-    print(_describe(zoomed))
+    if not end.complete:
+      interrupt.leave(f"stopped at step {end.step}")
+    with interrupt.at_once():
+      findings = find(results)
+      zoomed = summarise_zoom(findings.transition)
+      stretch = {"from": plan.first, "to": plan.last, "every": plan.every}
+      add_zoom(directory, stretch | zoomed)
+      form = experiment.config.report.format
+      visualize.draw(experiment, directory, results, findings, form)
+      print(_describe(zoomed))
   differs = not all(each.equal for each in compared)
   return FAILED if differs and not changed else 0
 

@@ -299,10 +299,27 @@ class InterruptTest(TrainTest):
       "import os, signal\n"
       "from induction_jax.interrupt import Interrupt\n"
       "with Interrupt('the command') as interrupt:\n"
-      "  interrupt.stop_at_once()\n"
-      "  os.kill(os.getpid(), signal.SIGTERM)\n"
+      "  with interrupt.at_once():\n"
+      "    pass\n"
+      "  with interrupt.at_once():\n"
+      "    os.kill(os.getpid(), signal.SIGTERM)\n"
     )
     self.check_stops_at_once(script, 143)
+
+  def test_a_signal_from_before_that_waits_no_longer(self):
+    script = (
+      "import os, signal\n"
+      "from induction_jax.interrupt import Interrupt\n"
+      "with Interrupt('the command') as interrupt:\n"
+      "  with interrupt.at_once():\n"
+      "    pass\n"
+      "  os.kill(os.getpid(), signal.SIGTERM)\n"
+      "  print('saves')\n"
+      "  with interrupt.at_once():\n"
+      "    print('never')\n"
+    )
+    done = self.check_stops_at_once(script, 143)
+    self.assertStartsWith(done.stdout, "saves\nstopped")
 
   def check_stops_at_once(self, script, status):
     done = subprocess.run(
@@ -314,6 +331,7 @@ class InterruptTest(TrainTest):
     self.assertEqual(done.returncode, status, done.stderr)
     self.assertEndsWith(done.stdout, "stopped; to go on:\n  the command\n")
     self.assertNotIn("Traceback", done.stderr)
+    return done
 
   def test_sigint_saves_and_the_same_command_goes_on(self):
     command = [

@@ -8,6 +8,7 @@ import xarray as xr
 from absl.testing import absltest, parameterized
 
 from induction_jax.report import events, findings
+from induction_jax.report.summary import summarise
 from induction_jax.transition import Interval, Transition
 
 # numpy alone: one interpreter says as much as two.
@@ -80,8 +81,15 @@ class FindTest(parameterized.TestCase):
     results = induction_results().isel(step=slice(30))
     unknown = xr.full_like(results["top_eigenvalues"], np.nan)
     results["preconditioned_top_eigenvalues"] = unknown
+    results["preconditioned_edge"] = unknown[:, 0]
+    for tokens in ("train", "pattern", "random"):
+      for what in ("loss", "accuracy"):
+        results[f"{tokens}_{what}"] = results[f"induction_{what}"]
     found = findings.find(results)
     self.assertEqual(set(found.spectrum), {"top", "bottom"})
+    spectrum = summarise(results, found, {})["spectrum"]
+    self.assertIsNone(spectrum["preconditioned_top_final"])
+    self.assertIsNone(spectrum["preconditioned_edge"])
 
   @parameterized.parameters(
     ({"accuracy": jump(0.02, 0.1)}, 0),

@@ -69,15 +69,15 @@ class RunTest(parameterized.TestCase):
     def watch(progress):
       seen.append(progress.step)
 
-    reached = loop.run(
+    end = loop.run(
       self.experiment,
       directory,
       should_stop=lambda: bool(seen) and seen[-1] >= stop,
       watch=watch,
     )
-    self.assertEqual(reached, stop)
+    self.assertEqual(end, (stop, False))
     self.assertEqual(checkpoints.steps(directory.checkpoints)[-1], stop)
-    self.assertEqual(loop.run(self.experiment, directory), 24)
+    self.assertEqual(loop.run(self.experiment, directory), (24, True))
     self.assert_equal_runs(directory)
 
   def test_killed_between_checkpoints_and_resumed(self):
@@ -135,7 +135,7 @@ class RunTest(parameterized.TestCase):
 
   def test_finished_run_is_left_as_it_is(self):
     before = self.whole.history.read_text()
-    self.assertEqual(loop.run(self.experiment, self.whole), 24)
+    self.assertEqual(loop.run(self.experiment, self.whole), (24, True))
     self.assertEqual(self.whole.history.read_text(), before)
 
   def test_measuring_does_not_touch_training(self):
@@ -235,12 +235,13 @@ class RunTest(parameterized.TestCase):
       loop.run(self.experiment, directory)
     self.assertEqual(directory.history.read_bytes(), before)
 
-  def test_given_up_in_a_measurement_at_once(self):
-    directory = self.start("given_up")
+  @parameterized.parameters(6, 24)
+  def test_given_up_in_a_measurement_at_once(self, stop):
+    directory = self.start(f"given_up_{stop}")
     begun, end = threading.Event(), threading.Event()
 
     def measure(*arguments):
-      if int(arguments[0].step) == 6 and not end.is_set():
+      if int(arguments[0].step) == stop and not end.is_set():
         begun.set()
         end.wait(60)
       return spectra.measure(*arguments)
@@ -249,12 +250,13 @@ class RunTest(parameterized.TestCase):
     spectra = probes["spectra"]
     probes["spectra"] = spectra._replace(measure=measure)
     slow = self.experiment._replace(probes=tuple(probes.values()))
-    self.assertEqual(loop.run(slow, directory, should_stop=begun.is_set), 6)
-    self.assertEqual(checkpoints.steps(directory.checkpoints)[-1], 6)
+    came_to = loop.run(slow, directory, should_stop=begun.is_set)
+    self.assertEqual(came_to, (stop, False))
+    self.assertEqual(checkpoints.steps(directory.checkpoints)[-1], stop)
     end.set()
     # What was measured at that step before is measured again.
     last = history.read(directory.history)[-1]
-    self.assertEqual((last["step"], last["probe"]), (6, "ablation"))
+    self.assertEqual((last["step"], last["probe"]), (stop, "ablation"))
     loop.run(self.experiment, directory)
     self.assert_equal_runs(directory)
 
@@ -278,13 +280,13 @@ class RunTest(parameterized.TestCase):
     with mock.patch.object(loop, "PIECE_SECONDS", 0.0):  # one at a time
       for stop in (5, 7):
         seen = [0]
-        reached = loop.run(
+        end = loop.run(
           experiment,
           stopped,
           should_stop=lambda seen=seen, stop=stop: seen[-1] >= stop,
           watch=lambda progress, seen=seen: seen.append(progress.step),
         )
-        self.assertEqual(reached, stop)
+        self.assertEqual(end, (stop, False))
     loop.run(experiment, stopped)
     self.assertEqual(stopped.history.read_text(), whole.history.read_text())
     chex.assert_trees_all_equal(

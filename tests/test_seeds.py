@@ -131,14 +131,14 @@ class SeedsTest(parameterized.TestCase):
   def test_stopped_and_resumed_equals_never_stopped(self):
     runs, stacked = self.start("stopped")
     seen = []
-    step = loop.run(
+    end = loop.run(
       self.group(SEEDS),
       stacked,
       ledger=SeedsLedger(runs),
       should_stop=lambda: bool(seen) and seen[-1] >= 6,
       watch=lambda progress: seen.append(progress.step),
     )
-    self.assertEqual(step, 6)
+    self.assertEqual(end, (6, False))
     with runs[1].history.open("a") as file:
       file.write('{"step": 9, "kind": "train", "values": {}}\n{"step": 1')
     loop.run(self.group(SEEDS), stacked, ledger=SeedsLedger(runs))

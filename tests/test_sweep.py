@@ -54,6 +54,11 @@ class _Stopping:
     pass
 
 
+def _interrupted(results):
+  del results
+  signal.raise_signal(signal.SIGTERM)
+
+
 @pytest.mark.slow
 class WholeTest(SweepTest):
   def test_stop_go_on_and_read(self):
@@ -69,6 +74,14 @@ class WholeTest(SweepTest):
       measured = results.induction_accuracy.dropna("step")
       self.assertEqual(list(measured.step), [0, 3])
     self.assertIn("to go on:\n  python -m induction_jax.sweep --config", out)
+    with (
+      mock.patch.object(sweep, "find", _interrupted),
+      mock.patch.object(interrupt.os, "_exit", sys.exit),
+    ):
+      status, out, _ = self.sweep(*arguments)
+    self.assertEqual(status, 143)
+    self.assertIn("stopped; to go on:", out)
+    self.assertFalse((self.workdir / "summary.json").exists())
     status, out, err = self.sweep(*arguments)
     self.assertEqual(status, 0, err)
     self.assertIn("| 4 | ambiguous | - | - | - | no |", out)

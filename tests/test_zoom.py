@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -185,7 +186,7 @@ class ZoomTest(parameterized.TestCase):
   def test_stopped_half_way_keeps_what_it_has(self):
     plan = replay.make_plan(self.run_directory, 5, 9, 1)
     seen = []
-    step, compared = replay.replay(
+    found = replay.replay(
       self.experiment,
       self.run_directory,
       plan,
@@ -193,11 +194,54 @@ class ZoomTest(parameterized.TestCase):
       should_stop=lambda: bool(seen) and seen[-1] >= 7,
       watch=lambda progress: seen.append(progress.step),
     )
-    self.assertEqual((step, compared), (7, []))
+    self.assertEqual(found, ((7, False), []))
     self.assert_zoomed([5, 7])
     self.assertEqual(self.zoom("--from=5", "--to=9", "--every=1")[0], 0)
     self.assert_zoomed([5, 7, 8, 9])
     self.assert_run_untouched()
+
+  def test_given_up_in_the_last_measurement_is_not_complete(self):
+    plan = replay.make_plan(self.run_directory, 23, 24, 1)
+    begun, end = threading.Event(), threading.Event()
+
+    def measure(*arguments):
+      if int(arguments[0].step) == 24:
+        begun.set()
+        end.wait(60)
+      return behaviour.measure(*arguments)
+
+    probes = {probe.name: probe for probe in self.experiment.probes}
+    behaviour = probes["behaviour"]
+    with mock.patch.object(replay, "_left_to_measure") as left:
+      left.return_value = {24: [behaviour._replace(measure=measure)]}
+      found, compared = replay.replay(
+        self.experiment,
+        self.run_directory,
+        plan,
+        [behaviour],
+        should_stop=begun.is_set,
+      )
+    end.set()
+    self.assertEqual((found, compared), ((24, False), []))
+
+  def test_given_up_in_the_updates_at_once(self):
+    plan = replay.make_plan(self.run_directory, 5, 9, 1)
+    begun, end = threading.Event(), threading.Event()
+
+    def train(*arguments):
+      begun.set()
+      end.wait(60)
+      return self.experiment.train_chunk(*arguments)
+
+    found, _ = replay.replay(
+      self.experiment._replace(train_chunk=train),
+      self.run_directory,
+      plan,
+      [],
+      should_stop=begun.is_set,
+    )
+    end.set()
+    self.assertEqual(found, (plan.start, False))
 
   def test_other_bits_are_said(self):
     snapshot = snapshots.load_or_init(self.experiment, self.run_directory)[0]

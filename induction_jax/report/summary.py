@@ -168,9 +168,12 @@ def _extremes_summary(extremes: Extremes | None) -> dict[str, Any]:
 
 def _edge_summary(results: xr.Dataset) -> dict[str, Any]:
   """The stability edge at the end, and how often the top was above it."""
+  none = {"preconditioned_edge": None, "preconditioned_above_edge": None}
   if "preconditioned_edge" not in results:
-    return {"preconditioned_edge": None, "preconditioned_above_edge": None}
+    return none
   edge = measured(results["preconditioned_edge"])
+  if not edge.size:  # it ended before Adam had moments
+    return none
   top = results["preconditioned_top_eigenvalues"][:, 0].sel(step=edge.step)
   return {
     "preconditioned_edge": float(edge[-1]),

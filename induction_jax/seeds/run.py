@@ -10,7 +10,7 @@ from induction_jax.config import Config, make_config, to_dict
 from induction_jax.cost import Cost
 from induction_jax.experiment import Experiment
 from induction_jax.ledger import DivergedError
-from induction_jax.loop import Watcher, run
+from induction_jax.loop import End, Watcher, run
 from induction_jax.mesh import make_seeds_mesh
 from induction_jax.seeds.experiment import make_group
 from induction_jax.seeds.ledger import SeedsLedger
@@ -62,7 +62,7 @@ def run_seeds(
       enter = partial(_enter, locks, directory, group, config, seeds)
       processes.by_first(enter)
       try:
-        step = run(
+        end = run(
           group_of(seeds),
           group,
           cost=cost,
@@ -71,11 +71,11 @@ def run_seeds(
           watch=watch(seeds),
         )
       except DivergedError:  # of the last seed left: each has its note
-        step = config.train.num_steps
+        end = End(config.train.num_steps, complete=True)
       if processes.is_first():
         cost.save()
         _share_cost(group, runs)
-    if step < config.train.num_steps:
+    if not end.complete:
       return False
   return True
 
