@@ -254,13 +254,31 @@ def checksums(run: Path) -> dict[str, Any]:
   return {"step": last, **json.loads(manifest.read_text())["leaves"]}
 
 
-def stop(number: int) -> Callable[[Path, Bench], str]:
+def sometime(run: Path, bench: Bench) -> None:
+  """Waits for a random moment."""
+  del run
+  time.sleep(random.uniform(0, bench.seconds / 2))
+
+
+def last_measurements(run: Path, bench: Bench) -> None:
+  """Waits for the first record of the last step; more are to come."""
+  del bench
+  record = b'{"step": %d,' % SETTINGS["train.num_steps"]
+  for _ in range(int(LONGEST / POLL)):
+    if record in _bytes(run / "history.jsonl"):
+      return
+    time.sleep(POLL)
+
+
+def stop(
+  number: int, wait: Callable[[Path, Bench], None] = sometime
+) -> Callable[[Path, Bench], str]:
   """SIGTERM or SIGINT: its exit status, soon, and nothing lost."""
 
   def fault(run: Path, bench: Bench) -> str:
     process = start(run, bench.scratch)
     wait_for_directory(process)
-    time.sleep(random.uniform(0, bench.seconds / 2))
+    wait(run, bench)
     process.send_signal(number)
     for _ in range(int(PROMPT / POLL)):
       if process.poll() is not None:
@@ -397,6 +415,7 @@ def two_runs(run: Path, bench: Bench) -> str:
 FAULTS: dict[str, Callable[[Path, Bench], str]] = {
   "SIGTERM": stop(signal.SIGTERM),
   "SIGINT": stop(signal.SIGINT),
+  "SIGTERM in the last measurements": stop(signal.SIGTERM, last_measurements),
   "bit of a checkpoint flipped": damage(flip_bit),
   "array file cut off": damage(truncate_arrays),
   "checkpoint empty": damage(empty),
