@@ -119,6 +119,27 @@ class RepeatsTest(parameterized.TestCase):
         uncounted, {sequence[t] for t in np.flatnonzero(mask)}
       )
 
+  @parameterized.parameters(16, 50, 64, 65, 50_000)
+  def test_a_pattern_is_a_random_draw(self, vocab_size):
+    batch = _draw((8, 8), (0, 0), vocab_size, 7, batch_size=4096)
+    patterns = np.array(_sequences(batch))  # from any place in it on
+    self.assertEqual(patterns.shape, (4096, 8))
+    for row in patterns[:64]:
+      self.assertLen(set(row), 8)
+    # Five standard deviations; steps within a sequence are not independent,
+    # but an ascent makes the next one less likely.
+    ascents = np.diff(patterns, axis=1) > 0
+    self.assertLess(abs(ascents.mean() - 0.5), 2.5 / ascents.size**0.5)
+    lower = patterns < vocab_size / 2
+    expected = -(-vocab_size // 2) / vocab_size
+    self.assertLess(abs(lower.mean() - expected), 2.5 / lower.size**0.5)
+    # Every step is as likely, but for one that would stay.
+    steps = np.diff(patterns, axis=1) % vocab_size
+    few = np.bincount(steps.ravel() * 8 // vocab_size, minlength=8)
+    all_steps = np.arange(1, vocab_size) * 8 // vocab_size
+    expected = np.bincount(all_steps, minlength=8) / (vocab_size - 1)
+    self.assertLess(np.abs(few / steps.size - expected).max(), 0.015)
+
   def test_sizes_cover_their_ranges(self):
     # With this seed no filler comes back by chance and passes for a pattern.
     batch = _draw((4, 7), (1, 4), MANY, 60, batch_size=128, seed=7)
