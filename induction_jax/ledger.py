@@ -146,6 +146,8 @@ class RunLedger:
   def _record(self, step: int, kind: str, values: Any, **extra: Any) -> None:
     if self._writes:
       path = self._run.history
+      if not path.exists():  # since `begin`; it would be made without a head
+        raise OSError(f"{path} has gone")
       history.append(path, step, kind, values, sync=self._sync, **extra)
 
 

@@ -110,6 +110,7 @@ def run(
   config = experiment.config
   ledger, cost = ledger or RunLedger(directory), cost or Cost(directory)
   snapshot, resumed = load_together(experiment, directory, ledger)
+  snapshot = _with_alarm_on_host(snapshot)
   start, recorded = snapshot.step, snapshot.recorded
   size = checkpoints.room_for(snapshot)
   processes.by_first(
@@ -167,10 +168,6 @@ def _advance(
     DivergedError: the same, in its updates where it could not go on.
   """
   config = experiment.config
-  carries = dict(snapshot.carries)
-  if ALARM.name in carries:  # decides what is due, so it lives on the host
-    carries[ALARM.name] = jax.device_get(carries[ALARM.name])
-  snapshot = snapshot._replace(carries=carries)
   held_out = attend(partial(experiment.draw, snapshot.state.key), gives_up)
   newest: dict[str, float] = {}
   pace = math.inf  # seconds an update
@@ -202,6 +199,14 @@ def _advance(
       pace = (time.perf_counter() - start) / min(most, to_go)
       cost.stepped()
     yield snapshot, newest
+
+
+def _with_alarm_on_host(snapshot: Snapshot) -> Snapshot:
+  """Where it decides what is due."""
+  carries = dict(snapshot.carries)
+  if ALARM.name in carries:
+    carries[ALARM.name] = jax.device_get(carries[ALARM.name])
+  return snapshot._replace(carries=carries)
 
 
 def _train(experiment: Experiment, snapshot: Snapshot, num: int) -> Snapshot:

@@ -107,6 +107,27 @@ class RunTest(parameterized.TestCase):
       called, ["ledger.commit", "ledger.mark", "save", "cost.save"]
     )
 
+  def test_what_is_gone_on_from_is_not_saved_again(self):
+    directory = self.start("from_12")
+    shutil.copytree(self.whole.root, directory.root, dirs_exist_ok=True)
+    shutil.rmtree(directory.checkpoints / "24")
+    saved = _stamps(directory.checkpoints)
+    loop.run(self.experiment, directory)
+    now = _stamps(directory.checkpoints)
+    self.assertEqual({path: now[path] for path in saved}, saved)
+    self.assert_equal_runs(directory)
+
+  def test_a_history_that_goes_meanwhile_is_missed(self):
+    directory = self.start("headless")
+
+    def watch(progress):
+      if progress.step == 6:
+        directory.history.unlink(missing_ok=True)
+
+    with self.assertRaisesRegex(OSError, "history.jsonl has gone"):
+      loop.run(self.experiment, directory, watch=watch)
+    self.assertFalse(directory.history.exists())
+
   @parameterized.parameters(0.0, 0.5, 0.99)
   def test_lost_records_are_made_again(self, kept):
     directory = self.start(f"cut_{kept}")
@@ -135,7 +156,9 @@ class RunTest(parameterized.TestCase):
 
   def test_finished_run_is_left_as_it_is(self):
     before = self.whole.history.read_text()
+    saved = _stamps(self.whole.checkpoints)
     self.assertEqual(loop.run(self.experiment, self.whole), (24, True))
+    self.assertEqual(_stamps(self.whole.checkpoints), saved)
     self.assertEqual(self.whole.history.read_text(), before)
 
   def test_measuring_does_not_touch_training(self):
@@ -293,6 +316,14 @@ class RunTest(parameterized.TestCase):
       self.snapshot(stopped, experiment).state.opt_state,
       self.snapshot(whole, experiment).state.opt_state,
     )
+
+
+def _stamps(directory):
+  """What changes with every file that is written again."""
+  return {
+    str(path): (path.stat().st_ino, path.stat().st_mtime_ns)
+    for path in directory.rglob("manifest.json")
+  }
 
 
 # Run apart, with the compiler's optimisation that the suite turns off.

@@ -220,6 +220,7 @@ class LedgerTest(absltest.TestCase):
     for run in self.runs:
       run.root.mkdir()
     self.ledger = SeedsLedger(self.runs)
+    self.ledger.begin(-1)
     self.probe = Probe(
       name="x",
       interval=1,

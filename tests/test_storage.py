@@ -32,6 +32,7 @@ from induction_jax.storage import (
   history,
   lock,
   manifest,
+  vectors,
 )
 from induction_jax.storage.run_directory import (
   changed_environment,
@@ -297,6 +298,63 @@ class CheckpointsTest(DirectoryTest):
     got = checkpoints.restore(self.root, 5, self.tree(0.0))
     chex.assert_trees_all_equal(got["x"], self.tree(2.0)["x"])
     self.assertEqual([path.name for path in self.root.iterdir()], ["5"])
+
+  @parameterized.parameters(
+    (Path, "rename", "3.saving", 0.0), (shutil, "rmtree", "3.before", 1.0)
+  )
+  def test_the_earlier_one_is_there_until_its_place_is_taken(
+    self, module, name, killed_at, expected
+  ):
+    kept = self.root / "checkpoints"
+    checkpoints.save(kept, 3, {"x": jnp.zeros(3)})
+    original = getattr(module, name)
+
+    class KilledError(BaseException):
+      pass
+
+    def kill(path, *arguments, **options):
+      if Path(path).name == killed_at:
+        raise KilledError
+      return original(path, *arguments, **options)
+
+    with (
+      mock.patch.object(module, name, kill),
+      self.assertRaises(KilledError),
+    ):
+      checkpoints.save(kept, 3, {"x": jnp.ones(3)})
+    like = {"x": jnp.zeros(3)}
+    found = checkpoints.restore_newest(kept, like, set_aside=True)
+    np.testing.assert_array_equal(found["x"], np.full(3, expected))
+    self.assertEqual([path.name for path in kept.iterdir()], ["3"])
+
+  def test_a_directory_that_goes_during_a_save_is_missed(self):
+    kept, elsewhere = self.root / "run" / "checkpoints", self.root / "elsewhere"
+    kept.parent.mkdir()
+    checkpoints.save(kept, 1, {"x": jnp.zeros(3)})
+    write = manifest.write
+
+    def move(path, *arguments):
+      kept.parent.rename(elsewhere)
+      path.mkdir(parents=True)  # as orbax does
+      write(path, *arguments)
+
+    with (
+      mock.patch.object(manifest, "write", move),
+      self.assertRaisesRegex(OSError, "was not saved .*has gone"),
+    ):
+      checkpoints.save(kept, 2, {"x": jnp.ones(3)})
+    self.assertEqual(checkpoints.steps(elsewhere / "checkpoints"), [1])
+    self.assertEqual(checkpoints.steps(kept), [])
+
+  def test_names_that_only_look_like_steps(self):
+    kept = self.root / "checkpoints"
+    checkpoints.save(kept, 7, {"x": jnp.zeros(3)})
+    shutil.copytree(kept / "7", kept / "009")
+    self.assertEqual(checkpoints.steps(kept), [7])
+    self.root.joinpath("eigenvectors").mkdir()
+    for name in ("00000003", "00000010 (1)", "1a"):
+      (self.root / "eigenvectors" / f"{name}.npz").touch()
+    self.assertEqual(vectors.count(self.root / "eigenvectors", 20), 1)
 
   def test_empty_and_foreign_directories_are_passed_over(self):
     checkpoints.save(self.root, 5, self.tree())

@@ -7,6 +7,7 @@ written beside its place and renamed once it and its manifest are on disk:
 
   <step>/         a checkpoint
   <step>.saving/  one that is being written, or what a crash has left of it
+  <step>.before/  what it takes the place of, until it has
   set_aside/      those that could not be trusted
 
 Saves return when the bytes are on disk, so an error belongs to the save that
@@ -45,7 +46,7 @@ from induction_jax.storage.files import force_to_disk, replace_text
 from induction_jax.storage.manifest import CheckpointError
 from induction_jax.types import PyTree
 
-SAVING = ".saving"
+SAVING, BEFORE = ".saving", ".before"
 SET_ASIDE = "set_aside"
 SELF_TEST = "self_test"
 # What a leaf takes besides its numbers, and a checkpoint besides its leaves.
@@ -63,8 +64,9 @@ class Part(NamedTuple):
 def save(directory: Path, step: int, tree: PyTree, note: Any = None) -> None:
   """Saves a pytree of arrays and typed keys under `directory`/step.
 
-  It takes the place of an earlier one of that step. The directory above must
-  exist: if it is gone, so is the run. A note, of JSON, is kept with it.
+  It takes the place of an earlier one of that step, which is there until it
+  does. The directory above must exist: if it is gone, so is the run. A note, of
+  JSON, is kept with it.
 
   Raises:
     OSError: if it cannot be written; earlier checkpoints stay.
@@ -74,6 +76,7 @@ def save(directory: Path, step: int, tree: PyTree, note: Any = None) -> None:
   try:
     directory.mkdir(exist_ok=True)
     _drop_unfinished(directory)
+    place = directory.stat().st_ino
     # Orbax would say so too, but in a hundred lines from several threads.
     if shutil.disk_usage(directory).free < room_for(tree):
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -82,10 +85,13 @@ def save(directory: Path, step: int, tree: PyTree, note: Any = None) -> None:
     manifest.write(partial, step, key_data(tree), note)
     for below in partial.rglob("*"):
       force_to_disk(below)
+    if directory.stat().st_ino != place:  # orbax has made it again
+      raise OSError(errno.ENOENT, "its directory has gone")
     if path.exists():
-      shutil.rmtree(path)
+      path.rename(path.with_name(path.name + BEFORE))
     partial.rename(path)
     force_to_disk(directory)
+    _drop_unfinished(directory)
   except Exception as error:  # orbax has no one type for a failed write
     _drop_unfinished(directory)
     kept = ", ".join(map(str, steps(directory))) or "none"
@@ -232,12 +238,19 @@ def _own_steps(directory: Path) -> set[int]:
   return {
     int(path.name)
     for path in directory.iterdir()
-    if path.name.isdecimal() and manifest.exists(path)
+    if path.name.isdecimal()
+    and path.name == str(int(path.name))
+    and manifest.exists(path)
   }
 
 
 def _drop_unfinished(directory: Path) -> None:
-  """Removes what a crash in a save has left: no checkpoint yet."""
+  """Removes what a save has left, and puts back what it has not replaced."""
+  for path in directory.glob(f"*{BEFORE}"):
+    if manifest.exists(own := path.with_suffix("")):
+      shutil.rmtree(path, ignore_errors=True)
+    elif not own.exists():
+      path.rename(own)
   for path in directory.glob(f"*{SAVING}*"):
     shutil.rmtree(path, ignore_errors=True)
 

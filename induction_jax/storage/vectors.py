@@ -48,7 +48,8 @@ def read(directory: Path, step: int) -> dict[str, np.ndarray]:
 
 def count(directory: Path, end: int) -> int:
   """How many measurements before a step have some kept."""
-  return sum(int(path.stem) < end for path in directory.glob("[0-9]*.npz"))
+  steps = (path.stem for path in directory.glob("[0-9]*.npz"))
+  return sum(int(step) < end for step in steps if step.isdecimal())
 
 
 def _read_array(
