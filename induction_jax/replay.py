@@ -147,7 +147,7 @@ def replay(
     history.truncate(directory.zoomed, last_step(directory))
   todo = _left_to_measure(directory, plan, probes)
   held_out = experiment.draw(state.key)
-  stops = sorted({*plan.steps, *plan.checks})
+  stops = sorted({*plan.steps, *plan.checks, plan.stop})
   step, compared = plan.start, list[Comparison]()
   try:
     while True:

@@ -103,9 +103,10 @@ def main(argv: list[str]) -> int:
       with interrupt.at_once():
         if processes.is_first():
           summaries[setting.name] = report(experiment, directory, plan)
-  if summaries and values.over:
-    write_json(SweepDirectory(root).summary, {"settings": summaries})
-    print("\n" + format_settings(summaries))
+    with interrupt.at_once():
+      if summaries and values.over:
+        write_json(SweepDirectory(root).summary, {"settings": summaries})
+        print("\n" + format_settings(summaries))
   processes.part()
   return 0
 

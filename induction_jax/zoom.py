@@ -19,6 +19,7 @@ summary.json as `zoom`, beside the run's own answer.
 """
 
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,9 @@ def zoom(
     flush=True,
   )
   again = (
-    f"python -m induction_jax.zoom {directory.root} --from={plan.first} "
-    f"--to={plan.last} --every={plan.every} --probes={names}"
+    f"python -m induction_jax.zoom {shlex.quote(str(directory.root))} "
+    f"--from={plan.first} --to={plan.last} --every={plan.every} "
+    f"--probes={names}"
   )
   with Interrupt(last_words=again) as interrupt:
     watcher = make_watcher(plan.stop)

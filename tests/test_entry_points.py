@@ -17,7 +17,7 @@ import pytest
 import xarray as xr
 from absl.testing import absltest, parameterized
 
-from induction_jax import cli, train, visualize
+from induction_jax import cli, interrupt, loop, train, visualize
 from tests.entry_point import EntryPointTest, call
 
 
@@ -283,6 +283,31 @@ class ProcessesTest(parameterized.TestCase):
 
 
 class InterruptTest(TrainTest):
+  def test_a_run_that_is_not_complete_is_not_reported(self):
+    with (
+      mock.patch.object(train, "run", return_value=loop.End(24, False)),
+      mock.patch.object(interrupt.os, "_exit", sys.exit),
+    ):
+      status, out, _ = self.train()
+    self.assertEqual(status, 128)  # and the signal, of which there was none
+    self.assertIn("stopped at step 24; to go on:", out)
+    self.assertFalse((self.workdir / "summary.json").exists())
+
+  def test_a_signal_does_not_wait_for_the_report(self):
+    def interrupted(results):
+      del results
+      signal.raise_signal(signal.SIGTERM)
+
+    with (
+      mock.patch.object(train, "run", return_value=loop.End(24, True)),
+      mock.patch.object(train, "write_results"),
+      mock.patch.object(train, "find", interrupted),
+      mock.patch.object(interrupt.os, "_exit", sys.exit),
+    ):
+      status, out, _ = self.train()
+    self.assertEqual(status, 143)
+    self.assertIn("stopped; to go on:", out)
+
   def test_second_signal_stops_at_once_and_says_how_to_go_on(self):
     script = (
       "import os, signal\n"

@@ -15,6 +15,9 @@ from absl.testing import absltest, parameterized
 from induction_jax import interrupt, sweep
 from induction_jax.config import ConfigError, make_config
 from induction_jax.grid import make_grid
+from induction_jax.ledger import DivergedError
+from induction_jax.loop import End
+from induction_jax.seeds import run as seeds_run
 from induction_jax.storage.sweep_directory import (
   Plan,
   open_grid,
@@ -80,6 +83,12 @@ class WholeTest(SweepTest):
     ):
       status, out, _ = self.sweep(*arguments)
     self.assertEqual(status, 143)
+    with (
+      mock.patch.object(seeds_run, "run", return_value=End(12, complete=False)),
+      mock.patch.object(interrupt.os, "_exit", sys.exit),
+    ):
+      status, out, _ = self.sweep(*arguments)
+    self.assertEqual(status, 128)  # and the signal, of which there was none
     self.assertIn("stopped; to go on:", out)
     self.assertFalse((self.workdir / "summary.json").exists())
     status, out, err = self.sweep(*arguments)
@@ -103,6 +112,13 @@ class WholeTest(SweepTest):
     self.assertEqual(
       [p.read_bytes() for p in self.workdir.glob("*/history.jsonl")], histories
     )
+    # Nor is there anything to go on with where every seed has diverged.
+    every = DivergedError(3, "every seed has diverged")
+    with (
+      mock.patch.object(seeds_run, "run", side_effect=every),
+      mock.patch.object(interrupt.os, "_exit", sys.exit),
+    ):
+      self.assertEqual(self.sweep(*arguments)[0], 0)
 
 
 @pytest.mark.slow

@@ -4,16 +4,27 @@ import contextlib
 import io
 import json
 import shutil
+import signal
+import sys
 import tempfile
 import threading
 from pathlib import Path
 from unittest import mock
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from induction_jax import loop, replay, snapshots, train, visualize, zoom
+from induction_jax import (
+  interrupt,
+  loop,
+  replay,
+  snapshots,
+  train,
+  visualize,
+  zoom,
+)
 from induction_jax.config import make_config
 from induction_jax.cost import Cost
 from induction_jax.experiment import make_experiment
@@ -242,6 +253,43 @@ class ZoomTest(parameterized.TestCase):
     )
     end.set()
     self.assertEqual(found, (plan.start, False))
+
+  def test_ends_where_nothing_is_measured_or_checked(self):
+    shutil.rmtree(self.run_directory.checkpoints / "24")
+    status, _, err = self.zoom("--from=20", "--to=23", "--every=2")
+    self.assertEqual((status, err), (0, ""))
+    self.assert_zoomed([20, 22])
+
+  def test_what_is_not_finite_is_an_error(self):
+    train_chunk = self.experiment.train_chunk
+
+    def train(*arguments):
+      state, seen = train_chunk(*arguments)
+      return state, seen._replace(first_bad_step=jnp.int32(6))
+
+    broken = self.experiment._replace(train_chunk=train)
+    with mock.patch.object(zoom, "make_experiment", return_value=broken):
+      status, _, err = self.zoom("--from=5", "--to=9", "--every=1")
+    self.assertEqual(status, 1)
+    self.assertIn("non-finite loss, gradient or parameters at step 6", err)
+
+  def test_one_that_is_not_complete_is_not_dated(self):
+    ended = loop.End(12, complete=False), []
+    with (
+      mock.patch.object(zoom, "replay", return_value=ended),
+      mock.patch.object(interrupt.os, "_exit", sys.exit),
+    ):
+      status, out, _ = self.zoom("--from=5", "--to=9", "--every=1")
+    self.assertEqual(status, 128)  # and the signal, of which there was none
+    self.assertIn("stopped at step 12; to go on:", out)
+    self.draw.assert_not_called()
+
+  def test_a_signal_does_not_wait_for_figures(self):
+    self.draw.side_effect = lambda *_: signal.raise_signal(signal.SIGTERM)
+    with mock.patch.object(interrupt.os, "_exit", sys.exit):
+      status, out, _ = self.zoom("--from=5", "--to=6", "--every=1")
+    self.assertEqual(status, 143)
+    self.assertIn("stopped; to go on:", out)
 
   def test_other_bits_are_said(self):
     snapshot = snapshots.load_or_init(self.experiment, self.run_directory)[0]
