@@ -2,10 +2,13 @@
 
 import contextlib
 import io
+import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 from absl.testing import parameterized
 
@@ -19,13 +22,22 @@ def get_config():
 """
 
 
+def interrupted(*_):
+  """Stands for work during which a signal comes."""
+  signal.raise_signal(signal.SIGTERM)
+
+
 def call(main, *arguments):
   """Exit status, standard output and standard error of an entry point."""
   out, err = io.StringIO(), io.StringIO()
   before = sys.argv
   sys.argv = ["induction_jax", *map(str, arguments)]
   try:
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+      contextlib.redirect_stdout(out),
+      contextlib.redirect_stderr(err),
+      mock.patch.object(os, "_exit", sys.exit),  # as an interrupted one ends
+    ):
       cli.run_main(main)
   except SystemExit as exit_:
     return exit_.code, out.getvalue(), err.getvalue()

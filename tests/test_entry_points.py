@@ -17,8 +17,8 @@ import pytest
 import xarray as xr
 from absl.testing import absltest, parameterized
 
-from induction_jax import cli, interrupt, loop, train, visualize
-from tests.entry_point import EntryPointTest, call
+from induction_jax import cli, loop, train, visualize
+from tests.entry_point import EntryPointTest, call, interrupted
 
 
 class TrainTest(EntryPointTest):
@@ -284,25 +284,17 @@ class ProcessesTest(parameterized.TestCase):
 
 class InterruptTest(TrainTest):
   def test_a_run_that_is_not_complete_is_not_reported(self):
-    with (
-      mock.patch.object(train, "run", return_value=loop.End(24, False)),
-      mock.patch.object(interrupt.os, "_exit", sys.exit),
-    ):
+    with mock.patch.object(train, "run", return_value=loop.End(24, False)):
       status, out, _ = self.train()
     self.assertEqual(status, 128)  # and the signal, of which there was none
     self.assertIn("stopped at step 24; to go on:", out)
     self.assertFalse((self.workdir / "summary.json").exists())
 
   def test_a_signal_does_not_wait_for_the_report(self):
-    def interrupted(results):
-      del results
-      signal.raise_signal(signal.SIGTERM)
-
     with (
       mock.patch.object(train, "run", return_value=loop.End(24, True)),
       mock.patch.object(train, "write_results"),
       mock.patch.object(train, "find", interrupted),
-      mock.patch.object(interrupt.os, "_exit", sys.exit),
     ):
       status, out, _ = self.train()
     self.assertEqual(status, 143)
@@ -310,9 +302,6 @@ class InterruptTest(TrainTest):
 
   def test_second_signal_stops_at_once_and_says_how_to_go_on(self):
     script = (
-      "import os, signal\n"
-      "from induction_jax.interrupt import Interrupt\n"
-      "with Interrupt('the command') as interrupt:\n"
       "  os.kill(os.getpid(), signal.SIGTERM)\n"
       "  assert interrupt.signal == signal.SIGTERM\n"
       "  os.kill(os.getpid(), signal.SIGINT)\n"
@@ -321,9 +310,6 @@ class InterruptTest(TrainTest):
 
   def test_once_nothing_needs_saving_the_first_signal_stops_at_once(self):
     script = (
-      "import os, signal\n"
-      "from induction_jax.interrupt import Interrupt\n"
-      "with Interrupt('the command') as interrupt:\n"
       "  with interrupt.at_once():\n"
       "    pass\n"
       "  with interrupt.at_once():\n"
@@ -333,9 +319,6 @@ class InterruptTest(TrainTest):
 
   def test_a_signal_from_before_that_waits_no_longer(self):
     script = (
-      "import os, signal\n"
-      "from induction_jax.interrupt import Interrupt\n"
-      "with Interrupt('the command') as interrupt:\n"
       "  with interrupt.at_once():\n"
       "    pass\n"
       "  os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -347,8 +330,14 @@ class InterruptTest(TrainTest):
     self.assertStartsWith(done.stdout, "saves\nstopped")
 
   def check_stops_at_once(self, script, status):
+    """Runs the script, as the body of a `with`, in a process of its own."""
+    head = (
+      "import os, signal\n"
+      "from induction_jax.interrupt import Interrupt\n"
+      "with Interrupt('the command') as interrupt:\n"
+    )
     done = subprocess.run(
-      [sys.executable, "-c", script],
+      [sys.executable, "-c", head + script],
       capture_output=True,
       text=True,
       check=False,

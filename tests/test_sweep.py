@@ -3,7 +3,6 @@
 import contextlib
 import json
 import signal
-import sys
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -12,7 +11,7 @@ import pytest
 import xarray as xr
 from absl.testing import absltest, parameterized
 
-from induction_jax import interrupt, sweep
+from induction_jax import sweep
 from induction_jax.config import ConfigError, make_config
 from induction_jax.grid import make_grid
 from induction_jax.ledger import DivergedError
@@ -24,7 +23,7 @@ from induction_jax.storage.sweep_directory import (
   open_sweep,
   read_plan,
 )
-from tests.entry_point import EntryPointTest
+from tests.entry_point import EntryPointTest, interrupted
 from tests.tiny import tiny_config
 
 SETTINGS = {
@@ -57,19 +56,11 @@ class _Stopping:
     pass
 
 
-def _interrupted(results):
-  del results
-  signal.raise_signal(signal.SIGTERM)
-
-
 @pytest.mark.slow
 class WholeTest(SweepTest):
   def test_stop_go_on_and_read(self):
     arguments = ("--seeds=4", "--group", "2", "--first-seed=1")
-    with (
-      mock.patch.object(sweep, "make_watcher", _Stopping),
-      mock.patch.object(interrupt.os, "_exit", sys.exit),
-    ):
+    with mock.patch.object(sweep, "make_watcher", _Stopping):
       status, out, err = self.sweep(*arguments)
     self.assertEqual(status, 130, err)
     with xr.open_dataset(self.workdir / "results.nc") as results:
@@ -77,15 +68,11 @@ class WholeTest(SweepTest):
       measured = results.induction_accuracy.dropna("step")
       self.assertEqual(list(measured.step), [0, 3])
     self.assertIn("to go on:\n  python -m induction_jax.sweep --config", out)
-    with (
-      mock.patch.object(sweep, "find", _interrupted),
-      mock.patch.object(interrupt.os, "_exit", sys.exit),
-    ):
+    with mock.patch.object(sweep, "find", interrupted):
       status, out, _ = self.sweep(*arguments)
     self.assertEqual(status, 143)
-    with (
-      mock.patch.object(seeds_run, "run", return_value=End(12, complete=False)),
-      mock.patch.object(interrupt.os, "_exit", sys.exit),
+    with mock.patch.object(
+      seeds_run, "run", return_value=End(12, complete=False)
     ):
       status, out, _ = self.sweep(*arguments)
     self.assertEqual(status, 128)  # and the signal, of which there was none
@@ -114,10 +101,7 @@ class WholeTest(SweepTest):
     )
     # Nor is there anything to go on with where every seed has diverged.
     every = DivergedError(3, "every seed has diverged")
-    with (
-      mock.patch.object(seeds_run, "run", side_effect=every),
-      mock.patch.object(interrupt.os, "_exit", sys.exit),
-    ):
+    with mock.patch.object(seeds_run, "run", side_effect=every):
       self.assertEqual(self.sweep(*arguments)[0], 0)
 
 

@@ -4,8 +4,6 @@ import contextlib
 import io
 import json
 import shutil
-import signal
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -17,7 +15,6 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from induction_jax import (
-  interrupt,
   loop,
   replay,
   snapshots,
@@ -40,7 +37,7 @@ from induction_jax.storage.run_directory import (
   write_json,
 )
 from induction_jax.transition import Interval, Transition
-from tests.entry_point import call
+from tests.entry_point import call, interrupted
 from tests.tiny import tiny_config, with_light_spectra
 
 
@@ -275,19 +272,15 @@ class ZoomTest(parameterized.TestCase):
 
   def test_one_that_is_not_complete_is_not_dated(self):
     ended = loop.End(12, complete=False), []
-    with (
-      mock.patch.object(zoom, "replay", return_value=ended),
-      mock.patch.object(interrupt.os, "_exit", sys.exit),
-    ):
+    with mock.patch.object(zoom, "replay", return_value=ended):
       status, out, _ = self.zoom("--from=5", "--to=9", "--every=1")
     self.assertEqual(status, 128)  # and the signal, of which there was none
     self.assertIn("stopped at step 12; to go on:", out)
     self.draw.assert_not_called()
 
   def test_a_signal_does_not_wait_for_figures(self):
-    self.draw.side_effect = lambda *_: signal.raise_signal(signal.SIGTERM)
-    with mock.patch.object(interrupt.os, "_exit", sys.exit):
-      status, out, _ = self.zoom("--from=5", "--to=6", "--every=1")
+    self.draw.side_effect = interrupted
+    status, out, _ = self.zoom("--from=5", "--to=6", "--every=1")
     self.assertEqual(status, 143)
     self.assertIn("stopped; to go on:", out)
 

@@ -75,7 +75,7 @@ def save(directory: Path, step: int, tree: PyTree, note: Any = None) -> None:
   partial = path.with_name(path.name + SAVING)
   try:
     directory.mkdir(exist_ok=True)
-    _drop_unfinished(directory)
+    _settle(directory)
     place = directory.stat().st_ino
     # Orbax would say so too, but in a hundred lines from several threads.
     if shutil.disk_usage(directory).free < room_for(tree):
@@ -91,9 +91,9 @@ def save(directory: Path, step: int, tree: PyTree, note: Any = None) -> None:
       path.rename(path.with_name(path.name + BEFORE))
     partial.rename(path)
     force_to_disk(directory)
-    _drop_unfinished(directory)
+    _settle(directory)
   except Exception as error:  # orbax has no one type for a failed write
-    _drop_unfinished(directory)
+    _settle(directory)
     kept = ", ".join(map(str, steps(directory))) or "none"
     raise OSError(
       f"checkpoint {path} was not saved ({_reason(error)}); saved before it: "
@@ -158,7 +158,7 @@ def restore_newest(
       if nothing does. It is left where it is, for it may be sound.
   """
   if set_aside and directory.exists():
-    _drop_unfinished(directory)
+    _settle(directory)
     for path in directory.iterdir():
       if path.name.isdecimal() and not manifest.exists(path):
         told = f"{path} is no whole checkpoint"
@@ -244,7 +244,7 @@ def _own_steps(directory: Path) -> set[int]:
   }
 
 
-def _drop_unfinished(directory: Path) -> None:
+def _settle(directory: Path) -> None:
   """Removes what a save has left, and puts back what it has not replaced."""
   for path in directory.glob(f"*{BEFORE}"):
     if manifest.exists(own := path.with_suffix("")):
