@@ -21,12 +21,12 @@ from typing import Any
 import jax
 
 from induction_jax.config import Config, make_config
-from induction_jax.cost import Cost
-from induction_jax.experiment import make_experiment
-from induction_jax.loop import run
 from induction_jax.report.findings import find
 from induction_jax.report.write import write_summary
-from induction_jax.results import write_results
+from induction_jax.run.experiment import make_experiment
+from induction_jax.run.loop import run
+from induction_jax.run.results import write_results
+from induction_jax.run.timing import Cost
 from induction_jax.storage.documents import read_json
 from induction_jax.storage.run_directory import open_run, write_json
 

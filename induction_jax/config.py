@@ -160,7 +160,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-  """The optimiser (see induction_jax.optim).
+  """The optimiser (see induction_jax.training.optim).
 
   b1, b2 and eps are those of Adam and AdamW, weight_decay is AdamW's and
   momentum SGD's; clip_norm 0 is no clipping.
@@ -183,7 +183,7 @@ class TrainConfig:
   """The training stream and its length.
 
   A batch goes through the network `micro_batch_size` sequences at a time; 0
-  chooses by the network's shape (induction_jax.step.plan_micro_batch).
+  chooses by the network's shape (induction_jax.training.step.plan_micro_batch).
   """
 
   num_steps: int = _at_least(1)
@@ -343,7 +343,7 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """How many devices share a batch, seeds, and vectors (induction_jax.mesh).
+  """How many devices share a batch, seeds, and vectors (see devices.mesh).
 
   `data` of them share each batch, in training and in measuring, and `params`
   the basis of Lanczos along its P. `seeds` is of sweeps: how many such sets of

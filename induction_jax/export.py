@@ -14,11 +14,12 @@ from pathlib import Path
 
 from absl import flags
 
-from induction_jax import cli, exchange
+from induction_jax import exchange
+from induction_jax.commands import command_line
 from induction_jax.config import ConfigError
 from induction_jax.exchange import Architecture
-from induction_jax.experiment import make_reader
-from induction_jax.snapshots import init_snapshot
+from induction_jax.run.experiment import make_reader
+from induction_jax.run.snapshots import init_snapshot
 from induction_jax.storage import checkpoints
 from induction_jax.storage.run_directory import load_run
 
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
     "File to write; default weights/<step>.safetensors in the run directory.",
     flag_values=values,
   )
-  extra = cli.parse(values, argv, __doc__ or "")
+  extra = command_line.parse(values, argv, __doc__ or "")
   if len(extra) != 1:
     raise ConfigError("one run directory is required, such as runs/a")
   root = Path(extra[0])
@@ -90,4 +91,4 @@ def export(
 
 
 if __name__ == "__main__":
-  cli.run_main(main)
+  command_line.run_main(main)

@@ -6,7 +6,7 @@
   python -m induction_jax.measure --weights=model.safetensors
 
 The last measures a file of weights, which no run has made (see
-induction_jax.measure_weights, and --weights with --help).
+induction_jax.commands.measure_weights, and --weights with --help).
 
 What is measured of a run goes to remeasured.jsonl and, in place of what the
 run itself measured at the same step, into results.nc; history.jsonl is left as
@@ -22,13 +22,13 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from induction_jax import cli, measure_weights
+from induction_jax.commands import command_line, measure_weights
 from induction_jax.config import Config, ConfigError, make_config, to_dict
-from induction_jax.experiment import make_experiment
-from induction_jax.measuring import keep_vectors, measure, measure_constants
-from induction_jax.mesh import where_it_fits
-from induction_jax.results import write_results
-from induction_jax.snapshots import init_snapshot
+from induction_jax.devices.mesh import fit_to_devices
+from induction_jax.run.experiment import make_experiment
+from induction_jax.run.measuring import keep_vectors, measure, measure_constants
+from induction_jax.run.results import write_results
+from induction_jax.run.snapshots import init_snapshot
 from induction_jax.storage import checkpoints, history, lock
 from induction_jax.storage.manifest import CheckpointError
 from induction_jax.storage.run_directory import RunDirectory, load_run
@@ -73,17 +73,21 @@ def main(argv: list[str]) -> int:
     f"Some of {', '.join(PROBES)}; default: those whose settings are given.",
     flag_values=values,
   )
-  cli.check_names(argv)  # a wrong one fails while the flags are defined
-  settings = ConfigDict(to_dict(where_it_fits(config)))
+  command_line.check_names(
+    argv
+  )  # a wrong one fails while the flags are defined
+  settings = ConfigDict(to_dict(fit_to_devices(config)))
   config_flags.DEFINE_config_dict("config", settings, flag_values=values)
-  extra = cli.parse(values, argv, __doc__ or "")
+  extra = command_line.parse(values, argv, __doc__ or "")
   if len(extra) != 1:
     raise ConfigError(f"unexpected argument {extra[1]!r}")
-  names = _chosen_probes(values.probes, cli.overridden(argv))
+  names = _chosen_probes(values.probes, command_line.overridden(argv))
   steps = _chosen_steps(values.step, directory)
   other = make_config(settings.to_dict())
   with lock.hold(directory.root):
-    remeasure(directory, config, other, names, steps, cli.overridden(argv))
+    remeasure(
+      directory, config, other, names, steps, command_line.overridden(argv)
+    )
   return 0
 
 
@@ -221,4 +225,4 @@ def _chosen_steps(step: str, directory: RunDirectory) -> list[int]:
 
 
 if __name__ == "__main__":
-  cli.run_main(main)
+  command_line.run_main(main)

@@ -22,16 +22,19 @@ from typing import Any
 import jax
 from absl import flags
 
-from induction_jax import cli, processes
+from induction_jax.commands import command_line
+from induction_jax.commands.grid import Setting, make_grid
+from induction_jax.commands.interrupt import Interrupt
+from induction_jax.commands.progress import make_watcher
+from induction_jax.commands.sweep_options import parse
 from induction_jax.config import Config, ConfigError
-from induction_jax.experiment import Experiment, make_pure_experiment
-from induction_jax.grid import Setting, make_grid
-from induction_jax.interrupt import Interrupt
-from induction_jax.ledger import read_divergence
-from induction_jax.limits import GIB
-from induction_jax.loop import Progress, Watcher
-from induction_jax.mesh import check_none_left_out, devices, make_seeds_mesh
-from induction_jax.progress import make_watcher
+from induction_jax.devices import processes
+from induction_jax.devices.limits import GIB
+from induction_jax.devices.mesh import (
+  check_all_devices_used,
+  devices,
+  make_seeds_mesh,
+)
 from induction_jax.report.findings import find
 from induction_jax.report.seed_figures import write_seed_figures
 from induction_jax.report.seeds import (
@@ -42,8 +45,11 @@ from induction_jax.report.seeds import (
   summarise_seeds,
 )
 from induction_jax.report.write import write_summary
-from induction_jax.results import make_results, write_results
-from induction_jax.seeds import (
+from induction_jax.run.experiment import Experiment, make_pure_experiment
+from induction_jax.run.log import read_divergence
+from induction_jax.run.loop import Progress, Watcher
+from induction_jax.run.results import make_results, write_results
+from induction_jax.run.seeds import (
   MAPPINGS,
   config_of,
   default_mapping,
@@ -59,21 +65,20 @@ from induction_jax.storage.run_directory import (
 )
 from induction_jax.storage.seeds_dataset import join_seeds
 from induction_jax.storage.sweep_directory import (
-  Plan,
   SweepDirectory,
+  SweepPlan,
   open_grid,
   open_sweep,
   read_plan,
 )
-from induction_jax.sweep_options import parse
 
 
 def main(argv: list[str]) -> int:
   """Runs the command line; returns the exit status."""
   values = parse(argv, __doc__ or "")
-  config = cli.config_from(values, argv)
-  cli.join_processes(values)
-  settings = make_grid(config, values.over, cli.overridden(argv))
+  config = command_line.config_from(values, argv)
+  command_line.join_processes(values)
+  settings = make_grid(config, values.over, command_line.overridden(argv))
   root = Path(values.workdir)
   jobs = []
   for setting in settings:  # all of them, before anything is written
@@ -87,14 +92,14 @@ def main(argv: list[str]) -> int:
     jobs.append((setting, experiment, _plan(values, experiment, path)))
   over = _values(settings)
   if values.over:
-    processes.by_first(lambda: open_grid(root, config, over))
+    processes.on_first_process(lambda: open_grid(root, config, over))
   summaries = {}
   last_words = "python -m induction_jax.sweep " + shlex.join(argv[1:])
   with Interrupt(last_words) as interrupt, contextlib.ExitStack() as locks:
     for setting, experiment, plan in jobs:
       directory = SweepDirectory(root / setting.name)
       enter = partial(_enter, locks, directory, setting.config, plan)
-      processes.by_first(enter)
+      processes.on_first_process(enter)
       _announce(directory, experiment, plan)
       if not _run(experiment, directory, plan, interrupt):
         if processes.is_first():
@@ -107,7 +112,7 @@ def main(argv: list[str]) -> int:
       if summaries and values.over:
         write_json(SweepDirectory(root).summary, {"settings": summaries})
         print("\n" + format_settings(summaries))
-  processes.part()
+  processes.disconnect()
   return 0
 
 
@@ -115,14 +120,14 @@ def _enter(
   locks: contextlib.ExitStack,
   directory: SweepDirectory,
   config: Config,
-  plan: Plan,
+  plan: SweepPlan,
 ) -> None:
   open_sweep(directory.root, config, plan)
   locks.enter_context(lock.hold(directory.root))
 
 
 def report(
-  experiment: Experiment, directory: SweepDirectory, plan: Plan
+  experiment: Experiment, directory: SweepDirectory, plan: SweepPlan
 ) -> dict[str, Any]:
   """Writes the results of all seeds, and prints what they say."""
   results, outcomes = {}, []
@@ -145,7 +150,7 @@ def report(
 
 
 def write_so_far(
-  experiment: Experiment, directory: SweepDirectory, plan: Plan
+  experiment: Experiment, directory: SweepDirectory, plan: SweepPlan
 ) -> None:
   """Writes results.nc of what is measured of a sweep that was stopped.
 
@@ -163,7 +168,9 @@ def write_so_far(
     write_dataset(join_seeds(results), directory.results)
 
 
-def _plan(values: flags.FlagValues, experiment: Experiment, root: Path) -> Plan:
+def _plan(
+  values: flags.FlagValues, experiment: Experiment, root: Path
+) -> SweepPlan:
   """What is asked; what is not, as the sweep in the directory has it."""
   stored = read_plan(root)
   mapping, group = values.mapping, values.group
@@ -171,7 +178,7 @@ def _plan(values: flags.FlagValues, experiment: Experiment, root: Path) -> Plan:
     group = group or stored.group
     if stored.mapping in MAPPINGS:
       mapping = mapping or stored.mapping
-  plan = Plan(
+  plan = SweepPlan(
     seeds=values.seeds,
     first_seed=values.first_seed,
     group=group
@@ -184,12 +191,12 @@ def _plan(values: flags.FlagValues, experiment: Experiment, root: Path) -> Plan:
     mapping=mapping or default_mapping(),
   )
   mesh = make_seeds_mesh(experiment.config.mesh, plan.group)  # or is refused
-  check_none_left_out(mesh.size)
+  check_all_devices_used(mesh.size)
   return plan
 
 
 def _announce(
-  directory: SweepDirectory, experiment: Experiment, plan: Plan
+  directory: SweepDirectory, experiment: Experiment, plan: SweepPlan
 ) -> None:
   mesh = make_seeds_mesh(experiment.config.mesh, plan.group)
   print(f"sweep directory: {directory.root}")
@@ -205,7 +212,7 @@ def _announce(
 def _run(
   experiment: Experiment,
   directory: SweepDirectory,
-  plan: Plan,
+  plan: SweepPlan,
   interrupt: Interrupt,
 ) -> bool:
   def watch(seeds: Sequence[int]) -> Watcher:
@@ -253,4 +260,4 @@ def _values(settings: Sequence[Setting]) -> dict[str, list[Any]]:
 
 
 if __name__ == "__main__":
-  cli.run_main(main)
+  command_line.run_main(main)

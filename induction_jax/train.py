@@ -16,18 +16,24 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from induction_jax import cli, processes, visualize
+from induction_jax.commands import command_line
+from induction_jax.commands.figures import draw_figures
+from induction_jax.commands.interrupt import Interrupt
+from induction_jax.commands.progress import make_watcher
 from induction_jax.config import Config, ConfigError
-from induction_jax.cost import Cost
-from induction_jax.experiment import Experiment, make_experiment, make_reader
-from induction_jax.interrupt import Interrupt
-from induction_jax.loop import run
-from induction_jax.mesh import check_none_left_out, devices
-from induction_jax.progress import make_watcher
+from induction_jax.devices import processes
+from induction_jax.devices.mesh import check_all_devices_used, devices
 from induction_jax.report.findings import find
 from induction_jax.report.summary import format_summary
 from induction_jax.report.write import write_summary
-from induction_jax.results import make_results, write_results
+from induction_jax.run.experiment import (
+  Experiment,
+  make_experiment,
+  make_reader,
+)
+from induction_jax.run.loop import run
+from induction_jax.run.results import make_results, write_results
+from induction_jax.run.timing import Cost
 from induction_jax.storage import lock
 from induction_jax.storage.run_directory import RunDirectory, open_run
 
@@ -50,12 +56,12 @@ def main(argv: list[str]) -> int:
     "Go on with the run in --workdir; --noresume refuses one that exists.",
     flag_values=values,
   )
-  cli.add_process_flags(values)
-  cli.add_config_flag(values, argv)
-  extra = cli.parse(values, argv, __doc__ or "")
+  command_line.add_process_flags(values)
+  command_line.add_config_flag(values, argv)
+  extra = command_line.parse(values, argv, __doc__ or "")
   if extra:
     raise ConfigError(f"unexpected argument {extra[0]!r}")
-  config = cli.config_from(values, argv)
+  config = command_line.config_from(values, argv)
   if config.mesh.seeds:
     raise ConfigError(
       "mesh.seeds shares the seeds of a sweep, and this is one run: leave it "
@@ -63,8 +69,8 @@ def main(argv: list[str]) -> int:
     )
   if values.workdir == "":
     raise ConfigError("--workdir must name a directory, got an empty name")
-  cli.join_processes(values)
-  check_none_left_out(devices(config.mesh))
+  command_line.join_processes(values)
+  check_all_devices_used(devices(config.mesh))
   root = Path(values.workdir or f"runs/induction_run_{started}")
   return train(config, root, values.resume, argv)
 
@@ -80,9 +86,9 @@ def train(config: Config, root: Path, resume: bool, argv: list[str]) -> int:
       open_run(root, config, resume)
       stack.enter_context(lock.hold(root))
 
-    processes.by_first(enter)
+    processes.on_first_process(enter)
     status = _train(experiment, directory, started, _again(argv, root))
-    processes.part()
+    processes.disconnect()
     return status
 
 
@@ -125,12 +131,12 @@ def _train(
 def _report(
   experiment: Experiment, directory: RunDirectory, cost: Cost
 ) -> None:
-  if not processes.alone():  # whose devices are not all at hand
+  if not processes.is_single():  # whose devices are not all at hand
     experiment = make_reader(experiment.config)
   results = write_results(experiment, directory)
   findings = find(results)
   form = experiment.config.report.format
-  visualize.draw(experiment, directory, results, findings, form)
+  draw_figures(experiment, directory, results, findings, form)
   cost.save()
   if directory.zoomed.exists():  # whose answer stands beside the run's own
     results = make_results(experiment, directory, zooms=False)
@@ -155,4 +161,4 @@ def _again(argv: list[str], root: Path) -> str:
 
 
 if __name__ == "__main__":
-  cli.run_main(main)
+  command_line.run_main(main)

@@ -26,24 +26,25 @@ from typing import Any
 
 from absl import flags
 
-from induction_jax import cli, visualize
+from induction_jax.commands import command_line
+from induction_jax.commands.figures import draw_figures
+from induction_jax.commands.interrupt import Interrupt
+from induction_jax.commands.progress import make_watcher
 from induction_jax.config import ConfigError
-from induction_jax.experiment import Experiment, make_experiment
-from induction_jax.interrupt import Interrupt
-from induction_jax.mesh import where_it_fits
-from induction_jax.probes import Probe
-from induction_jax.progress import make_watcher
-from induction_jax.replay import (
+from induction_jax.devices.mesh import fit_to_devices
+from induction_jax.measurements import Probe
+from induction_jax.report.findings import find
+from induction_jax.report.summary import summarise_zoom
+from induction_jax.report.write import add_zoom
+from induction_jax.run.experiment import Experiment, make_experiment
+from induction_jax.run.replay import (
   Comparison,
-  Plan,
+  ReplayPlan,
   last_step,
   make_plan,
   replay,
 )
-from induction_jax.report.findings import find
-from induction_jax.report.summary import summarise_zoom
-from induction_jax.report.write import add_zoom
-from induction_jax.results import make_results, write_results
+from induction_jax.run.results import make_results, write_results
 from induction_jax.storage import checkpoints, lock
 from induction_jax.storage.run_directory import (
   RunDirectory,
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
     f"Some of those of the run; default {','.join(PROBES)}.",
     flag_values=values,
   )
-  extra = cli.parse(values, argv, __doc__ or "")
+  extra = command_line.parse(values, argv, __doc__ or "")
   if len(extra) != 1:
     raise ConfigError("one run directory is required, such as runs/a")
   directory, config = load_run(Path(extra[0]))
@@ -79,7 +80,7 @@ def main(argv: list[str]) -> int:
     raise ConfigError(
       f"{directory.root} has no checkpoint: there is nothing to replay from"
     )
-  experiment = make_experiment(where_it_fits(config))._replace(config=config)
+  experiment = make_experiment(fit_to_devices(config))._replace(config=config)
   probes = _chosen_probes(values.probes, experiment)
   first, last = values["from"].value, values["to"].value
   if first is None or last is None:
@@ -97,7 +98,7 @@ def main(argv: list[str]) -> int:
 def zoom(
   experiment: Experiment,
   directory: RunDirectory,
-  plan: Plan,
+  plan: ReplayPlan,
   probes: list[Probe],
 ) -> int:
   """Replays, says how it compared, and draws; returns the exit status."""
@@ -142,7 +143,7 @@ def zoom(
       stretch = {"from": plan.first, "to": plan.last, "every": plan.every}
       add_zoom(directory, stretch | zoomed)
       form = experiment.config.report.format
-      visualize.draw(experiment, directory, results, findings, form)
+      draw_figures(experiment, directory, results, findings, form)
       print(_describe(zoomed))
   differs = not all(each.equal for each in compared)
   return FAILED if differs and not changed else 0
@@ -184,7 +185,7 @@ def _around_transition(
   return min(max(first, 0), reached), min(max(last, 0), reached)
 
 
-def _verdict(plan: Plan, compared: list[Comparison]) -> str:
+def _verdict(plan: ReplayPlan, compared: list[Comparison]) -> str:
   """How the replay compares with the run, in one line."""
   if plan.checks and not compared:
     return (
@@ -232,4 +233,4 @@ def _describe(zoomed: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-  cli.run_main(main)
+  command_line.run_main(main)

@@ -12,7 +12,7 @@ from unittest import mock
 
 from absl.testing import parameterized
 
-from induction_jax import cli
+from induction_jax.commands import command_line
 
 CONFIG = """
 from tests.tiny import tiny_config
@@ -38,7 +38,7 @@ def call(main, *arguments):
       contextlib.redirect_stderr(err),
       mock.patch.object(os, "_exit", sys.exit),  # as an interrupted one ends
     ):
-      cli.run_main(main)
+      command_line.run_main(main)
   except SystemExit as exit_:
     return exit_.code, out.getvalue(), err.getvalue()
   finally:

@@ -14,17 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from induction_jax import loop, snapshots, spectra
+from induction_jax import spectra
 from induction_jax.config import make_config
-from induction_jax.experiment import (
+from induction_jax.devices.keys import key_data
+from induction_jax.devices.mesh import make_seeds_mesh
+from induction_jax.measurements import make_curvature
+from induction_jax.run import loop, snapshots
+from induction_jax.run.experiment import (
   Experiment,
   make_experiment,
   make_pure_experiment,
 )
-from induction_jax.keys import key_data
-from induction_jax.mesh import make_seeds_mesh
-from induction_jax.probes import make_curvature
-from induction_jax.seeds import make_group
+from induction_jax.run.seeds import make_group
 from induction_jax.spectra.krylov import extend, init_krylov
 from induction_jax.storage.run_directory import open_run
 from tests.tiny import tiny_config

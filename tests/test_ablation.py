@@ -13,11 +13,11 @@ from absl.testing import absltest, parameterized
 from induction_jax import circuits, tasks
 from induction_jax.config import make_config
 from induction_jax.interventions import clamp_heads
+from induction_jax.measurements.ablation import make_ablation_probe
+from induction_jax.measurements.ablation_variables import KINDS
+from induction_jax.measurements.evaluation_batches import HeldOut
 from induction_jax.model import Edits, make_model
-from induction_jax.probes.ablation import make_ablation_probe
-from induction_jax.probes.ablation_variables import KINDS
-from induction_jax.probes.held_out import HeldOut
-from induction_jax.state import TrainState
+from induction_jax.training.state import TrainState
 from tests.test_model import _forward
 from tests.tiny import tiny_config
 

@@ -10,11 +10,11 @@ from scipy import stats
 
 from induction_jax import tasks
 from induction_jax.config import make_config
+from induction_jax.measurements.evaluation_batches import make_draw
+from induction_jax.measurements.markov import make_markov_probe
 from induction_jax.model import Model
-from induction_jax.probes.held_out import make_draw
-from induction_jax.probes.markov import make_markov_probe
-from induction_jax.state import TrainState
 from induction_jax.tasks import chains, markov
+from induction_jax.training.state import TrainState
 from induction_jax.types import Batch
 from tests.tiny import tiny_config
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from induction_jax import losses, tasks
+from induction_jax import tasks
+from induction_jax.model import losses
 from induction_jax.types import Batch
 
 

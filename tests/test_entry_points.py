@@ -17,7 +17,9 @@ import pytest
 import xarray as xr
 from absl.testing import absltest, parameterized
 
-from induction_jax import cli, loop, train, visualize
+from induction_jax import train, visualize
+from induction_jax.commands import command_line
+from induction_jax.run import loop
 from tests.entry_point import EntryPointTest, call, interrupted
 
 
@@ -233,7 +235,7 @@ class CompiledProgramsTest(absltest.TestCase):
     with mock.patch.dict(os.environ, environment):
       if "XDG_CACHE_HOME" not in environment:
         os.environ.pop("XDG_CACHE_HOME", None)
-      cli.keep_compiled()
+      command_line.keep_compiled()
     return jax.config.jax_compilation_cache_dir
 
   def test_where(self):
@@ -264,22 +266,30 @@ class ProcessesTest(parameterized.TestCase):
   def test_one_of_several_does_not_wait_for_those_who_wait_for_it(self, joined):
     fail = mock.Mock(side_effect=OSError("No space left"))
     with (
-      mock.patch.object(cli.processes, "joined", return_value=joined),
-      mock.patch.object(cli.os, "_exit", side_effect=KeyError) as at_once,
-      mock.patch.object(cli.sys, "exit", side_effect=KeyError) as usual,
+      mock.patch.object(
+        command_line.processes, "is_connected", return_value=joined
+      ),
+      mock.patch.object(
+        command_line.os, "_exit", side_effect=KeyError
+      ) as at_once,
+      mock.patch.object(
+        command_line.sys, "exit", side_effect=KeyError
+      ) as usual,
       contextlib.redirect_stderr(io.StringIO()),
       self.assertRaises(KeyError),
     ):
-      cli.run_main(fail)
+      command_line.run_main(fail)
     self.assertEqual((at_once.called, usual.called), (joined, not joined))
 
   def test_a_coordinator_that_is_none(self):
     values = mock.MagicMock(distributed=True)
     with (
-      mock.patch.object(cli.processes, "join", side_effect=IndexError("x")),
-      self.assertRaisesRegex(cli.ConfigError, "--distributed: x"),
+      mock.patch.object(
+        command_line.processes, "join", side_effect=IndexError("x")
+      ),
+      self.assertRaisesRegex(command_line.ConfigError, "--distributed: x"),
     ):
-      cli.join_processes(values)
+      command_line.join_processes(values)
 
 
 class InterruptTest(TrainTest):
@@ -333,7 +343,7 @@ class InterruptTest(TrainTest):
     """Runs the script, as the body of a `with`, in a process of its own."""
     head = (
       "import os, signal\n"
-      "from induction_jax.interrupt import Interrupt\n"
+      "from induction_jax.commands.interrupt import Interrupt\n"
       "with Interrupt('the command') as interrupt:\n"
     )
     done = subprocess.run(

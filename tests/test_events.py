@@ -5,7 +5,6 @@ import pytest
 from absl.testing import absltest, parameterized
 from scipy.special import expit
 
-from induction_jax.multiplicity import holm
 from induction_jax.transition import (
   alarm_threshold,
   compare,
@@ -14,6 +13,7 @@ from induction_jax.transition import (
   first_alarm,
 )
 from induction_jax.transition.lead_lag import WINDOW
+from induction_jax.transition.multiplicity import holm
 
 # numpy alone: one interpreter says as much as two.
 pytestmark = pytest.mark.slow

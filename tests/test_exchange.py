@@ -11,7 +11,8 @@ import xarray as xr
 from absl.testing import absltest, parameterized
 from safetensors.numpy import load_file, save_file
 
-from induction_jax import circuits, export, measure, measure_weights, snapshots
+from induction_jax import circuits, export, measure
+from induction_jax.commands import measure_weights
 from induction_jax.config import ConfigError, ModelConfig, make_config
 from induction_jax.exchange import (
   Architecture,
@@ -19,10 +20,11 @@ from induction_jax.exchange import (
   settings_beside,
   write_model,
 )
-from induction_jax.experiment import make_experiment
+from induction_jax.measurements import pretrained
+from induction_jax.measurements.partition import partition_by_circuit
 from induction_jax.model import BIASES, Convention, make_model
-from induction_jax.probes import pretrained
-from induction_jax.probes.partition import partition_by_circuit
+from induction_jax.run import snapshots
+from induction_jax.run.experiment import make_experiment
 from induction_jax.storage import checkpoints
 from induction_jax.storage.run_directory import open_run
 from tests import published

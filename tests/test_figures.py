@@ -9,7 +9,7 @@ import xarray as xr
 from absl.testing import absltest, parameterized
 from matplotlib.figure import Figure
 
-from induction_jax.probes.density import EIGENVALUES
+from induction_jax.measurements.density import EIGENVALUES
 from induction_jax.report import findings, style, task_figures
 from induction_jax.report.ablation_figure import (
   KINDS,

@@ -11,13 +11,13 @@ from absl.testing import absltest
 
 from induction_jax import circuits, tasks
 from induction_jax.config import make_config
+from induction_jax.measurements import make_draw
+from induction_jax.measurements.ablation import make_ablation_probe
+from induction_jax.measurements.behaviour import make_behaviour_probe
 from induction_jax.model import make_model
-from induction_jax.probes import make_draw
-from induction_jax.probes.ablation import make_ablation_probe
-from induction_jax.probes.behaviour import make_behaviour_probe
 from induction_jax.report import findings
-from induction_jax.state import TrainState
 from induction_jax.storage import dataset
+from induction_jax.training.state import TrainState
 from tests.hand_built import induction_net
 from tests.tiny import tiny_config
 

@@ -16,10 +16,12 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from configs import quick
-from induction_jax import cli, exchange, limits
+from induction_jax import exchange
+from induction_jax.commands import command_line
 from induction_jax.config import ConfigError, make_config
-from induction_jax.experiment import make_pure_experiment
-from induction_jax.ledger import read_divergence
+from induction_jax.devices import limits
+from induction_jax.run.experiment import make_pure_experiment
+from induction_jax.run.log import read_divergence
 from induction_jax.storage import (
   checkpoints,
   dataset,
@@ -36,7 +38,11 @@ from induction_jax.storage.run_directory import (
   open_run,
   read_cost,
 )
-from induction_jax.storage.sweep_directory import Plan, open_sweep, read_plan
+from induction_jax.storage.sweep_directory import (
+  SweepPlan,
+  open_sweep,
+  read_plan,
+)
 from induction_jax.types import Variable
 
 CONFIG = make_config(quick.get_config().to_dict())
@@ -121,7 +127,7 @@ class DocumentsTest(HostileTest):
         contextlib.redirect_stderr(told),
         self.assertRaises(SystemExit) as left,
       ):
-        cli.run_main(fail)
+        command_line.run_main(fail)
       self.assertEqual(left.exception.code, status)
       self.assertRegex(told.getvalue(), r"\Aerror: [^\n\x1b]+\n\Z")
 
@@ -233,7 +239,7 @@ class LinksTest(HostileTest):
       manifest.read(checkpoint)
 
   def test_sweep(self):
-    root, plan = self.root / "sweep", Plan(4, 0, 2, "map")
+    root, plan = self.root / "sweep", SweepPlan(4, 0, 2, "map")
     open_sweep(root, CONFIG, plan)
     self.assertEqual(read_plan(root), plan)
     for change, message in (

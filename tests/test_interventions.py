@@ -16,11 +16,6 @@ from jax.flatten_util import ravel_pytree
 
 from induction_jax import spectra
 from induction_jax.config import Config, ConfigError, make_config
-from induction_jax.experiment import (
-  Experiment,
-  make_experiment,
-  make_pure_experiment,
-)
 from induction_jax.interventions import (
   clamp_heads,
   freeze,
@@ -29,12 +24,17 @@ from induction_jax.interventions import (
   project,
 )
 from induction_jax.interventions.clamp import LEAST_MASS, no_previous_token
+from induction_jax.measurements import make_curvature, make_draw
+from induction_jax.measurements.partition import partition_by_circuit
 from induction_jax.model import NO_EDITS, Edits, make_model
-from induction_jax.probes import make_curvature, make_draw
-from induction_jax.probes.partition import partition_by_circuit
 from induction_jax.report.patterns import run_sequence
-from induction_jax.state import TrainState
+from induction_jax.run.experiment import (
+  Experiment,
+  make_experiment,
+  make_pure_experiment,
+)
 from induction_jax.storage import checkpoints
+from induction_jax.training.state import TrainState
 from induction_jax.types import Batch
 from tests.tiny import tiny_config
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from induction_jax import loop, measuring, snapshots
 from induction_jax.config import ConfigError, make_config
-from induction_jax.experiment import make_experiment
-from induction_jax.ledger import DivergedError, RunLedger, read_divergence
-from induction_jax.probes import all_variables
-from induction_jax.results import write_results
+from induction_jax.measurements import all_variables
+from induction_jax.run import loop, measuring, snapshots
+from induction_jax.run.experiment import make_experiment
+from induction_jax.run.log import DivergedError, RunLedger, read_divergence
+from induction_jax.run.results import write_results
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import open_run
 from tests.tiny import EARLIER, tiny_config
@@ -330,10 +330,10 @@ def _stamps(directory):
 BASE_SCRIPT = """
 import numpy as np
 from configs import base
-from induction_jax import measuring
+from induction_jax.run import measuring
 from induction_jax.config import ConfigError, make_config
-from induction_jax.experiment import make_experiment
-from induction_jax.ledger import read_divergence
+from induction_jax.run.experiment import make_experiment
+from induction_jax.run.log import read_divergence
 
 values = base.get_config()
 values.train.num_steps = 2

@@ -11,21 +11,15 @@ import pytest
 from absl.testing import absltest, parameterized
 from jax.flatten_util import ravel_pytree
 
-from induction_jax import (
-  loop,
-  measure,
-  measuring,
-  snapshots,
-  spectra,
-  visualize,
-)
+from induction_jax import measure, spectra, visualize
 from induction_jax.config import make_config
-from induction_jax.experiment import make_experiment
-from induction_jax.probes import all_variables
-from induction_jax.probes.curvature import make_curvature
-from induction_jax.probes.density import EIGENVALUES, PLACES
-from induction_jax.probes.partition import partition_by_circuit
-from induction_jax.results import write_results
+from induction_jax.measurements import all_variables
+from induction_jax.measurements.curvature import make_curvature
+from induction_jax.measurements.density import EIGENVALUES, PLACES
+from induction_jax.measurements.partition import partition_by_circuit
+from induction_jax.run import loop, measuring, snapshots
+from induction_jax.run.experiment import make_experiment
+from induction_jax.run.results import write_results
 from induction_jax.storage import checkpoints, dataset, history, vectors
 from induction_jax.storage.run_directory import open_run
 from tests.entry_point import call

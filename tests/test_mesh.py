@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from induction_jax import mesh, spectra
+from induction_jax import spectra
 from induction_jax.config import ConfigError, MeshConfig, make_config
+from induction_jax.devices import mesh
 from tests.tiny import tiny_config
 
 
@@ -88,7 +89,7 @@ class PlaceTest(parameterized.TestCase):
       "must fit the devices, of which there are 1, got mesh.data=2, "
       "mesh.params=3, which need 6",
     ):
-      mesh.place_run(MeshConfig(data=2, seeds=0, params=3))
+      mesh.make_placement(MeshConfig(data=2, seeds=0, params=3))
     with self.assertRaisesRegex(ConfigError, "mesh.seeds=2, .*which need 2"):
       mesh.make_seeds_mesh(MeshConfig(data=1, seeds=2, params=1), 4)
     with self.assertRaisesRegex(ConfigError, r"\(--group\), got mesh.seeds=3"):
@@ -96,10 +97,10 @@ class PlaceTest(parameterized.TestCase):
 
   def test_a_reader_needs_one_device(self):
     config = tiny(mesh__data=2, mesh__seeds=2)
-    self.assertEqual(mesh.where_it_fits(config).mesh, MeshConfig(1, 0, 1))
+    self.assertEqual(mesh.fit_to_devices(config).mesh, MeshConfig(1, 0, 1))
     self.assertEqual(mesh.on_one_device(config).mesh, MeshConfig(1, 0, 1))
     single = tiny()
-    self.assertIs(mesh.where_it_fits(single), single)
+    self.assertIs(mesh.fit_to_devices(single), single)
 
 
 class LayoutTest(parameterized.TestCase):

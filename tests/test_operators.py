@@ -9,10 +9,10 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from jax.flatten_util import ravel_pytree
 
-from induction_jax import losses, spectra
+from induction_jax import spectra
 from induction_jax.config import ModelConfig
-from induction_jax.model import make_model
-from induction_jax.step import make_loss
+from induction_jax.model import losses, make_model
+from induction_jax.training.step import make_loss
 from induction_jax.types import Batch
 
 # A network of 33 parameters, three classes, eight examples of which five

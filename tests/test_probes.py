@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from induction_jax import circuits, measuring, spectra
+from induction_jax import circuits, spectra
 from induction_jax.config import make_config
-from induction_jax.experiment import make_experiment, make_pure_experiment
-from induction_jax.probes import behaviour, curvature
-from induction_jax.probes.solve import Wanted, find_spectra, make_solve
+from induction_jax.measurements import behaviour, curvature
+from induction_jax.measurements.solve import Wanted, find_spectra, make_solve
+from induction_jax.run import measuring
+from induction_jax.run.experiment import make_experiment, make_pure_experiment
 from tests.tiny import tiny_config
 
 # Scores of the tiny network's two heads.

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from absl.testing import absltest
 
-from induction_jax import loop, processes, snapshots
 from induction_jax.config import make_config
-from induction_jax.experiment import make_experiment
-from induction_jax.results import make_results
+from induction_jax.devices import processes
+from induction_jax.run import loop, snapshots
+from induction_jax.run.experiment import make_experiment
+from induction_jax.run.results import make_results
 from induction_jax.storage import checkpoints
 from induction_jax.storage.run_directory import load_run, open_run
 from tests.entry_point import EntryPointTest
@@ -140,12 +141,12 @@ class TwoProcessesTest(EntryPointTest):
 
 class AloneTest(absltest.TestCase):
   def test_asks_nobody(self):
-    self.assertTrue(processes.alone() and processes.is_first())
-    self.assertEqual(processes.largest(3), 3)
-    self.assertEqual(processes.by_first(lambda: 5), 5)
-    np.testing.assert_array_equal(processes.of_first(-0.0), -0.0)
+    self.assertTrue(processes.is_single() and processes.is_first())
+    self.assertEqual(processes.max_over_processes(3), 3)
+    self.assertEqual(processes.on_first_process(lambda: 5), 5)
+    np.testing.assert_array_equal(processes.broadcast(-0.0), -0.0)
     with self.assertRaisesRegex(OSError, "full"):
-      processes.by_first(self.fail_to_write)
+      processes.on_first_process(self.fail_to_write)
 
   def fail_to_write(self):
     raise OSError("full")

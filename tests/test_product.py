@@ -9,7 +9,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec
 
-from induction_jax.product import product, products
+from induction_jax.model.product import product, products
 
 
 def _draw(seed, *shape):

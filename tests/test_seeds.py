@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from induction_jax import loop, measuring, snapshots
 from induction_jax.config import make_config
-from induction_jax.experiment import compile_experiment, make_pure_experiment
-from induction_jax.keys import key_data
-from induction_jax.ledger import DivergedError
-from induction_jax.mesh import make_seeds_mesh
-from induction_jax.probes import Probe
-from induction_jax.results import write_results
-from induction_jax.seeds import (
+from induction_jax.devices.keys import key_data
+from induction_jax.devices.mesh import make_seeds_mesh
+from induction_jax.measurements import Probe
+from induction_jax.run import loop, measuring, snapshots
+from induction_jax.run.experiment import (
+  compile_experiment,
+  make_pure_experiment,
+)
+from induction_jax.run.log import DivergedError
+from induction_jax.run.results import write_results
+from induction_jax.run.seeds import (
   SeedsLedger,
   config_of,
   group_size,
@@ -30,15 +33,15 @@ from induction_jax.seeds import (
   over_seeds,
   seed_bytes,
 )
-from induction_jax.state import init_state
-from induction_jax.step import ChunkMetrics, StepMetrics, no_updates
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import (
   RunDirectory,
   open_run,
   read_json,
 )
-from induction_jax.storage.sweep_directory import Plan
+from induction_jax.storage.sweep_directory import SweepPlan
+from induction_jax.training.state import init_state
+from induction_jax.training.step import ChunkMetrics, StepMetrics, no_updates
 from tests.tiny import tiny_config
 
 SEEDS = (3, 4, 5)
@@ -208,7 +211,7 @@ class SeedsTest(parameterized.TestCase):
     self.assertEqual(group_size(64, 10, 329, devices=2), 64)
     self.assertEqual(group_size(7, 10, 40, devices=1), 1)
     self.assertEqual(group_size(5, 10, 1, devices=1), 1)
-    plan = Plan(seeds=6, first_seed=2, group=3, mapping="map")
+    plan = SweepPlan(seeds=6, first_seed=2, group=3, mapping="map")
     self.assertEqual(plan.groups(), [range(2, 5), range(5, 8)])
 
 
@@ -270,9 +273,9 @@ class LedgerTest(absltest.TestCase):
 DEVICES_SCRIPT = """
 import jax, jax.numpy as jnp, numpy as np
 from induction_jax.config import make_config
-from induction_jax.experiment import make_pure_experiment
-from induction_jax.mesh import make_seeds_mesh
-from induction_jax.seeds import make_group
+from induction_jax.run.experiment import make_pure_experiment
+from induction_jax.devices.mesh import make_seeds_mesh
+from induction_jax.run.seeds import make_group
 from tests.tiny import tiny_config
 
 jax.config.update("jax_debug_key_reuse", True)

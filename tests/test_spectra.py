@@ -12,11 +12,11 @@ import pytest
 from absl.testing import absltest, parameterized
 from jax.flatten_util import ravel_pytree
 
-from induction_jax import losses, spectra, tasks
+from induction_jax import spectra, tasks
 from induction_jax.config import ModelConfig, TaskConfig
-from induction_jax.model import make_model
+from induction_jax.model import losses, make_model
 from induction_jax.spectra.lanczos import ROUNDING_UNITS
-from induction_jax.step import make_loss
+from induction_jax.training.step import make_loss
 from tests.tiny import NO_CHAINS
 
 TASK = TaskConfig("repeats", 7, 10, 2, 4, 0, 2, *NO_CHAINS)

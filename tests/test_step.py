@@ -11,16 +11,17 @@ import optax
 from absl.testing import absltest, parameterized
 
 from configs import base
-from induction_jax import losses, optim, tasks
+from induction_jax import tasks
 from induction_jax.config import (
   ModelConfig,
   OptimConfig,
   TaskConfig,
   make_config,
 )
-from induction_jax.model import make_model
-from induction_jax.state import STREAMS, TrainState, init_state, stream
-from induction_jax.step import (
+from induction_jax.model import losses, make_model
+from induction_jax.training import optim
+from induction_jax.training.state import STREAMS, TrainState, init_state, stream
+from induction_jax.training.step import (
   make_gradient,
   make_loss,
   make_train_chunk,

@@ -22,7 +22,7 @@ from absl.testing import absltest, parameterized
 
 from configs import quick
 from induction_jax.config import ConfigError, make_config
-from induction_jax.mesh import make_seeds_mesh, split_seeds
+from induction_jax.devices.mesh import make_seeds_mesh, seeds_sharding
 from induction_jax.storage import (
   checkpoints,
   dataset,
@@ -279,7 +279,7 @@ class CheckpointsTest(DirectoryTest):
 
   @parameterized.parameters(False, True)
   def test_a_run_that_goes_on_has_its_programs_already(self, committed):
-    shared = split_seeds(make_seeds_mesh(CONFIG.mesh, 1))
+    shared = seeds_sharding(make_seeds_mesh(CONFIG.mesh, 1))
     keys = jax.random.split(jax.random.key(0), 4)
     tree = jax.device_put(
       {"x": jnp.ones(4), "keys": keys}, shared if committed else None

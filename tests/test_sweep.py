@@ -12,13 +12,13 @@ import xarray as xr
 from absl.testing import absltest, parameterized
 
 from induction_jax import sweep
+from induction_jax.commands.grid import make_grid
 from induction_jax.config import ConfigError, make_config
-from induction_jax.grid import make_grid
-from induction_jax.ledger import DivergedError
-from induction_jax.loop import End
-from induction_jax.seeds import run as seeds_run
+from induction_jax.run.log import DivergedError
+from induction_jax.run.loop import End
+from induction_jax.run.seeds import run as seeds_run
 from induction_jax.storage.sweep_directory import (
-  Plan,
+  SweepPlan,
   open_grid,
   open_sweep,
   read_plan,
@@ -170,7 +170,7 @@ class DirectoryTest(absltest.TestCase):
     super().setUp()
     self.root = Path(self.enter_context(tempfile.TemporaryDirectory()))
     self.config = make_config(tiny_config().to_dict())
-    self.plan = Plan(seeds=4, first_seed=0, group=2, mapping="map")
+    self.plan = SweepPlan(seeds=4, first_seed=0, group=2, mapping="map")
 
   @contextlib.contextmanager
   def refused(self, message):

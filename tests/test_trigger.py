@@ -7,10 +7,10 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from induction_jax import loop, snapshots
 from induction_jax.config import make_config
-from induction_jax.experiment import make_experiment
-from induction_jax.results import write_results
+from induction_jax.run import loop, snapshots
+from induction_jax.run.experiment import make_experiment
+from induction_jax.run.results import write_results
 from induction_jax.storage.run_directory import open_run
 from induction_jax.transition import trigger
 from tests.tiny import tiny_config, with_light_spectra

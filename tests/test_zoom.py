@@ -14,21 +14,15 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from induction_jax import (
-  loop,
-  replay,
-  snapshots,
-  train,
-  visualize,
-  zoom,
-)
+from induction_jax import train, zoom
 from induction_jax.config import make_config
-from induction_jax.cost import Cost
-from induction_jax.experiment import make_experiment
 from induction_jax.report import figures, style
 from induction_jax.report.findings import find
 from induction_jax.report.summary import summarise_zoom
-from induction_jax.results import make_results, write_results
+from induction_jax.run import loop, replay, snapshots
+from induction_jax.run.experiment import make_experiment
+from induction_jax.run.results import make_results, write_results
+from induction_jax.run.timing import Cost
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import (
   RunDirectory,
@@ -70,7 +64,7 @@ class ZoomTest(parameterized.TestCase):
     self.enter_context(
       mock.patch.object(zoom, "make_experiment", return_value=self.experiment)
     )
-    self.draw = self.enter_context(mock.patch.object(visualize, "draw"))
+    self.draw = self.enter_context(mock.patch.object(zoom, "draw_figures"))
 
   def zoom(self, *arguments):
     return call(zoom.main, self.run_directory.root, *arguments)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from configs import quick
-from induction_jax.probes import probe
+from induction_jax.measurements import measurement
 
 # Task settings that only Markov chains have, after those of `repeats`.
 NO_CHAINS = (1.0, False, 1, False)
@@ -56,12 +56,12 @@ def with_light_spectra(experiment):
 
   light = tuple(
     each._replace(
-      constants=probe.no_arrays,
-      init_carry=probe.nothing,
-      prepare=probe.nothing,
+      constants=measurement.no_arrays,
+      init_carry=measurement.nothing,
+      prepare=measurement.nothing,
       measure=jax.jit(measure),
-      complain=probe.content,
-      keep=probe.no_arrays,
+      complain=measurement.content,
+      keep=measurement.no_arrays,
     )
     if each.name == "spectra"
     else each

@@ -42,8 +42,8 @@ from problem import config_path, read_config
 
 from induction_jax import sweep, train
 from induction_jax.config import Config
-from induction_jax.experiment import make_experiment
-from induction_jax.measuring import observe
+from induction_jax.run.experiment import make_experiment
+from induction_jax.run.measuring import observe
 from induction_jax.storage.documents import read_json
 
 Figures = dict[str, Any]

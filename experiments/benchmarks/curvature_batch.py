@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from problem import K, read_config
 
-from induction_jax import losses, spectra, tasks
+from induction_jax import spectra, tasks
 from induction_jax.config import Config
-from induction_jax.experiment import make_experiment
-from induction_jax.state import TrainState, stream
-from induction_jax.step import MEASURING_BYTES, fit_cache, make_loss
+from induction_jax.model import losses
+from induction_jax.run.experiment import make_experiment
+from induction_jax.training.state import TrainState, stream
+from induction_jax.training.step import MEASURING_BYTES, fit_cache, make_loss
 from induction_jax.types import Array, Key, Params
 
 TOLERANCE, MAX_ORDER, PROBES = 1e-2, 100, 8

@@ -23,8 +23,8 @@ import jax
 import numpy as np
 import xarray as xr
 
-from induction_jax.experiment import make_reader
-from induction_jax.snapshots import load_or_init
+from induction_jax.run.experiment import make_reader
+from induction_jax.run.snapshots import load_or_init
 from induction_jax.storage.run_directory import load_run
 
 # Devices that share batches, and those that share the basis; processes.

@@ -32,15 +32,15 @@ from growth_report import draw, print_table
 from memory import peak_resident
 from problem import quick_config
 
-from induction_jax.experiment import (
+from induction_jax.devices.mesh import make_seeds_mesh
+from induction_jax.measurements import HeldOut, Probe
+from induction_jax.run.experiment import (
   Experiment,
   make_experiment,
   make_pure_experiment,
 )
-from induction_jax.mesh import make_seeds_mesh
-from induction_jax.probes import HeldOut, Probe
-from induction_jax.seeds import default_mapping, make_group
-from induction_jax.state import TrainState
+from induction_jax.run.seeds import default_mapping, make_group
+from induction_jax.training.state import TrainState
 
 SECONDS = 3.0  # spent on a measurement, if that is more than two repeats
 REPEATS = 7

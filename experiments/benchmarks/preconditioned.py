@@ -19,10 +19,10 @@ import jax.numpy as jnp
 from problem import read_config
 
 from induction_jax import spectra
-from induction_jax.experiment import Experiment, make_experiment
-from induction_jax.probes import HeldOut, make_curvature
-from induction_jax.probes.solve import Wanted
-from induction_jax.state import TrainState
+from induction_jax.measurements import HeldOut, make_curvature
+from induction_jax.measurements.solve import Wanted
+from induction_jax.run.experiment import Experiment, make_experiment
+from induction_jax.training.state import TrainState
 from induction_jax.types import Key
 
 # Before, in and after the transition.

@@ -11,11 +11,13 @@ from absl import flags
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from induction_jax import cli, losses, spectra, tasks
+from induction_jax import spectra, tasks
+from induction_jax.commands import command_line
 from induction_jax.config import Config
-from induction_jax.experiment import make_experiment
-from induction_jax.state import stream
-from induction_jax.step import Loss, make_loss
+from induction_jax.model import losses
+from induction_jax.run.experiment import make_experiment
+from induction_jax.training.state import stream
+from induction_jax.training.step import Loss, make_loss
 from induction_jax.types import Array, Batch, Params
 
 K = 10  # eigenpairs at each end
@@ -186,9 +188,9 @@ def read_config(name: str, overrides: tuple[str, ...] = ()) -> Config:
   """A file of configs/, with `--config.<section>.<leaf>=VALUE` applied."""
   argv = ["benchmark", f"--config={config_path(name)}", *overrides]
   values = flags.FlagValues()
-  cli.add_config_flag(values, argv)
-  cli.parse(values, argv, "")
-  return cli.config_from(values, argv)
+  command_line.add_config_flag(values, argv)
+  command_line.parse(values, argv, "")
+  return command_line.config_from(values, argv)
 
 
 def config_path(name: str) -> Path:

@@ -25,16 +25,16 @@ import jax
 import jax.numpy as jnp
 from problem import quick_config
 
-from induction_jax.experiment import (
+from induction_jax.devices.mesh import make_seeds_mesh
+from induction_jax.measurements import Probe
+from induction_jax.run.experiment import (
   Experiment,
   compile_experiment,
   make_pure_experiment,
 )
-from induction_jax.measuring import observe
-from induction_jax.mesh import make_seeds_mesh
-from induction_jax.probes import Probe
-from induction_jax.seeds import MAPPINGS, make_group
-from induction_jax.state import init_state
+from induction_jax.run.measuring import observe
+from induction_jax.run.seeds import MAPPINGS, make_group
+from induction_jax.training.state import init_state
 
 ALONE = "one by one"
 Turn = Callable[[], None]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal
 from jax.extend.core.primitives import dot_general_p
 
-from induction_jax.product import product_p
+from induction_jax.model.product import product_p
 
 EXPONENT_BITS, FRACTION_BITS = 8, 10
 

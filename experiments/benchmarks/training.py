@@ -32,12 +32,11 @@ import optax
 from device import step_operations
 from problem import read_config
 
-from induction_jax import losses
 from induction_jax.config import Config
-from induction_jax.experiment import make_experiment
-from induction_jax.model import Model
-from induction_jax.optim import make_optimizer
-from induction_jax.step import plan_micro_batch
+from induction_jax.model import Model, losses
+from induction_jax.run.experiment import make_experiment
+from induction_jax.training.optim import make_optimizer
+from induction_jax.training.step import plan_micro_batch
 from induction_jax.types import Params
 
 try:

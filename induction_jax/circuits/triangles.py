@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from induction_jax.circuits.weights import CircuitWeights
-from induction_jax.lapack import one_at_a_time
+from induction_jax.devices.lapack import one_at_a_time
 from induction_jax.types import Array
 
 

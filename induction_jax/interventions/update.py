@@ -10,7 +10,7 @@ from induction_jax import spectra
 from induction_jax.config import Config, ConfigError
 from induction_jax.interventions.freeze import freeze, frozen_mask
 from induction_jax.interventions.project import Eigenspace, project
-from induction_jax.state import stream
+from induction_jax.training.state import stream
 from induction_jax.types import Key, Params
 
 # Draw of the stream "spectra" that no probe uses.

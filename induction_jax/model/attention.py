@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from induction_jax.config import ModelConfig
 from induction_jax.model.interface import ROTARY_BASE, Convention, Edits
 from induction_jax.model.norm import normalise
+from induction_jax.model.product import product, products
 from induction_jax.model.weights import add_bias, of_layer
-from induction_jax.product import product, products
 from induction_jax.types import Array, Params
 
 # Queries whose scores are held at once where nobody asks for patterns.

@@ -23,6 +23,7 @@ from induction_jax.model.interface import (
   Resumption,
 )
 from induction_jax.model.norm import normalise
+from induction_jax.model.product import product
 from induction_jax.model.weights import (
   BIASES,
   UNSTACKED,
@@ -31,7 +32,6 @@ from induction_jax.model.weights import (
   unstack,
   weight_table,
 )
-from induction_jax.product import product
 from induction_jax.types import Array, Key, Params
 
 

@@ -39,7 +39,7 @@ from induction_jax.spectra.gauss_newton import (
 from induction_jax.spectra.lanczos import Eigenpairs, Spectrum, lanczos
 from induction_jax.spectra.layout import WHOLE, Layout
 from induction_jax.spectra.memory import (
-  Plan,
+  ProductPlan,
   linear_map_bytes,
   plan_basis,
   plan_products,
@@ -88,8 +88,8 @@ __all__ = [
   "MicroBatches",
   "Operator",
   "Partition",
-  "Plan",
   "Preconditioner",
+  "ProductPlan",
   "Quadrature",
   "Sizes",
   "Spectrum",

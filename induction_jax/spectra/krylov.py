@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from induction_jax.lapack import one_at_a_time
+from induction_jax.devices.lapack import one_at_a_time
 from induction_jax.spectra.layout import WHOLE, Layout
 from induction_jax.types import Array
 
@@ -183,7 +183,7 @@ def dot(a: Array, b: Array) -> Array:
 def eigh(matrix: Array) -> tuple[Array, Array]:
   """Eigenvalues [M], ascending, and eigenvectors [M, M] in columns.
 
-  Under vmap a CPU takes one matrix after another (see induction_jax.lapack).
+  Under vmap a CPU takes one matrix after another (see devices.lapack).
   """
   return _eigh(matrix)
 

@@ -19,7 +19,7 @@ from induction_jax.spectra.operators import (
 from induction_jax.types import PyTree
 
 
-class Plan(NamedTuple):
+class ProductPlan(NamedTuple):
   """How products are to be made, and the memory that goes with it."""
 
   linear_map: bool  # built once and kept, or streamed
@@ -53,7 +53,7 @@ def plan_products(
   *,
   memory: int,
   shared_by: int = 1,
-) -> Plan:
+) -> ProductPlan:
   """The linear map of the whole batch where it fits, else streamed.
 
   Streamed, the micro-batch is the largest divisor of the batch whose own
@@ -88,7 +88,7 @@ def plan_products(
     needed = -(-whole // shared_by)
     if needed <= memory:
       break
-  return Plan(size == examples and needed <= memory, size, needed)
+  return ProductPlan(size == examples and needed <= memory, size, needed)
 
 
 def plan_basis(

@@ -34,8 +34,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from induction_jax.config import ConfigError
-from induction_jax.keys import key_data, wrap_keys
-from induction_jax.limits import check_fits
+from induction_jax.devices.keys import key_data, wrap_keys
+from induction_jax.devices.limits import check_fits
 from induction_jax.storage import manifest
 from induction_jax.storage.documents import (
   check_inside,

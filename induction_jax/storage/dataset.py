@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from induction_jax.config import ConfigError, shown
-from induction_jax.limits import check_fits
+from induction_jax.devices.limits import check_fits
 from induction_jax.storage.files import replacing
 from induction_jax.storage.history import Record
 from induction_jax.types import Variable

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from induction_jax.config import ConfigError, shown
-from induction_jax.limits import check_fits
+from induction_jax.devices.limits import check_fits
 
 # What takes most is an empty list, 64 bytes for three characters.
 PARSED = 25  # bytes for each byte of text

@@ -25,7 +25,7 @@ from induction_jax.storage.run_directory import (
 )
 
 
-class Plan(NamedTuple):
+class SweepPlan(NamedTuple):
   """Which seeds, and how they are trained."""
 
   seeds: int
@@ -76,7 +76,7 @@ class SweepDirectory(NamedTuple):
     )
 
 
-def read_plan(root: Path) -> Plan | None:
+def read_plan(root: Path) -> SweepPlan | None:
   """The plan of the sweep in a directory; None if there is no sweep.
 
   Raises:
@@ -90,10 +90,10 @@ def read_plan(root: Path) -> Plan | None:
   plan = check_fields(values["plan"], f"{path}: plan", kinds)
   if not plan["group"] or plan["seeds"] % plan["group"]:
     raise ConfigError(f"{path}: plan: group must divide seeds")
-  return Plan(*(plan[name] for name in Plan._fields))
+  return SweepPlan(*(plan[name] for name in SweepPlan._fields))
 
 
-def open_sweep(root: Path, config: Config, plan: Plan) -> SweepDirectory:
+def open_sweep(root: Path, config: Config, plan: SweepPlan) -> SweepDirectory:
   """Makes a new sweep's directory, or opens the one of this very sweep.
 
   Raises:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from induction_jax.config import ConfigError
-from induction_jax.limits import check_fits
+from induction_jax.devices.limits import check_fits
 
 Tensors = dict[str, np.ndarray]
 LISTED = 8  # names of a list that an error message gives

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from induction_jax.multiplicity import holm
+from induction_jax.transition.multiplicity import holm
 
 RESAMPLES = 9999
 # Measurements from whose line a departure is counted.

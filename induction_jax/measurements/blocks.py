@@ -1,0 +1,105 @@
+"""Curvature by circuit: extreme eigenvalues and couplings of the blocks."""
+
+import jax
+import jax.numpy as jnp
+
+from induction_jax import spectra
+from induction_jax.config import Config
+from induction_jax.measurements.curvature import ROUNDING_PRODUCTS, Curvature
+from induction_jax.measurements.evaluation_batches import HeldOut
+from induction_jax.measurements.measurement import Probe
+from induction_jax.measurements.spectra_variables import ENDS
+from induction_jax.training.state import TrainState, stream
+from induction_jax.types import Array, PyTree, Variable
+
+PER_BLOCK = ("step", "block")
+PER_PAIR = (*PER_BLOCK, "other_block")
+VARIABLES = (
+  *(
+    variable
+    for end in ENDS
+    for variable in (
+      Variable(
+        f"block_{end}", PER_BLOCK, f"{end} eigenvalue of the block", "nats"
+      ),
+      Variable(
+        f"block_{end}_residual",
+        PER_BLOCK,
+        f"bound on residual norm, {end} eigenpair of the block",
+        "nats",
+      ),
+      Variable(
+        f"block_{end}_converged",
+        PER_BLOCK,
+        f"1 if converged, {end} eigenpair of the block",
+      ),
+    )
+  ),
+  Variable(
+    "block_norm", PER_PAIR, "Frobenius norm of the Hessian's block", "nats"
+  ),
+  Variable(
+    "block_norm_se", PER_PAIR, "standard error of the block's norm", "nats"
+  ),
+  Variable(
+    "blocks_products", ("step",), "products, blocks of the Hessian", "products"
+  ),
+)
+
+
+def make_blocks_probe(config: Config, curvature: Curvature) -> Probe:
+  """Diagonal and off-diagonal blocks of the Hessian of the spectra probe."""
+  c = config.blocks
+  partition = curvature.partition
+  n_blocks = len(partition.names)
+
+  def measure(
+    state: TrainState,
+    held_out: HeldOut,
+    hessian: spectra.Operator,
+    carry: PyTree,
+  ) -> tuple[dict[str, Array], PyTree]:
+    key = stream(state.key, "spectra")
+    found = spectra.block_extremes(
+      hessian,
+      state.params,
+      partition,
+      jax.random.fold_in(key, 8),
+      max_order=c.max_order,
+      tolerance=config.spectra.tolerance,
+      layout=curvature.layout,
+    )
+    norms = spectra.block_norms(
+      hessian,
+      state.params,
+      partition,
+      jax.random.fold_in(key, 9),
+      n_probes=c.probes,
+    )
+    # That of the whole Hessian bounds that of each block.
+    rounding = curvature.rounding(
+      state, held_out, hessian, jax.random.fold_in(key, 10)
+    )
+    values = {
+      "block_norm": norms.norms,
+      "block_norm_se": norms.errors,
+      "blocks_products": jnp.sum(found.products)
+      + n_blocks * c.probes
+      + ROUNDING_PRODUCTS,
+    }
+    for end in ENDS:
+      extremes = getattr(found, end)
+      converged = extremes.converged.astype(jnp.float32)
+      values[f"block_{end}"] = extremes.values
+      values[f"block_{end}_residual"] = extremes.residuals + rounding
+      values[f"block_{end}_converged"] = converged
+    return values, carry
+
+  return Probe(
+    name="blocks",
+    interval=c.interval,
+    variables=VARIABLES,
+    coordinates={"block": partition.names, "other_block": partition.names},
+    prepare=curvature.prepare,
+    measure=measure,
+  )

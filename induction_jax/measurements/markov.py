@@ -1,0 +1,130 @@
+"""The markov task: the network beside the strategies it may follow."""
+
+import jax
+import jax.numpy as jnp
+
+from induction_jax import tasks
+from induction_jax.config import Config
+from induction_jax.measurements.evaluation_batches import HeldOut, task_key
+from induction_jax.measurements.measurement import Probe
+from induction_jax.model import Model, losses
+from induction_jax.training.state import TrainState
+from induction_jax.types import Array, Batch, PyTree, Variable
+
+STRATEGIES = ("uniform", "unigram", "bigram")
+# To choose the best from; in units of task.dirichlet.
+PSEUDO_COUNTS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 32, 64, 1e3)
+VARIABLES = (
+  Variable("markov_loss", ("step",), "loss, all tokens", "nats"),
+  Variable("markov_loss_null", (), "loss of a uniform guess", "nats"),
+  Variable("unigram_loss", (), "loss of in-context unigrams", "nats"),
+  Variable(
+    "smoothed_unigram_loss", (), "loss of unigrams, best smoothing", "nats"
+  ),
+  Variable("bigram_loss", (), "loss of in-context bigrams", "nats"),
+  Variable("bayes_loss", (), "loss of the Bayes-optimal strategy", "nats"),
+  Variable("chain_loss", (), "loss with the matrix known", "nats"),
+  *(
+    Variable(f"kl_{x}", ("step",), f"KL from {x} to the network", "nats")
+    for x in STRATEGIES
+  ),
+  *(
+    Variable(f"kl_{x}_null", (), f"KL from {x} to a uniform guess", "nats")
+    for x in STRATEGIES
+  ),
+)
+
+
+def make_markov_probe(config: Config, model: Model) -> Probe:
+  """Loss and KL divergence beside those of in-context strategies.
+
+  All are means over all tokens of one held-out batch, so that the network and
+  the strategies share most of the sampling error.
+
+  Unigrams with a pseudo-count of task.dirichlet are those of the paper. How
+  often a token occurs varies less than a row does, so a larger one serves
+  better, and a network learns it: `smoothed_unigram_loss` is of the best.
+
+  `bayes_loss` is that of `bigram` where the rows are Dirichlet. For doubly
+  stochastic matrices the optimum has no closed form and is not reported: in
+  expectation it lies between `bigram_loss` and `chain_loss`.
+  """
+  task = config.task
+  is_markov = task.name == "markov"
+
+  def constants(state: TrainState, held_out: HeldOut) -> dict[str, Array]:
+    batch = held_out.task
+    transitions = tasks.sample_transitions(
+      task_key(state.key),
+      batch.tokens.shape[0],
+      task.vocab_size,
+      dirichlet=task.dirichlet,
+      doubly_stochastic=task.doubly_stochastic,
+    )
+    chain = tasks.chain_predictions(batch.tokens, transitions)
+    known = _strategies(config, batch)
+    loss = {name: _loss(p, batch) for name, p in known.items()}
+    smoothed = [
+      tasks.unigram_predictions(
+        batch.tokens, task.vocab_size, pseudo_count * task.dirichlet
+      )
+      for pseudo_count in PSEUDO_COUNTS
+    ]
+    uniform = jnp.log(known["uniform"])
+    values = {
+      "markov_loss_null": loss["uniform"],
+      "unigram_loss": loss["unigram"],
+      "smoothed_unigram_loss": jnp.min(
+        jnp.stack([_loss(p, batch) for p in smoothed])
+      ),
+      "bigram_loss": loss["bigram"],
+      "chain_loss": _loss(chain, batch),
+      **{f"kl_{x}_null": _divergence(p, uniform) for x, p in known.items()},
+    }
+    if not task.doubly_stochastic:
+      values["bayes_loss"] = loss["bigram"]
+    return values
+
+  def measure(
+    state: TrainState, held_out: HeldOut, _: PyTree, carry: PyTree
+  ) -> tuple[dict[str, Array], PyTree]:
+    batch = held_out.task
+    logits, _ = model.apply(state.params, batch.tokens)
+    log_predicted = jax.nn.log_softmax(logits)
+    known = _strategies(config, batch)
+    return {
+      "markov_loss": jnp.mean(losses.token_losses(logits, batch.targets)),
+      **{f"kl_{x}": _divergence(p, log_predicted) for x, p in known.items()},
+    }, carry
+
+  return Probe(
+    name="markov",
+    interval=config.behaviour.interval if is_markov else 0,
+    variables=VARIABLES,
+    constants=constants,
+    measure=measure,
+  )
+
+
+def _strategies(config: Config, batch: Batch) -> dict[str, Array]:
+  """What each of STRATEGIES predicts, [B, T, V]."""
+  task, tokens = config.task, batch.tokens
+  shape = (*tokens.shape, task.vocab_size)
+  return {
+    "uniform": jnp.full(shape, 1 / task.vocab_size),
+    "unigram": tasks.unigram_predictions(
+      tokens, task.vocab_size, task.dirichlet
+    ),
+    "bigram": tasks.bigram_predictions(tokens, task.vocab_size, task.dirichlet),
+  }
+
+
+def _loss(predicted: Array, batch: Batch) -> Array:
+  targets = batch.targets[..., None]
+  return -jnp.mean(jnp.log(jnp.take_along_axis(predicted, targets, axis=-1)))
+
+
+def _divergence(strategy: Array, log_predicted: Array) -> Array:
+  """Mean KL(strategy || predicted) over tokens, in nats."""
+  terms = strategy * (jnp.log(strategy) - log_predicted)
+  return jnp.mean(jnp.sum(terms, axis=-1))
