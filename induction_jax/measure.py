@@ -157,9 +157,9 @@ def remeasure(
       history.append(
         directory.remeasured,
         step,
-        "probe",
+        "measurement",
         values,
-        probe=probe.name,
+        measurement=probe.name,
         settings=settings,
       )
       print(f"step {step}: {probe.name} measured", flush=True)

@@ -264,7 +264,7 @@ class HistoryTest(HostileTest):
     ({"step": 10**30}, "step must be in"),
     ({"kind": "other"}, "kind among constants"),
     ({"kind": "replay"}, "must have start"),
-    ({"probe": ["p"]}, "probe must be text"),
+    ({"measurement": ["p"]}, "measurement must be text"),
     ({"values": [1]}, "values must be an object"),
     ({"zoom": {"from": 1, "to": [], "every": 1}}, "to must be a whole"),
     ({"values": {"x": "1"}}, "numbers, as many in each row, got x = '1'"),
@@ -276,7 +276,8 @@ class HistoryTest(HostileTest):
   )
   def test_record_that_is_none(self, change, message):
     path = self.root / "history.jsonl"
-    record = {"step": 1, "kind": "probe", "probe": "p", "values": {"x": 1}}
+    record = {"step": 1, "kind": "measurement", "values": {"x": 1}}
+    record["measurement"] = "m"
     wrong = record | change if isinstance(change, dict) else change
     path.write_text("".join(json.dumps(x) + "\n" for x in (record, wrong)))
     with self.assertRaisesRegex(ConfigError, f"line 2.*{message}"):

@@ -279,7 +279,7 @@ class RunTest(parameterized.TestCase):
     end.set()
     # What was measured at that step before is measured again.
     last = history.read(directory.history)[-1]
-    self.assertEqual((last["step"], last["probe"]), (stop, "ablation"))
+    self.assertEqual((last["step"], last["measurement"]), (stop, "ablation"))
     loop.run(self.experiment, directory)
     self.assert_equal_runs(directory)
 

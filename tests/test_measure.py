@@ -187,7 +187,7 @@ class MeasureTest(parameterized.TestCase):
 
   def test_a_run_that_had_the_preconditioned_bottom_is_still_read(self):
     values = {f"{EARLIER}eigenvalues": [-2.0, -1.0]}
-    record = {"step": 8, "kind": "probe", "values": values}
+    record = {"step": 8, "kind": "measurement", "values": values}
     declared = all_variables(self.experiment.probes)
     found = dataset.make_dataset([record], declared, {}, {})
     np.testing.assert_array_equal(
@@ -291,7 +291,7 @@ class MeasureTest(parameterized.TestCase):
     self.assertEqual(status, 0, err)
     self.assertEqual(self.directory.history.read_text(), before)
     record = json.loads(self.directory.remeasured.read_text().splitlines()[-1])
-    self.assertEqual((record["step"], record["probe"]), (4, "density"))
+    self.assertEqual((record["step"], record["measurement"]), (4, "density"))
     for name, value in record["values"].items():
       want = self.results[name].sel(step=4)
       np.testing.assert_array_equal(np.float64(value), want, name)
@@ -408,7 +408,9 @@ class OfSomeRunsTest(absltest.TestCase):
     own, _ = measuring.measure(behaviour, state, held_out, ())
     own |= measuring.measure_constants(behaviour, state, held_out)
     own["train_loss"] = np.float32(3)
-    history.append(directory.history, 0, "probe", own, probe="behaviour")
+    history.append(
+      directory.history, 0, "measurement", own, measurement="behaviour"
+    )
     status, _, err = call(measure.main, directory.root, "--probes=memory")
     self.assertEqual(status, 0, err)
     results = dataset.read_dataset(directory.results)

@@ -411,7 +411,7 @@ class ReadersTest(absltest.TestCase):
     path = self.root / "history.jsonl"
     path.write_bytes(b"")
     for step, values in records:
-      history.append(path, step, "probe", values, sync=False, probe="p")
+      history.append(path, step, "train", values, sync=False)
     got = history.read(path)
     self.assertEqual(
       [record["step"] for record in got], [s for s, _ in records]
@@ -429,7 +429,7 @@ class ReadersTest(absltest.TestCase):
     path.write_bytes(b"")
     for step in range(3):
       values = {"x": np.arange(3.0), "y": np.float32(0.1)}
-      history.append(path, step, "probe", values, sync=False, probe="p")
+      history.append(path, step, "train", values, sync=False)
     raw = data.draw(damaged(path.read_bytes()))
     # JSON has no checksum: another digit is another number.
     for record in self.read(history.read, path, raw) or []:

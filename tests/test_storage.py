@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import io
 import json
 import logging
@@ -97,16 +98,16 @@ class HistoryTest(DirectoryTest):
 
   def test_float32_comes_back_exactly(self):
     values = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    history.append(self.path, 7, "probe", {"x": values}, probe="p")
+    history.append(self.path, 7, "measurement", {"x": values}, measurement="p")
     (record,) = history.read(self.path)
     np.testing.assert_array_equal(
       np.array(record["values"]["x"], np.float32), values
     )
-    self.assertEqual((record["step"], record["probe"]), (7, "p"))
+    self.assertEqual((record["step"], record["measurement"]), (7, "p"))
 
   def test_nan_is_null_and_the_line_is_json(self):
     values = {"x": np.array([1.0, np.nan, np.inf]), "n": np.int32(3)}
-    history.append(self.path, 0, "probe", values)
+    history.append(self.path, 0, "measurement", values)
     line = json.loads(self.path.read_text(), parse_constant=self.fail)
     self.assertEqual(line["values"], {"x": [1.0, None, None], "n": 3})
 
@@ -161,6 +162,32 @@ class HistoryTest(DirectoryTest):
   def test_no_history_is_empty(self):
     self.assertEqual(history.read(self.path), [])
 
+  def test_records_of_earlier_versions_are_read_in_the_present_form(self):
+    values = '{"prefix_matching_probe_null": 0.03, "x": [1e-05, null]}'
+    head = '{"step": 0, "kind": "constants", "probe": "p", "values": {"x": 1}}'
+    old = f'{{"step": 5, "kind": "probe", "probe": "p", "values": {values}}}'
+    self.path.write_text(f"{head}\n{old}\n")
+    history.append(self.path, 6, "measurement", {"x": 1}, measurement="p")
+    constants, first, second = history.read(self.path)
+    self.assertEqual(constants["kind"], "constants")
+    for record in (constants, first, second):
+      self.assertEqual(record["measurement"], "p")
+      self.assertNotIn("probe", record)
+    self.assertEqual(first["kind"], "measurement")
+    new = {"prefix_matching_back_to_back_null": 0.03, "x": [1e-5, None]}
+    self.assertEqual(first["values"], new)
+
+  def test_lines_of_earlier_versions_stay_what_they_were(self):
+    old = '{"step": 5, "kind": "probe", "probe": "p", "values": {"x": 1}}\n'
+    self.path.write_text(old)
+    checksum = history.checksum(self.path, 5)
+    self.assertEqual(
+      checksum, hashlib.blake2b(old.encode(), digest_size=16).hexdigest()
+    )
+    history.append(self.path, 6, "train", {"x": 1})
+    history.truncate(self.path, 5)
+    self.assertEqual(self.path.read_text(), old)
+
 
 class DatasetTest(DirectoryTest):
   def records(self):
@@ -200,6 +227,14 @@ class DatasetTest(DirectoryTest):
     self.assertTrue(got.identical(want))
     self.assertEqual(got.loss.attrs["units"], "nats")
     self.assertEqual([p.name for p in self.root.iterdir()], ["results.nc"])
+
+  def test_variables_of_earlier_versions_are_read_by_their_present_names(self):
+    old = Variable("prefix_matching_probe", ("step",), "prefix matching")
+    records = [{"step": 0, "values": {old.name: 0.5}}]
+    path = self.root / "results.nc"
+    dataset.write_dataset(dataset.make_dataset(records, [old], {}, {}), path)
+    got = dataset.read_dataset(path)
+    self.assertEqual(list(got), ["prefix_matching_back_to_back"])
 
   @parameterized.parameters(
     ({"other": 1.0}, "undeclared variable 'other'"),

@@ -160,10 +160,10 @@ class AdaptiveRunTest(parameterized.TestCase):
       self.assertTrue(self.results[name].long_name)
 
   def test_signal_is_both_halves(self):
-    best = self.results[["previous_token", "prefix_matching_probe"]].max(
+    best = self.results[["previous_token", "prefix_matching_back_to_back"]].max(
       ("layer", "head")
     )
-    want = best.previous_token + best.prefix_matching_probe
+    want = best.previous_token + best.prefix_matching_back_to_back
     states = follow(want.values)
     np.testing.assert_array_equal([s.alarm for s in states], self.results.alarm)
 

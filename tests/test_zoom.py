@@ -142,8 +142,8 @@ class ZoomTest(parameterized.TestCase):
     self.assertEqual(
       json.loads(results.attrs["zoomed"]),
       [
-        {"probe": probe, "from": 5, "to": 9, "every": 1, "measurements": 4}
-        for probe in ("behaviour", "spectra")
+        {"measurement": x, "from": 5, "to": 9, "every": 1, "count": 4}
+        for x in ("behaviour", "spectra")
       ],
     )
     self.assertEqual(
@@ -177,9 +177,9 @@ class ZoomTest(parameterized.TestCase):
     self.assert_zoomed([5, 7, 8, 9, 10, 11, 13, 14])
     self.assertFalse(self.run_directory.summary.exists())  # nor had it any
     measured = [
-      (record["probe"], record["step"])
+      (record["measurement"], record["step"])
       for record in history.read(self.run_directory.zoomed)
-      if record["kind"] == "probe"
+      if record["kind"] == "measurement"
     ]
     self.assertLen(measured, 16)
     self.assertLen(set(measured), 16)

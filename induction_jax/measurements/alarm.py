@@ -32,7 +32,7 @@ def alarm_signal(values: Values) -> float:
   latter on distinct tokens back to back. Before they form both lie at what
   uniform attention gives; losses and accuracies fall and rise all along.
   """
-  halves = values["previous_token"], values["prefix_matching_probe"]
+  halves = values["previous_token"], values["prefix_matching_back_to_back"]
   return float(sum(np.max(half) for half in halves))
 
 

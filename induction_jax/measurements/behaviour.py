@@ -56,12 +56,12 @@ VARIABLES = (
   Variable("duplicate_token", PER_HEAD, "attention to earlier copies"),
   Variable("duplicate_token_null", (), "duplicate token, uniform attention"),
   Variable(
-    "prefix_matching_probe",
+    "prefix_matching_back_to_back",
     PER_HEAD,
     "prefix matching, distinct tokens back to back",
   ),
   Variable(
-    "prefix_matching_probe_null",
+    "prefix_matching_back_to_back_null",
     (),
     "prefix matching, distinct tokens back to back, uniform attention",
   ),
@@ -95,7 +95,7 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
     back_to_back = circuits.null_scores(held_out.back_to_back)
     return {
       **{f"{name}_null": x for name, x in null._asdict().items()},
-      "prefix_matching_probe_null": back_to_back.prefix_matching,
+      "prefix_matching_back_to_back_null": back_to_back.prefix_matching,
       **{f"{x}_accuracy_null": jnp.float32(1 / vocab_size) for x in TOKENS},
       **{f"{x}_null": jnp.log(jnp.float32(vocab_size)) for x in UNIFORM_LOSSES},
       "in_context_score_null": jnp.float32(0),
@@ -127,7 +127,7 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
       "loss_by_position": jnp.mean(on_task, axis=0),
       "in_context_score": losses.in_context_score(on_task),
       **scores._asdict(),
-      "prefix_matching_probe": back_to_back.prefix_matching,
+      "prefix_matching_back_to_back": back_to_back.prefix_matching,
     }, carry
 
   return Probe(

@@ -131,7 +131,7 @@ def find_zoom(results: xr.Dataset, probe: str) -> Zoom | None:
   zooms = [
     Zoom(each["from"], each["to"], each["every"])
     for each in json.loads(results.attrs.get("zoomed", "[]"))
-    if each["probe"] == probe and each["from"] < each["to"]
+    if each["measurement"] == probe and each["from"] < each["to"]
   ]
   return zooms[-1] if zooms else None
 

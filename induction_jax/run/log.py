@@ -94,7 +94,7 @@ class RunLedger:
 
   def constants(self, probe: Probe, arrays: PyTree) -> None:
     values = probe.finish_constants(arrays)
-    self._record(0, "constants", values, probe=probe.name)
+    self._record(0, "constants", values, measurement=probe.name)
 
   def measured(
     self, step: int, probe: Probe, arrays: PyTree, kept: PyTree
@@ -105,7 +105,7 @@ class RunLedger:
       raise DivergedError(step, f"step {step}: {error}") from error
     if complaint := probe.complain(values):
       raise DivergedError(step, f"step {step}: {complaint}")
-    self._record(step, "probe", values, probe=probe.name)
+    self._record(step, "measurement", values, measurement=probe.name)
     if kept and self._writes:
       vectors.write(self._run.eigenvectors, step, kept)
     return scalars(values)

@@ -213,7 +213,7 @@ def _left_to_measure(
 ) -> dict[int, list[Probe]]:
   """Probes by step, without what the run or an earlier replay has measured."""
   done = {
-    (record["step"], record.get("probe"))
+    (record["step"], record.get("measurement"))
     for path in (directory.history, directory.zoomed)
     for record in history.read(path)
   }
@@ -237,7 +237,12 @@ def _keep(
   keep_vectors(probe, directory.eigenvectors / "zoomed", step, carry)
   zoom = {"from": plan.first, "to": plan.last, "every": plan.every}
   history.append(
-    directory.zoomed, step, "probe", values, probe=probe.name, zoom=zoom
+    directory.zoomed,
+    step,
+    "measurement",
+    values,
+    measurement=probe.name,
+    zoom=zoom,
   )
   return scalars(values)
 

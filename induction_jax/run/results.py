@@ -45,7 +45,7 @@ def make_results(
     ConfigError: if nothing was measured.
   """
   own = history.read(directory.history)
-  if not any(record["kind"] == "probe" for record in own):
+  if not any(record["kind"] == "measurement" for record in own):
     raise ConfigError(f"{directory.history} holds no measurement yet")
   zoomed = history.read(directory.zoomed) if zooms else []
   again = history.read(directory.remeasured)
@@ -92,13 +92,13 @@ def _check_complete(
 
 
 def _zooms(records: list[history.Record]) -> list[dict[str, Any]]:
-  """Which steps were measured in replays: by probe and range, with a count."""
+  """How many steps replays measured, by measurement and range."""
   counts = Counter(
-    (each["probe"], *each["zoom"].values())
+    (each["measurement"], *each["zoom"].values())
     for each in records
-    if each["kind"] == "probe"
+    if each["kind"] == "measurement"
   )
-  names = ("probe", "from", "to", "every", "measurements")
+  names = ("measurement", "from", "to", "every", "count")
   return [dict(zip(names, (*zoom, n))) for zoom, n in counts.items()]
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 from induction_jax.config import ConfigError, shown
 from induction_jax.devices.limits import check_fits
 from induction_jax.storage.files import replacing
-from induction_jax.storage.history import Record
+from induction_jax.storage.history import RENAMED_VARIABLES, Record
 from induction_jax.types import Variable
 
 LABEL = 1000  # bytes of a label along a dimension
@@ -92,6 +92,8 @@ def write_dataset(dataset: xr.Dataset, path: Path) -> None:
 def read_dataset(path: Path) -> xr.Dataset:
   """Reads results.nc into memory and closes it.
 
+  Variables of earlier versions are returned by their present names.
+
   Raises:
     OSError: if there is none, or HDF5 cannot read it.
     ConfigError: if it holds anything else than arrays of its own, or more of
@@ -105,7 +107,8 @@ def read_dataset(path: Path) -> xr.Dataset:
     with xr.open_dataset(
       path, engine="h5netcdf", decode_times=False, phony_dims="access"
     ) as dataset:
-      return dataset.load()
+      renamed = {k: v for k, v in RENAMED_VARIABLES.items() if k in dataset}
+      return dataset.load().rename(renamed)
   except (OSError, ConfigError):
     raise
   except Exception as error:  # whatever a damaged file makes of its readers

@@ -1,16 +1,22 @@
-"""The run's history: an append-only file of JSON lines.
+"""The history of a run: an append-only file of JSON lines.
 
-Each line is {"step", "kind", "values"}, kind being `constants` (once, first),
-`train` (means over the steps since the line before) or `probe` (with the
-probe's name). Values are numbers or nested lists; null stands for nan. No
-time or place is in it, so that two equal runs have equal histories.
+Every line is one record, an object with these fields:
+
+  step    the training step
+  kind    `constants` (null values and other numbers measured once, at step 0),
+          `train` (means over the updates since the previous `train` record),
+          `measurement`, or `replay` (a replay compared with a checkpoint)
+  values  numbers or nested lists of numbers by variable; null stands for nan
+
+A `constants` or `measurement` record also has `measurement`, its name. A
+record holds no time and no place, so equal runs have equal histories.
 """
 
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +32,11 @@ from induction_jax.storage.files import replace_text
 
 Record = dict[str, Any]
 
-# What each kind of record holds beside its step, kind and values.
+# The fields of each kind of record besides step, kind and values.
 KINDS: dict[str, dict[str, Any]] = {
-  "constants": {"probe": str},
+  "constants": {"measurement": str},
   "train": {},
-  "probe": {"probe": str},
+  "measurement": {"measurement": str},
   "replay": {
     "start": int,
     "equal": bool,
@@ -38,6 +44,11 @@ KINDS: dict[str, dict[str, Any]] = {
   },
 }
 ZOOM = {"from": int, "to": int, "every": int}
+# Variables that files of earlier versions call by another name.
+RENAMED_VARIABLES = {
+  "prefix_matching_probe": "prefix_matching_back_to_back",
+  "prefix_matching_probe_null": "prefix_matching_back_to_back_null",
+}
 
 
 def append(
@@ -61,37 +72,47 @@ def append(
 
 
 def read(path: Path) -> list[Record]:
-  """All whole records; a line cut off by a crash is left out.
+  """Reads every complete record; a line cut off by a crash is left out.
+
+  Records of earlier versions are returned in the present form.
 
   Raises:
-    ConfigError: if a whole line is no record, or the file too large.
+    ConfigError: if a complete line is not a record, or the file is too large.
   """
-  if not path.exists():
-    return []
-  lines = read_text(path).split("\n")
-  # What follows the last newline was never finished.
-  return [_decode(path, i, line) for i, line in enumerate(lines[:-1], 1)]
+  return [record for _, record in _read_lines(path)]
 
 
 def checksum(path: Path, last_step: int, itself: bool = True) -> str:
-  """Of the records that `truncate` would keep."""
-  kept = _up_to(path, last_step + itself)
-  return hashlib.blake2b(_join(kept).encode(), digest_size=16).hexdigest()
+  """Returns the checksum of the lines that `truncate` would keep."""
+  kept = _lines_before(path, last_step + itself)
+  return hashlib.blake2b(kept.encode(), digest_size=16).hexdigest()
 
 
 def truncate(path: Path, last_step: int, itself: bool = True) -> None:
   """Drops every record after `last_step` and any half-written line.
 
   Args:
-    path: of the history.
-    last_step: the last one to keep records of.
-    itself: whether it is kept as well.
+    path: the history's file.
+    last_step: the last step whose records are kept.
+    itself: false drops the records of `last_step` too.
   """
-  replace_text(path, _join(_up_to(path, last_step + itself)))
+  replace_text(path, _lines_before(path, last_step + itself))
 
 
-def _up_to(path: Path, end: int) -> list[Record]:
-  return [record for record in read(path) if record["step"] < end]
+def _lines_before(path: Path, end: int) -> str:
+  """The lines of every record before a step, exactly as they were written."""
+  lines = (line for line, record in _read_lines(path) if record["step"] < end)
+  return "".join(line + "\n" for line in lines)
+
+
+def _read_lines(path: Path) -> list[tuple[str, Record]]:
+  if not path.exists():
+    return []
+  lines = read_text(path).split("\n")
+  # What follows the last newline was never finished.
+  return [
+    (line, _decode(path, i, line)) for i, line in enumerate(lines[:-1], 1)
+  ]
 
 
 def _append_line(path: Path, line: bytes, sync: bool) -> None:
@@ -122,17 +143,12 @@ def _whole_length(path: Path) -> int:
     return file.read().rfind(b"\n") + 1
 
 
-def _join(records: Iterable[Record]) -> str:
-  return "".join(
-    json.dumps(record, allow_nan=False) + "\n" for record in records
-  )
-
-
 def _decode(path: Path, number: int, line: str) -> Record:
   where = f"{path}, line {number},"
   record = check_fields(
     parse_json(line, where), where, {"step": int, "kind": str, "values": dict}
   )
+  record = _in_present_form(record)
   if record["kind"] not in KINDS:
     raise ConfigError(
       f"{where} must be of a kind among {', '.join(KINDS)}, got "
@@ -148,6 +164,20 @@ def _decode(path: Path, number: int, line: str) -> Record:
         f"{shown(value)}"
       )
   return record
+
+
+def _in_present_form(record: Record) -> Record:
+  """Renames what earlier versions called otherwise: a measurement a probe."""
+  if record["kind"] == "probe":
+    record["kind"] = "measurement"
+  values = {
+    RENAMED_VARIABLES.get(name, name): value
+    for name, value in record["values"].items()
+  }
+  return {
+    "measurement" if name == "probe" else name: value
+    for name, value in (record | {"values": values}).items()
+  }
 
 
 def _is_numbers(value: Any) -> bool:
