@@ -41,9 +41,9 @@ from scipy import stats
 from induction_jax.transition import (
   Interval,
   Transition,
+  curves,
   detect,
   detector,
-  models,
 )
 
 RHOS = (0.0, 0.5, 0.8, 0.95)
@@ -287,7 +287,7 @@ def ar1(rng: np.random.Generator, points: int, rho: float) -> np.ndarray:
 
 
 def logistic(age: np.ndarray, midpoint: float, width: float) -> np.ndarray:
-  return 1 / (1 + np.exp(-models.LOGISTIC_WIDTH * (age - midpoint) / width))
+  return 1 / (1 + np.exp(-curves.LOGISTIC_WIDTH * (age - midpoint) / width))
 
 
 def power_law(age: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -347,16 +347,16 @@ def most_power(cell: Cell, steps: np.ndarray, truth: np.ndarray) -> float:
   The log likelihood ratio of two known curves is normal, apart by d standard
   deviations, d^2 the whitened squared distance of the curves.
   """
-  curve = models.make_curve(steps, steps)
+  curve = curves.make_curve(steps, steps)
   jump = cell.height * logistic(
     steps / steps[-1], truth[1] / steps[-1], cell.width
   )
-  white = models.whiten(curve, cell.rho, jump)
+  white = curves.whiten(curve, cell.rho, jump)
   nearest = np.inf
-  for power in np.linspace(-models.MAX_POWER, models.MAX_POWER, 9):
+  for power in np.linspace(-curves.MAX_POWER, curves.MAX_POWER, 9):
     theta = np.array([cell.rho, power])
-    drift = models.design(curve, models.Model("power", 0), theta)
-    basis, _ = np.linalg.qr(models.whiten(curve, cell.rho, drift))
+    drift = curves.design(curve, curves.CurveModel("power", 0), theta)
+    basis, _ = np.linalg.qr(curves.whiten(curve, cell.rho, drift))
     left = white - basis @ (basis.T @ white)
     nearest = min(nearest, float(left @ left))
   critical = stats.norm.isf(detector.SIGNIFICANCE)

@@ -5,15 +5,15 @@ import pytest
 from absl.testing import absltest, parameterized
 from scipy.special import expit
 
-from induction_jax.transition import (
+from induction_jax.transition.events import date_excursion
+from induction_jax.transition.lead_lag import (
+  WINDOW,
   alarm_threshold,
   compare,
-  date_excursion,
   departures,
   first_alarm,
+  holm,
 )
-from induction_jax.transition.lead_lag import WINDOW
-from induction_jax.transition.multiplicity import holm
 
 # numpy alone: one interpreter says as much as two.
 pytestmark = pytest.mark.slow
@@ -105,7 +105,7 @@ class LeadTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(
-    ([1.0, 2.0], [1.0], "one time a seed, 2, got 1"),
+    ([1.0, 2.0], [1.0], "one time for each of the 2 seeds, got 1"),
     ([None, 2.0], [1.0, 2.0], "at least 2 seeds need a transition, got 1"),
   )
   def test_bad_input(self, transition, times, message):

@@ -7,7 +7,7 @@ from absl.testing import absltest, parameterized
 
 from induction_jax import circuits
 from induction_jax.circuits import significance
-from induction_jax.transition.multiplicity import holm
+from induction_jax.transition.lead_lag import holm
 
 L, H, D, K = 2, 3, 12, 4
 

@@ -12,7 +12,7 @@ from matplotlib.image import AxesImage
 from induction_jax import circuits
 from induction_jax.report import style
 from induction_jax.report.findings import Findings, measured
-from induction_jax.transition.multiplicity import holm
+from induction_jax.transition.lead_lag import holm
 
 LEVEL = 0.05  # of significance, for all pairs of a matrix together
 # Readers for which a matrix has room to say its numbers.

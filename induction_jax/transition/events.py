@@ -1,7 +1,7 @@
-"""Events of a signal that rises and falls again: when it leaves, when it peaks.
+"""Dates the rise and the peak of a signal that rises and falls again.
 
-For curvature and the scalars beside it, each dated by itself: nothing here
-knows when behaviour changes.
+Such signals are the curvature and the scalars that are compared with it. Each
+is dated without reference to any other signal or to the transition.
 """
 
 from typing import NamedTuple
@@ -9,51 +9,54 @@ from typing import NamedTuple
 import numpy as np
 from scipy import signal as peaks
 
-from induction_jax.transition.answers import Interval, Jump
+from induction_jax.transition.classification import Interval, Jump
 from induction_jax.transition.detector import MIN_POINTS, detect
 
-# A peak must stand out by this share of the signal's range, from its lowest
-# point on; lesser ones are on the way.
+# The smallest prominence of a peak, as a share of the signal's range after its
+# lowest point. Smaller peaks are fluctuations on the way up.
 MIN_PROMINENCE = 0.5
-# Measurements this many noise sds below the peak's could have been it.
+# A measurement within this many noise standard deviations of the highest one
+# may be the true peak.
 PEAK_SIGMAS = 2.0
-# Of a normal variable: standard deviation over median absolute deviation.
+# Ratio of standard deviation to median absolute deviation of a normal variable.
 _MAD = 1.4826
 
 
 class Excursion(NamedTuple):
   """A signal's rise, and the peak that ends it."""
 
-  status: str  # of the rise, as of `detect`; none if the signal falls
+  status: str  # of the rise, as in `Transition`; none if the signal falls
   reason: str
-  onset: Interval | None = None  # of the rise
-  peak: Interval | None = None  # None if it was still rising at the end
+  onset: Interval | None = None  # the 10 % point of the rise
+  peak: Interval | None = None  # None if the signal still rises at the end
 
 
 def date_excursion(steps: np.ndarray, signal: np.ndarray) -> Excursion:
-  """Dates a signal's first large rise and its peak.
+  """Dates the first large rise of a signal and its peak.
 
-  The peak is the first local maximum, after the signal's lowest point, that
-  stands out by half of the range from there on. What comes later (a second
-  excursion, swings) plays no part unless it dwarfs the first: the rise is
-  dated by `detect` on the signal up to the peak, of which its onset is the
-  10 % point. The peak's interval reaches over all measurements since the onset
-  that are within two noise sds of it (noise from differences before the onset;
-  taken as none where there are fewer than ten) and the ones next to these.
+  The peak is the first local maximum after the signal's lowest point whose
+  prominence is at least half of the range after that point. `detect` dates the
+  rise on the signal up to the peak, so that later excursions have no influence
+  unless they are much larger than the first one. A rise with fewer than 20
+  measurements up to the peak is `ambiguous`.
+
+  The interval of the peak spans all measurements of the excursion after the
+  onset that lie within two noise standard deviations of the peak, and their
+  neighbours. The noise is estimated from differences before the onset, and
+  taken as zero if there are fewer than ten.
 
   Args:
-    steps: [N], as of `detect`.
-    signal: [N]; a positive one, such as an eigenvalue, as its logarithm, a
-      dip with its sign changed.
+    steps: [N] steps of measurement, non-negative and increasing.
+    signal: [N] the signal. Pass the logarithm of a positive signal such as an
+      eigenvalue, and the negative of a dip.
 
   Raises:
-    ValueError: as `detect`; a rise with fewer than 20 measurements up to its
-      peak is `ambiguous`.
+    ValueError: if `detect` does not accept the arrays.
   """
   steps = np.asarray(steps, float)
   signal = np.asarray(signal, float)
   if len(signal) < MIN_POINTS or not np.all(np.isfinite(signal)):
-    detect(steps, signal)  # which says what is wrong
+    detect(steps, signal)  # raises the error that names the fault
   place = _find_peak(signal)
   last = len(signal) - 1 if place is None else place
   if last + 1 < MIN_POINTS:
@@ -67,7 +70,7 @@ def date_excursion(steps: np.ndarray, signal: np.ndarray) -> Excursion:
     if found.jumps:
       return Excursion("none", "the signal falls")
     return Excursion(found.status, found.reason)
-  rise = rising[-1]  # the one that leads to the peak
+  rise = rising[-1]  # the rise that leads to the peak
   peak = None if place is None else _peak_interval(steps, signal, place, rise)
   return Excursion(rise.status, rise.reason, rise.onset, peak)
 
@@ -92,7 +95,7 @@ def _peak_interval(
     noise = _MAD * np.median(np.abs(before - np.median(before)))
   high_enough = signal >= signal[place] - PEAK_SIGMAS * noise
   candidates = np.flatnonzero(high_enough & (steps >= onset))
-  # Not beyond the excursion: up to where the signal is half way down again.
+  # The excursion ends where the signal has fallen by half of its rise.
   half = (signal[place] + signal[:place].min()) / 2
   below = np.flatnonzero(signal[place:] < half)
   end = place + int(below[0]) if len(below) else len(signal) - 1

@@ -1,10 +1,11 @@
-"""Whether a curve has one jump more than a fit says: a parametric bootstrap.
+"""The test for one further jump: a parametric bootstrap.
 
-The statistic is the likelihood ratio of the model with a further jump to the
-model without, both maximised over the same grid. Its distribution is no chi
-square, since the new jump's midpoint and width do not exist under the null
-(Davies 1987); so it is simulated from the fitted null. Curve and replicates are
-scored on the same grid, so the coarseness of the grid costs power and not size.
+The statistic is the likelihood ratio of the models with and without the jump,
+both maximised over one grid. It does not follow a chi-square distribution,
+because the midpoint and the width of the jump do not exist under the null
+hypothesis (Davies 1987). Its distribution is therefore simulated from the
+fitted null model. The curve and the simulated curves are scored on the same
+grid, so a coarse grid costs power but does not change the size of the test.
 """
 
 from typing import NamedTuple
@@ -12,25 +13,34 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from induction_jax.transition import models
+from induction_jax.transition import curves
 
-RHOS = (0.0, 0.3, 0.5, 0.65, 0.8, 0.88, 0.94, 0.97, models.MAX_RHO)
-POWERS = np.linspace(-models.MAX_POWER, models.MAX_POWER, 9)
-_MAX_MIDPOINTS = 80
-_N_WIDTHS = 10
-_N_STARTS = 3
-# Replicates that often tell alone that a jump is not needed.
-_FEW = 24
+# The smallest amplitude of a jump, as a share of the signal's range. Smaller
+# jumps are noise or drift, and the search leaves them out. In slow noise a
+# single step of the noise often gains more likelihood than a wide jump does,
+# and must not hide it.
+MIN_SHARE = 0.25
+# Simulated curves for each test: p-values are multiples of 1 / 200.
+REPLICATES = 199
+# The first of them, which often suffice to show that a jump is not needed.
+FIRST_REPLICATES = 24
+# The grid.
+RHOS = (0.0, 0.3, 0.5, 0.65, 0.8, 0.88, 0.94, 0.97, curves.MAX_RHO)
+POWERS = np.linspace(-curves.MAX_POWER, curves.MAX_POWER, 9)
+MAX_MIDPOINTS = 80
+N_WIDTHS = 10
+N_STARTS = 3
 
 
 class Search(NamedTuple):
-  """What a further jump would gain.
+  """The evidence for one further jump.
 
   Attributes:
-    p_value: of the null that there is none; at least 1 / (replicates + 1).
-    starts: [n, 4], best first, each of another width: rho, midpoint, log width
-      and power, from where to fit the curve with the jump. None where no jump
-      is high enough.
+    p_value: of the null hypothesis of no further jump, at least
+      1 / (REPLICATES + 1).
+    starts: [n, 4] starting points for the fit with the jump: rho, midpoint,
+      log width and power. The best comes first, and each has another width.
+      Empty if no jump is high enough.
   """
 
   p_value: float
@@ -38,110 +48,123 @@ class Search(NamedTuple):
 
 
 class Grid(NamedTuple):
-  """Jumps to try, [G]."""
+  """The jumps that are tried, [G]."""
 
   midpoints: np.ndarray
   log_widths: np.ndarray
 
 
 class Scores(NamedTuple):
-  """Log likelihoods of some curves [B], and of one cell of the grid each."""
+  """Log likelihoods of B curves."""
 
-  null: np.ndarray  # [B], best over rho and power
-  jump: np.ndarray  # [B], best over rho, power and jump
-  # [rho, power, G], of the first curve; -inf where the jump gains nothing.
+  null: np.ndarray  # [B], maximised over rho and power
+  jump: np.ndarray  # [B], maximised over rho, power and jump
+  # [rho, power, G] for the first curve; -inf where the jump gains nothing.
   cells: np.ndarray
 
 
 def search(
-  curve: models.Curve,
-  null: models.Fit,
-  replicates: int,
+  curve: curves.Curve,
+  null: curves.Fit,
   rng: np.random.Generator,
-  *,
-  least: float = 0.0,
   enough: float = 1.0,
 ) -> Search:
-  """Tests a fit against the same with one more jump.
+  """Tests a fit against the model with one more jump.
 
   Args:
-    curve: what was fitted.
-    null: the fit, of whatever drift; both sides of the ratio may choose the
-      power of their drift anew, and the jumps of the null may move a little
-      (by the linear terms of a change in midpoint and log width).
-    replicates: curves to simulate from the null.
-    rng: to simulate with.
-    least: the lowest jump that counts, as a share of a curve's range. In slow
-      noise a step of the noise often gains more than a wide jump does; where
-      it is too low to count it must not stand in the way.
-    enough: above this it does not matter by how much, and where some of the
-      replicates alone bring the p-value there the others are not looked at.
+    curve: the curve that was fitted.
+    null: the fit, with any drift. Both likelihoods of the ratio are maximised
+      over the power of the drift anew, and the jumps of the null may move a
+      little (by the linear terms of a change in midpoint and log width).
+    rng: generator for the simulated curves.
+    enough: p-values above this need not be exact. The remaining replicates are
+      skipped once the first ones bring the p-value above it.
   """
   grid = _make_grid(curve)
-  innovations = rng.normal(size=(len(curve.time), replicates))
-  simulated = models.simulate(curve, null, null.noise_sd * innovations)
+  innovations = rng.normal(size=(len(curve.time), REPLICATES))
+  simulated = curves.simulate(curve, null, null.noise_sd * innovations)
+  parts = [FIRST_REPLICATES] if enough < 1 else []
   exceed = 0
-  for drawn in np.split(simulated, [_FEW] if enough < 1 else [], axis=1):
-    curves = np.column_stack([curve.height, drawn / np.ptp(drawn, axis=0)])
-    scores = score(curve, null, grid, curves, least)
+  for drawn in np.split(simulated, parts, axis=1):
+    heights = np.column_stack([curve.height, drawn / np.ptp(drawn, axis=0)])
+    scores = score(curve, null, grid, heights, MIN_SHARE)
     ratios = scores.jump - scores.null
     exceed += np.sum(ratios[1:] >= ratios[0])
-    p_value = float((1 + exceed) / (replicates + 1))
+    p_value = float((1 + exceed) / (REPLICATES + 1))
     if p_value > enough:
       break
   return Search(p_value, _best_starts(grid, scores.cells))
 
 
-def _make_grid(curve: models.Curve) -> Grid:
-  """Midpoints as dense as the measurements, or as many as are affordable."""
-  centres = (curve.time[1:] + curve.time[:-1]) / 2
-  centres = centres[:: -(-len(centres) // _MAX_MIDPOINTS)]
-  narrowest = np.log(np.median(np.diff(curve.time)) / 2)
-  widths = np.linspace(narrowest, 0.0, _N_WIDTHS)
-  log_widths, midpoints = np.meshgrid(widths, centres, indexing="ij")
-  return Grid(midpoints.ravel(), log_widths.ravel())
-
-
 def score(
-  curve: models.Curve,
-  null: models.Fit,
+  curve: curves.Curve,
+  null: curves.Fit,
   grid: Grid,
-  curves: np.ndarray,
-  least: float = 0.0,
+  heights: np.ndarray,
+  min_share: float,
 ) -> Scores:
-  """Every cell of the grid for every curve [N, B]; lower jumps gain nothing."""
-  widths = models.jump_width(curve, grid.midpoints, grid.log_widths)
-  jumps = models.logistic(curve, grid.midpoints, widths).T  # [N, G]
-  lowest = least / (jumps[-1] - jumps[0])  # coefficient of each, [G]
+  """Scores every cell of the grid for every curve of heights [N, B].
+
+  Jumps lower than min_share gain nothing.
+  """
+  widths = curves.jump_width(curve, grid.midpoints, grid.log_widths)
+  jumps = curves.logistic(curve, grid.midpoints, widths).T  # [N, G]
+  lowest = min_share / (jumps[-1] - jumps[0])  # [G] coefficients
   bases = [null_columns(curve, null, power) for power in POWERS]
-  n, b = curves.shape
-  floor = models.NOISE_FLOOR**2
+  n, b = heights.shape
+  floor = curves.NOISE_FLOOR**2
   best_null, best_jump = np.full((2, b), -np.inf)
   cells = np.empty((len(RHOS), len(POWERS), len(grid.midpoints)))
   for i, rho in enumerate(RHOS):
-    white = models.whiten(curve, rho, curves)
-    white_jumps = models.whiten(curve, rho, jumps)
+    white = curves.whiten(curve, rho, heights)
+    white_jumps = curves.whiten(curve, rho, jumps)
     squares = np.sum(white**2, axis=0)
     lengths = np.sum(white_jumps**2, axis=0)  # [G]
     products = white_jumps.T @ white  # [G, B]
     frames = [
-      np.linalg.qr(models.whiten(curve, rho, base))[0] for base in bases
+      np.linalg.qr(curves.whiten(curve, rho, base))[0] for base in bases
     ]
-    # One product for all powers reads the jumps once.
+    # A single product for all powers reads the jumps only once.
     shadows = np.split(white_jumps.T @ np.hstack(frames), len(frames), axis=1)
     for j, (basis, shadow) in enumerate(zip(frames, shadows)):
       inside = basis.T @ white
       left = squares - np.sum(inside**2, axis=0)  # [B]
       gains = _gains(lengths, shadow, products, inside, lowest)
-      without = models.log_likelihood(curve, rho, _floor(left / n, floor))
+      without = curves.log_likelihood(curve, rho, _floor(left / n, floor))
       smallest = _floor((left - np.max(gains, axis=0)) / n, floor)
-      with_jump = models.log_likelihood(curve, rho, smallest)
+      with_jump = curves.log_likelihood(curve, rho, smallest)
       first = _floor((left[0] - gains[:, 0]) / n, floor)
-      first = models.log_likelihood(curve, rho, first)
+      first = curves.log_likelihood(curve, rho, first)
       cells[i, j] = np.where(gains[:, 0] > 0, first, -np.inf)
       best_null = np.maximum(best_null, without)
       best_jump = np.maximum(best_jump, with_jump)
   return Scores(best_null, best_jump, cells)
+
+
+def null_columns(
+  curve: curves.Curve, null: curves.Fit, power: float
+) -> np.ndarray:
+  """Columns for level, drift, the present jumps, and small moves of these."""
+  drift = [np.ones_like(curve.time), special.boxcox(curve.age, power)]
+  k = null.model.jumps
+  if not k:
+    return np.column_stack(drift)
+  jumps = curves.CurveModel("constant", k)
+  theta = null.theta[: 1 + 2 * k]
+  coefficients = np.append(0.0, null.coefficients[-k:])
+  columns = curves.design(curve, jumps, theta)
+  moves = curves.jacobian(curve, jumps, theta, coefficients, columns)
+  return np.column_stack([*drift, moves[:, 1:]])
+
+
+def _make_grid(curve: curves.Curve) -> Grid:
+  """Midpoints between all measurements, thinned to at most MAX_MIDPOINTS."""
+  centres = (curve.time[1:] + curve.time[:-1]) / 2
+  centres = centres[:: -(-len(centres) // MAX_MIDPOINTS)]
+  narrowest = np.log(np.median(np.diff(curve.time)) / 2)
+  widths = np.linspace(narrowest, 0.0, N_WIDTHS)
+  log_widths, midpoints = np.meshgrid(widths, centres, indexing="ij")
+  return Grid(midpoints.ravel(), log_widths.ravel())
 
 
 def _gains(
@@ -151,13 +174,16 @@ def _gains(
   inside: np.ndarray,
   lowest: np.ndarray,
 ) -> np.ndarray:
-  """[G, B]: by how much each jump lowers each sum of squares.
+  """Reduction [G, B] of each curve's sum of squares by each jump.
 
-  From the jumps' squared lengths, their products with the null's basis and
-  with the curves, and the curves' with that basis. A jump whose coefficient is
-  below its lowest lowers it by nothing.
+  Args:
+    squares: [G] squared lengths of the jumps.
+    shadow: [G, null] products of the jumps with the null's basis.
+    products: [G, B] products of the jumps with the curves.
+    inside: [null, B] products of the null's basis with the curves.
+    lowest: [G] smallest coefficient of each jump; a lower one gains nothing.
   """
-  # Gram-Schmidt against the null; a jump inside its span gains nothing.
+  # Gram-Schmidt against the null. A jump inside its span gains nothing.
   beyond = squares - np.sum(shadow**2, axis=1)
   inverse = np.where(beyond > 1e-9 * squares, 1 / np.maximum(beyond, 1e-30), 0)
   gains = products - shadow @ inside
@@ -165,22 +191,6 @@ def _gains(
   gains *= gains
   gains *= inverse[:, None]
   return gains
-
-
-def null_columns(
-  curve: models.Curve, null: models.Fit, power: float
-) -> np.ndarray:
-  """Level, drift, the jumps so far and how they change as they move."""
-  drift = [np.ones_like(curve.time), special.boxcox(curve.age, power)]
-  k = null.model.jumps
-  if not k:
-    return np.column_stack(drift)
-  jumps = models.Model("constant", k)
-  theta = null.theta[: 1 + 2 * k]
-  coefficients = np.append(0.0, null.coefficients[-k:])
-  columns = models.design(curve, jumps, theta)
-  moves = models.jacobian(curve, jumps, theta, coefficients, columns)
-  return np.column_stack([*drift, moves[:, 1:]])
 
 
 def _best_starts(grid: Grid, cells: np.ndarray) -> np.ndarray:
@@ -194,7 +204,7 @@ def _best_starts(grid: Grid, cells: np.ndarray) -> np.ndarray:
     starts.append((cells[i, j, chosen[g]], theta))
   high = [pair for pair in starts if np.isfinite(pair[0])]
   ranked = sorted(high, key=lambda pair: -pair[0])
-  return np.array([theta for _, theta in ranked[:_N_STARTS]])
+  return np.array([theta for _, theta in ranked[:N_STARTS]])
 
 
 def _floor(variance: np.ndarray, floor: float) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Which of two events comes first, over many seeds.
+"""Whether an event precedes the transition, over many seeds.
 
-A lead is the transition's time less the event's, in steps: positive if the
-event comes first. Seeds are pairs, so what varies from seed to seed in both
-drops out.
+A lead is the step of the transition minus the step of the event, and is
+positive if the event comes first. Leads are taken within a seed, so that
+variation between seeds which affects both dates cancels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,27 +11,25 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from induction_jax.transition.multiplicity import holm
-
+CONFIDENCE = 0.95  # of the intervals
 RESAMPLES = 9999
-# Measurements from whose line a departure is counted.
-WINDOW = 15
+SEED = 0  # of the resampling
+WINDOW = 15  # measurements before each one, to which a line is fitted
 
 
 class Lead(NamedTuple):
   """How much earlier than the transition an event comes.
 
   Attributes:
-    n_seeds: with a dated transition.
-    n_dated: of these, with a dated event; all that follows is over them, and
-      says little of the event where they are few.
-    median: of the lead in steps; None without any.
-    low, high: its bootstrap interval, 95 % unless told; None where the
-      median is.
-    p_value: two-sided signed-rank test (Wilcoxon 1945) of a lead symmetric
-      about 0; 1 without any.
-    corrected: the same, controlling the family-wise rate over all events
-      (Holm 1979).
+    n_seeds: seeds with a dated transition.
+    n_dated: seeds among these with a dated event. Every attribute below is
+      computed over them.
+    median: median lead in steps; None if no seed is dated.
+    low: lower end of its 95 % bootstrap interval; None if no seed is dated.
+    high: upper end of that interval.
+    p_value: of the two-sided signed-rank test (Wilcoxon 1945) that leads are
+      symmetric about 0; 1 if no seed is dated.
+    corrected: the p-value corrected for the number of events (Holm 1979).
   """
 
   n_seeds: int
@@ -46,29 +44,26 @@ class Lead(NamedTuple):
 def compare(
   transition: Sequence[float | None],
   events: Mapping[str, Sequence[float | None]],
-  *,
-  confidence: float = 0.95,
-  seed: int = 0,
 ) -> dict[str, Lead]:
-  """The lead of every event over the transition.
+  """Computes the lead of every event over the transition.
+
+  The intervals are percentiles over resampled seeds (Efron 1979).
 
   Args:
-    transition: [N] step of the transition by seed; None where it was not
-      dated: such a seed is in no pair.
-    events: by name, [N] step of the event; None where it did not come.
-    confidence: of the intervals, percentiles of resampled seeds (Efron 1979).
-    seed: of the resampling.
+    transition: [N] step of the transition in each seed. None if it was not
+      dated; such seeds are left out.
+    events: name -> [N] step of the event in each seed, or None.
 
   Raises:
-    ValueError: if an event has not as many seeds as the transition, or fewer
+    ValueError: if an event does not have one entry for each seed, or fewer
       than two seeds have a transition.
   """
   leads = {}
   for name, times in events.items():
     if len(times) != len(transition):
       raise ValueError(
-        f"event {name!r} must have one time a seed, {len(transition)}, got "
-        f"{len(times)}"
+        f"event {name!r} must have one time for each of the "
+        f"{len(transition)} seeds, got {len(times)}"
       )
     leads[name] = np.array(
       [
@@ -82,12 +77,12 @@ def compare(
     raise ValueError(f"at least 2 seeds need a transition, got {n_seeds}")
   p_values = {name: _signed_rank(lead) for name, lead in leads.items()}
   corrected = holm(np.array(list(p_values.values())))
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(SEED)
   return {
     name: Lead(
       n_seeds,
       len(lead),
-      *_median(lead, confidence, rng),
+      *_median(lead, rng),
       p_values[name],
       float(corrected[i]),
     )
@@ -95,15 +90,32 @@ def compare(
   }
 
 
-def departures(signal: np.ndarray) -> np.ndarray:
-  """[N]: how far each measurement lies above the line of those before it.
+def holm(p: np.ndarray) -> np.ndarray:
+  """Corrects p-values of any shape for their number (Holm 1979).
 
-  In standard errors of the prediction from an ordinary least-squares line
-  through the WINDOW measurements before; 0 for the first WINDOW. Online: no
-  measurement sees a later one.
+  Rejecting where the corrected p-value is below alpha keeps the probability of
+  any false rejection at or below alpha, under any dependence between the
+  tests. Entries that are nan count as no test and stay nan.
+  """
+  flat = p.ravel()
+  tested = np.flatnonzero(~np.isnan(flat))
+  order = tested[np.argsort(flat[tested], kind="stable")]
+  scaled = flat[order] * np.arange(order.size, 0, -1)
+  adjusted = np.full(flat.shape, np.nan)
+  adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+  return adjusted.reshape(p.shape)
+
+
+def departures(signal: np.ndarray) -> np.ndarray:
+  """Distance [N] of each measurement above the line through those before it.
+
+  The line is an ordinary least-squares fit to the previous WINDOW
+  measurements, and the unit is the standard error of its prediction. The first
+  WINDOW entries are 0. No entry depends on a later measurement.
 
   Args:
-    signal: [N], at even steps; the logarithm of a positive one.
+    signal: [N] measurements at even steps. Pass the logarithm of a positive
+      signal.
   """
   signal = np.asarray(signal, float)
   x = np.arange(WINDOW) - (WINDOW - 1) / 2
@@ -116,7 +128,7 @@ def departures(signal: np.ndarray) -> np.ndarray:
     level = before.mean()
     noise = np.sqrt(np.sum((before - level - slope * x) ** 2) / (WINDOW - 2))
     error = signal[i] - level - slope * ahead
-    # A line without any noise is left by whatever is not on it.
+    # Any deviation from a line without noise is infinitely significant.
     far[i] = error / max(noise * spread, np.finfo(float).tiny)
   return far
 
@@ -124,14 +136,14 @@ def departures(signal: np.ndarray) -> np.ndarray:
 def alarm_threshold(
   controls: Sequence[np.ndarray], false_alarms: float
 ) -> float:
-  """The height that departures exceed in such a share of the controls.
+  """The threshold on departures that a given share of control runs exceeds.
 
-  Thresholds that give all signals the same rate of false alarms over a run
-  make their alarms comparable.
+  Alarms of different signals are comparable at thresholds with the same
+  false-alarm rate.
 
   Args:
-    controls: signals [N] of runs in which nothing happens.
-    false_alarms: share of them that may give an alarm, in (0, 1).
+    controls: signals [N] of runs without a transition.
+    false_alarms: the share of them that may raise an alarm, in (0, 1).
   """
   highest = [np.max(departures(signal)) for signal in controls]
   return float(np.quantile(highest, 1 - false_alarms, method="higher"))
@@ -140,7 +152,7 @@ def alarm_threshold(
 def first_alarm(
   steps: np.ndarray, signal: np.ndarray, threshold: float
 ) -> float | None:
-  """The first step at which the departure exceeds the threshold."""
+  """The first step at which the departure exceeds a threshold, or None."""
   above = np.flatnonzero(departures(signal) > threshold)
   return float(steps[above[0]]) if len(above) else None
 
@@ -152,12 +164,12 @@ def _signed_rank(lead: np.ndarray) -> float:
 
 
 def _median(
-  lead: np.ndarray, confidence: float, rng: np.random.Generator
+  lead: np.ndarray, rng: np.random.Generator
 ) -> tuple[float | None, float | None, float | None]:
-  """Median and percentile interval."""
+  """Median with its percentile interval."""
   if not lead.size:
     return None, None, None
   drawn = lead[rng.integers(len(lead), size=(RESAMPLES, len(lead)))]
-  tail = (1 - confidence) / 2
+  tail = (1 - CONFIDENCE) / 2
   low, high = np.quantile(np.median(drawn, axis=1), (tail, 1 - tail))
   return float(np.median(lead)), float(low), float(high)

@@ -1,82 +1,81 @@
-"""How many jumps a curve needs, and of which drift they are taken."""
+"""How many jumps a curve needs, and over which drift."""
 
 import numpy as np
 
-from induction_jax.transition import evidence, intervals, models
+from induction_jax.transition import curves, evidence, intervals
+from induction_jax.transition.evidence import MIN_SHARE
 
 MAX_JUMPS = 3
-# By so much a fit whose jumps are high enough may be worse than one with a
-# jump too low: beyond that the evidence against it is very strong (Kass and
-# Raftery 1995).
+# A fit whose jumps are all high enough may have a BIC larger by this much than
+# a fit with a lower jump. A larger difference is very strong evidence against
+# it (Kass and Raftery 1995).
 HIGHER_BIC = 10.0
-# Above its level and up to so many times it a test leaves doubt.
+# A p-value of up to this many times the level leaves the result ambiguous.
 DOUBT = 5.0
 
 
 def select_jumps(
-  curve: models.Curve,
-  significance: float,
-  min_share: float,
-  replicates: int,
-  rng: np.random.Generator,
-) -> tuple[list[models.Fit], list[float]]:
-  """Fits of every drift with as many jumps as are needed, and their p-values.
+  curve: curves.Curve, significance: float, rng: np.random.Generator
+) -> tuple[list[curves.Fit], list[float]]:
+  """Fits every drift with the number of jumps that the tests support.
 
-  The best BIC first. A second or third jump counts only if it lies apart; a
-  first is fitted even where it is merely doubtful.
+  A second or third jump counts only if it does not overlap another one. A
+  first jump whose p-value is at most DOUBT times the level is fitted too.
 
-  Beside one jump alone another looks like slow noise, in which neither is
-  needed. So where none has been, a second and a third are looked for as if
-  those before were, at half the significance: the evidence is then for all.
+  Two similar jumps can hide each other: beside the first one alone the second
+  looks like slow noise, and then neither is significant. If the first test
+  does not reject, a second and third jump are therefore still tested, at half
+  the level, and a rejection supports all of them together.
+
+  Returns:
+    The fits, one for each drift, lowest BIC first; and the p-value of each
+    jump of the first fit.
   """
   rivals, p_values = _fit_drifts(curve, 0, _null_starts()), [1.0]
-  answer, level, needed = (rivals, p_values), significance, False
+  selected, level, needed = (rivals, p_values), significance, False
   for jumps in range(MAX_JUMPS):
-    # Only the first jump's p-value is told where it is not needed.
+    # Only the first p-value is reported when the test does not reject.
     enough = level if jumps else 1.0
-    found = evidence.search(
-      curve, rivals[0], replicates, rng, least=min_share, enough=enough
-    )
+    found = evidence.search(curve, rivals[0], rng, enough=enough)
     p_value = found.p_value
     if not jumps:
-      answer = rivals, [p_value]
+      selected = rivals, [p_value]
     if not len(found.starts) or (needed and p_value > level):
-      return answer
+      return selected
     starts = [_with_jump(rivals[0], start) for start in found.starts]
-    wider = _fit_drifts(curve, jumps + 1, starts, min_share)
+    wider = _fit_drifts(curve, jumps + 1, starts)
     if jumps and _overlapping(intervals.points(curve, wider[0])):
-      return answer
+      return selected
     if p_value <= level:
       p_values = (
         _match(curve, rivals[0], wider[0], p_values, p_value)
         if needed
         else [p_value] * (jumps + 1)
       )
-      answer, level, needed = (wider, p_values), significance, True
+      selected, level, needed = (wider, p_values), significance, True
     else:
       level = significance / 2
       if not jumps and p_value <= DOUBT * significance:
-        answer = wider, [p_value]
+        selected = wider, [p_value]
     rivals = wider
-  return answer
+  return selected
 
 
 def _fit_drifts(
-  curve: models.Curve,
+  curve: curves.Curve,
   jumps: int,
   starts: list[np.ndarray],
-  min_share: float = 0.0,
-) -> list[models.Fit]:
-  """One fit for each drift, the lowest BIC first; starts end in a power.
+) -> list[curves.Fit]:
+  """The best fit for each drift, lowest BIC first; starts end in a power.
 
-  Of those whose every jump is high enough to count, if one is about as likely
-  as the likeliest: a line and one step of slow noise may fit a little better
-  than a level and a wide jump, but are not what the test looked for.
+  Fits with a jump below MIN_SHARE are left out if another fit has nearly the
+  same BIC. A line plus one step of slow noise may fit a little better than a
+  constant plus a wide jump, but is not what the test looked for.
   """
   without_power = np.unique([start[:-1] for start in starts], axis=0)
   fits = [
-    models.fit(curve, models.Model(drift, jumps), start)
-    for drift in models.DRIFTS
+    curves.fit(curve, curves.CurveModel(drift, jumps), start)
+    for drift in curves.DRIFTS
     for start in (starts if drift == "power" else without_power)
   ]
   likely = min(each.bic for each in fits) + HIGHER_BIC
@@ -84,41 +83,41 @@ def _fit_drifts(
     each
     for each in fits
     if each.bic <= likely
-    and np.all(np.abs(models.rises(curve, each)) >= min_share)
+    and np.all(np.abs(curves.rises(curve, each)) >= MIN_SHARE)
   ]
-  best: dict[str, models.Fit] = {}
+  best: dict[str, curves.Fit] = {}
   for each in sorted(high or fits, key=lambda each: each.bic):
     best.setdefault(each.model.drift, each)
   return list(best.values())
 
 
 def _null_starts() -> list[np.ndarray]:
-  """Starts [rho, power] from several sides."""
+  """Starting points [rho, power] for fits without a jump."""
   return [
     np.array([rho, power]) for rho in (0.1, 0.9) for power in (-1.0, 0.0, 1.0)
   ]
 
 
-def _with_jump(fitted: models.Fit, start: np.ndarray) -> np.ndarray:
-  """[rho, jumps so far, the new one, power] from [rho, jump, power]."""
-  so_far = fitted.theta[1 : 1 + 2 * fitted.model.jumps]
-  return np.concatenate([start[:1], so_far, start[1:]])
+def _with_jump(fitted: curves.Fit, start: np.ndarray) -> np.ndarray:
+  """[rho, present jumps, new jump, power] from [rho, new jump, power]."""
+  present = fitted.theta[1 : 1 + 2 * fitted.model.jumps]
+  return np.concatenate([start[:1], present, start[1:]])
 
 
 def _overlapping(points: np.ndarray) -> bool:
-  """Whether any two of [jumps, (onset, midpoint, completion)] overlap."""
+  """Whether the 10-90 % bands of any two jumps [jumps, points] overlap."""
   ordered = points[np.argsort(points[:, 1])]
   return bool(np.any(ordered[1:, 0] < ordered[:-1, 2]))
 
 
 def _match(
-  curve: models.Curve,
-  fewer: models.Fit,
-  more: models.Fit,
+  curve: curves.Curve,
+  fewer: curves.Fit,
+  more: curves.Fit,
   p_values: list[float],
   p_value: float,
 ) -> list[float]:
-  """p-values of the jumps of `more`: a jump keeps its own, the new one new."""
+  """p-values of the jumps of `more`: those of `fewer`, and the new one's."""
   if not fewer.model.jumps:
     return [p_value]
   old = intervals.points(curve, fewer)[:, 1]

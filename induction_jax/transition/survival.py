@@ -1,8 +1,8 @@
-"""When it happens over many runs, some of which ended before it did.
+"""The distribution of an event's time over runs, with right-censoring.
 
-A run whose transition had not come by its end says that it comes later, not
-that it never does, nor nothing at all: dropping it makes the rest look early.
-Here it is right-censored (Kaplan and Meier 1958).
+A run that ended before its transition shows that the transition comes later
+than that step. Leaving such runs out would bias the times downwards, so they
+count as right-censored (Kaplan and Meier 1958).
 """
 
 import warnings
@@ -11,32 +11,33 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-# Products of fractions come out a rounding above a half that is exact.
+CONFIDENCE = 0.95
+# Products of fractions can exceed an exact quantile by a rounding error.
 _ROUNDING = 1e-9
 
 
 class Survival(NamedTuple):
-  """Share of runs in which it has not happened, after each time."""
+  """The share of runs in which the event has not happened, by time."""
 
-  times: np.ndarray  # [E], ascending, of events and of censoring
-  share: np.ndarray  # [E]
-  low: np.ndarray  # [E], pointwise confidence limits
+  times: np.ndarray  # [E], ascending times of events and of censoring
+  share: np.ndarray  # [E], directly after each time
+  low: np.ndarray  # [E], pointwise 95 % confidence limits
   high: np.ndarray  # [E]
 
 
 class Spread(NamedTuple):
-  """Quantiles of the time; None where it was not seen in enough runs.
+  """Quantiles of an event's time; None where too few runs had the event.
 
   Attributes:
-    runs: that say anything of it.
-    seen: of those, in which it was seen.
-    earliest: the first of the times seen.
-    lower_quartile: by when a quarter of the runs had it.
-    median: by when half of them had.
-    median_low: lower limit of the median.
-    median_high: upper limit of the median; None is without bound.
-    upper_quartile: by when three quarters had.
-    latest: the last of the times seen.
+    runs: number of runs, censored ones included.
+    seen: number of runs in which the event was seen.
+    earliest: first of the times seen.
+    lower_quartile: time by which a quarter of the runs had the event.
+    median: time by which half of the runs had the event.
+    median_low: lower 95 % confidence limit of the median.
+    median_high: upper limit of the median; None if it is unbounded.
+    upper_quartile: time by which three quarters of the runs had the event.
+    latest: last of the times seen.
   """
 
   runs: int
@@ -50,22 +51,20 @@ class Spread(NamedTuple):
   latest: float | None
 
 
-def survival(
-  times: np.ndarray, seen: np.ndarray, confidence: float = 0.95
-) -> Survival:
-  """The Kaplan-Meier curve with limits on the log-log scale.
+def survival(times: np.ndarray, seen: np.ndarray) -> Survival:
+  """Estimates the Kaplan-Meier curve with pointwise confidence limits.
 
-  Assumes that when a run ends has nothing to do with when it would have
-  happened, as where all runs are of one length.
+  The limits come from Greenwood's variance on the log-log scale (Kalbfleisch
+  and Prentice 1980). Both are 0 once every run has had the event. Censoring is
+  assumed to be independent of the event, as it is if all runs are equally
+  long.
 
   Args:
-    times: [N] when it happened, or until when it had not.
-    seen: [N] bool, which of the two; true at least once.
-    confidence: of the limits, from Greenwood's variance (Kalbfleisch and
-      Prentice 1980), pointwise. After the last run's event both are 0.
+    times: [N] step of the event, or the last step at which it had not happened.
+    seen: [N] bool, whether the event was seen; true at least once.
 
   Raises:
-    ValueError: if it was seen in no run, or the lengths differ.
+    ValueError: if the event was seen in no run, or the lengths differ.
   """
   times, seen = np.asarray(times, float), np.asarray(seen, bool)
   if times.shape != seen.shape or times.ndim != 1 or not seen.any():
@@ -75,9 +74,10 @@ def survival(
     )
   curve = stats.ecdf(stats.CensoredData.right_censored(times, ~seen)).sf
   with warnings.catch_warnings():
-    # At shares of 1 and 0 the log-log scale ends; filled in below.
+    # The log-log scale is undefined at shares of 1 and 0. The limits there
+    # are filled in below.
     warnings.simplefilter("ignore", RuntimeWarning)
-    limits = curve.confidence_interval(confidence, method="log-log")
+    limits = curve.confidence_interval(CONFIDENCE, method="log-log")
   share = np.asarray(curve.probabilities)
   low, high = (
     np.where(np.isfinite(limit.probabilities), limit.probabilities, share)
@@ -86,24 +86,22 @@ def survival(
   return Survival(np.asarray(curve.quantiles), share, low, high)
 
 
-def spread(
-  times: np.ndarray, seen: np.ndarray, confidence: float = 0.95
-) -> Spread:
-  """Quantiles of a time over runs, censored ones counted.
+def spread(times: np.ndarray, seen: np.ndarray) -> Spread:
+  """Quantiles of an event's time over runs, with right-censoring.
 
-  A quantile is the first time by which that share of the runs had it. The
-  median's limits are the times at which the curve's limits pass a half
-  (Brookmeyer and Crowley 1982).
+  A quantile is the first time by which that share of the runs had the event.
+  The limits of the median are the times at which the limits of the
+  Kaplan-Meier curve pass one half (Brookmeyer and Crowley 1982).
 
   Args:
-    times: [N] as in survival; empty is allowed, and none seen.
-    seen: [N] bool.
-    confidence: of the median's limits.
+    times: [N] step of the event, or the last step at which it had not happened.
+    seen: [N] bool, whether the event was seen. It may be seen in no run, and N
+      may be 0.
   """
   times, seen = np.asarray(times, float), np.asarray(seen, bool)
   if not seen.any():
     return Spread(len(times), 0, *[None] * 7)
-  curve = survival(times, seen, confidence)
+  curve = survival(times, seen)
 
   def first(shares: np.ndarray, share: float) -> float | None:
     past = np.flatnonzero(shares <= share + _ROUNDING)

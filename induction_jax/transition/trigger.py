@@ -1,47 +1,51 @@
-"""Something is happening: an alarm while a run goes on, to measure more.
+"""An online change detector that asks for denser measurements during a run.
 
-A two-sided CUSUM (Page 1954) on a signal that is flat until something
-happens. It dates nothing (see induction_jax.transition.detector for that); a
-false alarm costs a few measurements.
+It is a two-sided CUSUM (Page 1954) on a signal that is flat until a change. It
+dates nothing, which is the task of induction_jax.transition.detector. A false
+alarm costs a few extra measurements.
 
-The baseline is learnt from LEARN measurements in a row that stay within BAND of
-their mean: mean, standard deviation and AR(1) correlation. From then on each
-measurement's innovation, over its standard deviation, is summed up as far as
-it exceeds DRIFT, upwards and downwards; a sum above THRESHOLD is an alarm. So
-is a measurement outside the band while no baseline is known. An alarm stays on
-until a new baseline is learnt, so for LEARN measurements after the signal has
-last left the band.
+The baseline (mean, standard deviation and AR(1) correlation) is estimated from
+LEARN consecutive measurements that stay within BAND of their mean. From then
+on the standardised innovations of the measurements are accumulated in two
+sums, one upwards and one downwards, each reduced by DRIFT per measurement and
+never below 0. A sum above THRESHOLD raises an alarm. While no baseline is
+known, a measurement outside the band raises one. An alarm lasts until a new
+baseline has been estimated, which is LEARN measurements after the signal last
+left the band.
 
-The threshold is set by simulation (`find_threshold`): of the whole procedure,
-learning included, for a signal in AR(1) noise of correlation CORRELATION, an
-alarm comes once in ARL measurements, over runs of twice that length. Times are
-far from exponential, for alarms come soon after a baseline that so short a
-stretch shows too even: a quarter of the runs have one within 50 measurements,
-half within 175, and 29 % have none in 1000. Stronger correlation makes it come
-sooner: once in about 450 at 0.8 and 110 at 0.95; without any, once in about
-2400. All that holds where the noise exceeds FLOOR, the least standard
-deviation; below that alarms are rarer.
+`find_threshold` sets the threshold by simulating the procedure, estimation of
+the baseline included, on AR(1) noise of correlation CORRELATION: the mean run
+length to a false alarm is ARL measurements, over runs of twice that length.
+The run lengths are far from exponential, because a short stretch can
+underestimate the noise and then cause an early alarm. A quarter of the runs
+have an alarm within 50 measurements, half within 175, and 29 % have none in
+1000. The mean run length is about 2400 without correlation, 450 at a
+correlation of 0.8 and 110 at 0.95. These figures hold if the noise exceeds
+FLOOR, the smallest standard deviation of a baseline. Weaker noise raises fewer
+alarms.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-LEARN = 20  # measurements that make a baseline
-BAND = 0.1  # of the signal's own units, here attention
-FLOOR = 0.005  # a baseline's least standard deviation, same units
-DRIFT = 0.5  # half the shift to find soonest, in standard deviations
+LEARN = 20  # measurements in a baseline
+BAND = 0.1  # in units of the signal, which is attention here
+FLOOR = 0.005  # smallest standard deviation of a baseline, in the same units
+DRIFT = (
+  0.5  # half of the shift that is detected fastest, in standard deviations
+)
 MAX_CORRELATION = 0.9
-ARL = 1000  # measurements to a false alarm, wanted
-CORRELATION = 0.5
+ARL = 1000  # intended mean number of measurements to a false alarm
+CORRELATION = 0.5  # of the simulated noise
+RUNS = 2000  # simulated runs
 THRESHOLD = 8.4  # find_threshold(), mean of three seeds
 
-
-Numbers = np.ndarray | np.floating  # of many runs at once, or of one
+Numbers = np.ndarray | np.floating  # many simulated runs at once, or one run
 
 
 class Baseline(NamedTuple):
-  """A flat signal's mean, marginal standard deviation and correlation."""
+  """Mean, marginal standard deviation and correlation of a flat signal."""
 
   mean: np.ndarray  # [...]
   sd: np.ndarray  # [...]
@@ -49,29 +53,30 @@ class Baseline(NamedTuple):
 
 
 class Trigger(NamedTuple):
-  """The state between two measurements, of float32 and int32 alone.
+  """The detector's state between two measurements.
 
-  So a checkpoint holds it without rounding. While `learnt` is below LEARN
-  the baseline is not known, and the sums are 0.
+  It holds only float32 and int32, so that a checkpoint stores it without
+  rounding. While `learnt` is below LEARN the baseline is not known, and both
+  sums are 0.
   """
 
-  alarm: np.int32  # 1 while something happens
-  learnt: np.int32  # how many of `recent` count
-  recent: np.ndarray  # float32 [LEARN], the stretch that is being learnt
+  alarm: np.int32  # 1 during an alarm
+  learnt: np.int32  # number of valid entries of `recent`
+  recent: np.ndarray  # float32 [LEARN], measurements of the baseline
   last: np.float32  # the newest measurement
-  high: np.float32  # the CUSUM upwards, standard deviations
-  low: np.float32  # the CUSUM downwards
+  high: np.float32  # upward CUSUM, in standard deviations
+  low: np.float32  # downward CUSUM
 
 
 def init_trigger() -> Trigger:
-  """Before the first measurement: nothing learnt, no alarm."""
+  """The state before the first measurement, without baseline or alarm."""
   count, number = np.int32(0), np.float32(0)
   recent = np.zeros(LEARN, np.float32)
   return Trigger(count, count, recent, number, number, number)
 
 
 def update(state: Trigger, value: float) -> Trigger:
-  """The state after one more measurement.
+  """Returns the state after one more measurement.
 
   Raises:
     ValueError: if the value is not finite.
@@ -84,7 +89,7 @@ def update(state: Trigger, value: float) -> Trigger:
 
 
 def fit_baseline(stretch: np.ndarray, floor: float = FLOOR) -> Baseline:
-  """The baseline of flat stretches [..., N]; correlations from 0 up."""
+  """Estimates the baseline of flat stretches [..., N]."""
   mean = stretch.mean(axis=-1)
   apart = stretch - mean[..., None]
   square = np.sum(apart**2, axis=-1)
@@ -98,7 +103,7 @@ def fit_baseline(stretch: np.ndarray, floor: float = FLOOR) -> Baseline:
 
 
 def innovation(baseline: Baseline, last: Numbers, value: Numbers) -> np.ndarray:
-  """What the measurement before does not explain, in its own deviations."""
+  """The standardised innovation of a measurement, given the previous one."""
   mean, sd, correlation = baseline
   change = (value - mean) - correlation * (last - mean)
   return change / (sd * np.sqrt(1 - correlation**2))
@@ -107,7 +112,7 @@ def innovation(baseline: Baseline, last: Numbers, value: Numbers) -> np.ndarray:
 def add(
   high: Numbers, low: Numbers, standard: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Both sums after one more standardised innovation (Page 1954)."""
+  """Both CUSUMs after one more standardised innovation (Page 1954)."""
   return (
     np.maximum(0.0, high + standard - DRIFT),
     np.maximum(0.0, low - standard - DRIFT),
@@ -116,30 +121,31 @@ def add(
 
 def simulate_peaks(
   length: int,
-  runs: int = 2000,
   correlation: float = CORRELATION,
   known: bool = False,
   seed: int = 0,
 ) -> np.ndarray:
-  """The larger sum's maximum so far, where nothing happens, [length, runs].
+  """Simulates the running maximum of the larger CUSUM without any change.
 
   Args:
-    length: measurements after the baseline is learnt.
-    runs: how many to simulate; the cost is linear in both.
+    length: number of measurements after the baseline.
     correlation: of the AR(1) noise.
-    known: whether the baseline is the true one in place of a learnt one.
+    known: whether to use the true baseline instead of an estimated one.
     seed: of the noise.
+
+  Returns:
+    Running maxima [length, RUNS].
   """
   rng = np.random.default_rng(seed)
-  noise = rng.standard_normal((LEARN + length, runs))
+  noise = rng.standard_normal((LEARN + length, RUNS))
   noise[1:] *= np.sqrt(1 - correlation**2)
   for i in range(1, len(noise)):
     noise[i] += correlation * noise[i - 1]
   baseline = fit_baseline(noise[:LEARN].T, floor=0.0)
   if known:
     baseline = Baseline(*map(np.asarray, (0.0, 1.0, correlation)))
-  high, low = np.zeros(runs), np.zeros(runs)
-  peaks = np.empty((length, runs))
+  high, low = np.zeros(RUNS), np.zeros(RUNS)
+  peaks = np.empty((length, RUNS))
   for i in range(length):
     last, value = noise[LEARN + i - 1 : LEARN + i + 1]
     high, low = add(high, low, innovation(baseline, last, value))
@@ -148,27 +154,29 @@ def simulate_peaks(
 
 
 def mean_run_length(peaks: np.ndarray, threshold: float) -> float:
-  """Measurements to an alarm: all that were watched, over all alarms.
+  """The mean number of measurements to an alarm.
 
-  Runs that end without one count with their length, as of an exponential
-  that is cut off.
+  It is the number of all measurements over the number of alarms, the
+  maximum-likelihood estimate for an exponential that is censored at the end of
+  the run.
   """
   quiet = np.sum(peaks <= threshold, axis=0)
   fired = quiet < len(peaks)
   return float(np.sum(quiet + fired) / max(np.sum(fired), 1))
 
 
-def find_threshold(arl: float = ARL, seed: int = 0) -> float:
-  """The threshold whose mean run length is `arl`, in runs cut at twice that.
+def find_threshold(seed: int = 0) -> float:
+  """Finds the threshold whose mean run length is ARL, by bisection.
 
-  To 1 % of itself for the draws of `seed`; about 4 % between seeds. Some
+  It is found to within 1 % for one simulation of runs of length 2 ARL. It
+  varies by about 4 % between seeds of the simulation. The search takes some
   seconds.
   """
-  peaks = simulate_peaks(2 * int(arl), seed=seed)
+  peaks = simulate_peaks(2 * ARL, seed=seed)
   low, high = 0.0, 100.0
   while high - low > 0.01 * high:
     middle = (low + high) / 2
-    short = mean_run_length(peaks, middle) < arl
+    short = mean_run_length(peaks, middle) < ARL
     low, high = (middle, high) if short else (low, middle)
   return high
 
@@ -197,7 +205,7 @@ def _learn(state: Trigger, value: float) -> Trigger:
 
 
 def _learn_anew(state: Trigger, value: float) -> Trigger:
-  """Alarm: what was the baseline is no more."""
+  """Raises the alarm and starts a new baseline with this measurement."""
   start = init_trigger()
   recent = start.recent.copy()
   recent[0] = value

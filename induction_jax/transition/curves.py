@@ -1,16 +1,17 @@
-"""Learning curves as drift, or drift and some jumps, in AR(1) noise.
+"""Learning curves as a drift plus logistic jumps in AR(1) noise.
 
 A drift is constant, linear, or a power law of the step (as a Box-Cox
-transform, so that p = 0 is the logarithm and p = 1 is linear). A jump is a
-logistic in time. Every model is linear in its coefficients given its shape,
-theta = [rho, midpoint and log width of each jump, power], of which it uses
-those it has; so the coefficients and the noise variance are eliminated
-(variable projection, Golub and Pereyra 1973).
+transform, in which power 0 is the logarithm and power 1 is linear). A jump is
+a logistic function of time. Given its shape theta = [rho, midpoint and log
+width of each jump, power], a model is linear in its coefficients [level, slope
+of the drift, height of each jump]. The coefficients and the noise variance are
+therefore eliminated (variable projection, Golub and Pereyra 1973). Entries of
+theta that a model does not use are left out.
 
-The noise is stationary with correlation rho^(gap / median gap) between
-neighbours: AR(1) where the steps are even, its continuous-time form where they
-are not. Time runs from 0 to 1 over the run, in steps or in their logarithm,
-and heights span 1.
+The noise is stationary. Its correlation between neighbouring measurements is
+rho^(gap / median gap), which is AR(1) at even steps and the continuous-time
+form of AR(1) at uneven ones. Time runs from 0 to 1 over the run, and heights
+are in units of the signal's range.
 """
 
 from typing import NamedTuple
@@ -19,49 +20,49 @@ import numpy as np
 from scipy import optimize, special
 
 DRIFTS = ("constant", "linear", "power")
-# The 10-90 % width of expit(x), 2 log 9: widths mean that throughout.
+# expit(x) rises from 10 to 90 % over 2 log 9. Every width is a 10-90 % width.
 LOGISTIC_WIDTH = 2 * np.log(9)
 MAX_RHO = 0.99
 MAX_POWER = 2.0
-# Standard deviation, as a fraction of the signal's range, below which a
-# residual is a matter of the model's shape and not evidence of anything.
+# Residuals below this standard deviation, as a fraction of the signal's range,
+# come from the logistic being only an approximation. They are not evidence.
 NOISE_FLOOR = 1e-3
-_DELTA = 1e-5
+_DELTA = 1e-5  # of the central difference in the power
 
 
 class Curve(NamedTuple):
-  """A learning curve in the units of the run: both axes span 1."""
+  """A learning curve whose two axes are scaled to span 1."""
 
   steps: np.ndarray  # [N]
   time: np.ndarray  # [N], from 0 to 1
   height: np.ndarray  # [N], mean 0
-  age: np.ndarray  # [N], step over last step, both one gap on: never 0
+  age: np.ndarray  # [N], (step + gap) / (last step + gap), never 0
   lags: np.ndarray  # [N - 1], gaps in steps over the median gap
   gap: float  # the median gap, in steps
   log_time: bool
 
 
-class Model(NamedTuple):
-  """Which drift, and how many jumps on top of it."""
+class CurveModel(NamedTuple):
+  """A kind of drift and the number of jumps added to it."""
 
   drift: str
   jumps: int
 
 
 class Fit(NamedTuple):
-  """The most likely curve of one model."""
+  """The maximum-likelihood curve of one model."""
 
-  model: Model
+  model: CurveModel
   theta: np.ndarray  # rho, then midpoint and log width of each jump, power
-  coefficients: np.ndarray  # level, slope if there is one, the jumps
-  noise_sd: float  # marginal, not of the innovations
+  coefficients: np.ndarray  # level, slope of the drift, height of each jump
+  noise_sd: float  # marginal standard deviation, not that of the innovations
   bic: float
 
 
 def make_curve(
   steps: np.ndarray, signal: np.ndarray, log_time: bool = False
 ) -> Curve:
-  """Scales both axes; the signal must not be constant."""
+  """Scales both axes of a signal that is not constant."""
   gaps = np.diff(steps)
   gap = float(np.median(gaps))
   age = (steps + gap) / (steps[-1] + gap)
@@ -78,7 +79,7 @@ def make_curve(
 
 
 def steps_at(curve: Curve, time: np.ndarray) -> np.ndarray:
-  """Steps of times, also of those beyond the run's ends."""
+  """Converts times to steps, extrapolating beyond the run's ends."""
   first, last = curve.steps[0], curve.steps[-1]
   if not curve.log_time:
     return first + time * (last - first)
@@ -86,11 +87,11 @@ def steps_at(curve: Curve, time: np.ndarray) -> np.ndarray:
   return (first + curve.gap) * ratio**time - curve.gap
 
 
-def fit(curve: Curve, model: Model, start: np.ndarray) -> Fit:
-  """Maximum likelihood near a start [theta].
+def fit(curve: Curve, model: CurveModel, start: np.ndarray) -> Fit:
+  """Maximises the likelihood from a starting theta.
 
-  BIC counts level, slope, power, and three parameters of every jump; rho and
-  the variance are common to all models.
+  The BIC counts the level, slope and power of the drift and three parameters
+  of each jump. It leaves out rho and the variance, which every model has.
   """
   bounds = theta_bounds(curve, model)
 
@@ -106,11 +107,11 @@ def fit(curve: Curve, model: Model, start: np.ndarray) -> Fit:
   return Fit(model, best.x, coefficients, sd, float(bic))
 
 
-def theta_bounds(curve: Curve, model: Model) -> list[tuple[float, float]]:
-  """Of theta, in its order."""
+def theta_bounds(curve: Curve, model: CurveModel) -> list[tuple[float, float]]:
+  """Bounds of each entry of theta."""
   bounds = [(0.0, MAX_RHO)]
-  # A jump less than half of which was seen is an exponential: its midpoint
-  # is anywhere beyond, so it is put at the end of the run.
+  # Less than half of a logistic looks like an exponential, which does not
+  # determine the midpoint. The bound keeps it at the end of the run.
   narrowest = np.log(np.diff(curve.time).min() / 2)
   bounds += [(0.0, 1.0), (narrowest, np.log(2.0))] * model.jumps
   if model.drift == "power":
@@ -118,8 +119,8 @@ def theta_bounds(curve: Curve, model: Model) -> list[tuple[float, float]]:
   return bounds
 
 
-def jumps_of(curve: Curve, model: Model, theta: np.ndarray) -> np.ndarray:
-  """[..., jumps, 2]: midpoint and 10-90 % width, in time, of theta [..., n]."""
+def jumps_of(curve: Curve, model: CurveModel, theta: np.ndarray) -> np.ndarray:
+  """Midpoints and widths in time, [..., jumps, 2], of theta [..., n]."""
   jumps = theta[..., 1 : 1 + 2 * model.jumps]
   jumps = jumps.reshape(*theta.shape[:-1], model.jumps, 2)
   widths = jump_width(curve, jumps[..., 0], jumps[..., 1])
@@ -129,9 +130,9 @@ def jumps_of(curve: Curve, model: Model, theta: np.ndarray) -> np.ndarray:
 def jump_width(
   curve: Curve, midpoint: np.ndarray, log_width: np.ndarray
 ) -> np.ndarray:
-  """10-90 % width, at least half the gap between the steps around it.
+  """The width of a jump, at least half the gap between the steps around it.
 
-  A narrower jump falls between two measurements and has no width to fit.
+  A narrower jump falls between two measurements, which determine no width.
   """
   centres = (curve.time[1:] + curve.time[:-1]) / 2
   gap = np.interp(midpoint, centres, np.diff(curve.time))
@@ -141,15 +142,16 @@ def jump_width(
 def logistic(
   curve: Curve, midpoint: np.ndarray, width: np.ndarray
 ) -> np.ndarray:
-  """[..., N]: unit jumps with midpoints and widths [...]."""
+  """Unit jumps [..., N] with the given midpoints and widths [...]."""
   since = curve.time - np.asarray(midpoint)[..., None]
   return special.expit(LOGISTIC_WIDTH * since / np.asarray(width)[..., None])
 
 
 def rises(curve: Curve, fitted: Fit) -> np.ndarray:
-  """[jumps]: how far each goes up from the first step to the last, in heights.
+  """Signed rise [jumps] of each jump between the first and the last step.
 
-  Less than its coefficient where part of it lies beyond the run.
+  It is smaller than the coefficient where part of the jump lies outside the
+  run. The unit is the signal's range.
   """
   jumps = jumps_of(curve, fitted.model, fitted.theta)
   risen = logistic(curve, jumps[:, 0], jumps[:, 1])
@@ -157,8 +159,8 @@ def rises(curve: Curve, fitted: Fit) -> np.ndarray:
   return heights * (risen[:, -1] - risen[:, 0])
 
 
-def design(curve: Curve, model: Model, theta: np.ndarray) -> np.ndarray:
-  """[..., N, coefficients] of theta [..., n]: level, drift, jumps."""
+def design(curve: Curve, model: CurveModel, theta: np.ndarray) -> np.ndarray:
+  """Columns [..., N, coefficients] for level, drift and jumps."""
   one = np.ones((*theta.shape[:-1], len(curve.time)))
   columns = [one]
   if model.drift == "linear":
@@ -173,16 +175,18 @@ def design(curve: Curve, model: Model, theta: np.ndarray) -> np.ndarray:
 
 def jacobian(
   curve: Curve,
-  model: Model,
+  model: CurveModel,
   theta: np.ndarray,
   coefficients: np.ndarray,
   columns: np.ndarray,
 ) -> np.ndarray:
-  """[..., N, coefficients + shape] of the mean; the shape is without rho.
+  """Derivatives of the mean, [..., N, coefficients + shape].
+
+  The shape is theta without rho, on which the mean does not depend.
 
   Args:
     curve: the curve.
-    model: of it.
+    model: its model.
     theta: [..., n].
     coefficients: [..., coefficients].
     columns: design(curve, model, theta).
@@ -194,7 +198,7 @@ def jacobian(
     height = coefficients[..., i - model.jumps, None]
     risen = columns[..., i - model.jumps]
     steepness = height * risen * (1 - risen) * LOGISTIC_WIDTH / width
-    # A width at its floor does not follow theta.
+    # A width at its lower bound does not depend on theta.
     free = np.exp(theta[..., 2 + 2 * i, None]) >= width
     slopes.append(-steepness)
     slopes.append(-steepness * (curve.time - midpoint) * free)
@@ -207,17 +211,18 @@ def jacobian(
 
 
 def mean(curve: Curve, fitted: Fit) -> np.ndarray:
-  """[N]: the fitted curve, in heights."""
+  """The fitted curve [N], in units of the signal's range."""
   return design(curve, fitted.model, fitted.theta) @ fitted.coefficients
 
 
 def simulate(curve: Curve, fitted: Fit, innovations: np.ndarray) -> np.ndarray:
-  """Curves [N, B] of a fit, from innovations [N, B] in its noise's units.
+  """Simulates curves [N, B] of a fit from innovations [N, B].
 
-  An autocorrelation estimated beside p parameters of a mean is too small by
-  about (p + (2 + p) rho) / N (for p = 1: Kendall 1954). Undone, here, for slow
-  noise that is taken for fast makes jumps look surer than they are; the
-  innovations keep their size, so the noise's variance grows.
+  An autocorrelation estimated together with the p parameters of a mean is too
+  small by about (p + (2 + p) rho) / N (Kendall 1954 for p = 1). This bias is
+  corrected here, because too small a correlation would make jumps look more
+  certain than they are. The innovations keep their size, so that the variance
+  of the noise grows with the correlation.
   """
   n, rho = len(curve.time), fitted.theta[0]
   p = len(fitted.coefficients) + len(fitted.theta) - 1
@@ -228,12 +233,12 @@ def simulate(curve: Curve, fitted: Fit, innovations: np.ndarray) -> np.ndarray:
 
 
 def decay(curve: Curve, rho: float) -> np.ndarray:
-  """[N - 1]: correlation of the noise between neighbours."""
+  """Correlation of the noise between neighbouring measurements, [N - 1]."""
   return rho**curve.lags
 
 
 def whiten(curve: Curve, rho: float, values: np.ndarray) -> np.ndarray:
-  """Innovations [N, ...] over their sd in units of the noise's."""
+  """Innovations [N, ...] of values, scaled to the noise's marginal variance."""
   kept = decay(curve, rho).reshape(-1, *[1] * (values.ndim - 1))
   white = np.array(values)
   white[1:] -= kept * values[:-1]
@@ -244,20 +249,22 @@ def whiten(curve: Curve, rho: float, values: np.ndarray) -> np.ndarray:
 def log_likelihood(
   curve: Curve, rho: float, variance: np.ndarray
 ) -> np.ndarray:
-  """Up to a constant; Gaussian, with the variance at its best."""
+  """Gaussian log likelihood at the optimal variance, up to a constant."""
   log_det = np.sum(np.log1p(-(decay(curve, rho) ** 2)))
   return -0.5 * (len(curve.time) * np.log(variance) + log_det)
 
 
-def _log_likelihood(curve: Curve, model: Model, theta: np.ndarray) -> float:
+def _log_likelihood(
+  curve: Curve, model: CurveModel, theta: np.ndarray
+) -> float:
   variance = np.asarray(_project(curve, model, theta)[1])
   return float(log_likelihood(curve, theta[0], variance))
 
 
 def _project(
-  curve: Curve, model: Model, theta: np.ndarray
+  curve: Curve, model: CurveModel, theta: np.ndarray
 ) -> tuple[np.ndarray, float]:
-  """The coefficients and the noise variance that go best with theta."""
+  """The maximum-likelihood coefficients and noise variance at a theta."""
   columns = whiten(curve, theta[0], design(curve, model, theta))
   height = whiten(curve, theta[0], curve.height)
   coefficients = np.linalg.lstsq(columns, height, rcond=None)[0]
@@ -266,7 +273,7 @@ def _project(
 
 
 def _colour(curve: Curve, rho: float, innovations: np.ndarray) -> np.ndarray:
-  """Noise [N, ...] from innovations: the inverse of `whiten`."""
+  """Noise [N, ...] from innovations, the inverse of `whiten`."""
   noise = np.array(innovations)
   for i, kept in enumerate(decay(curve, rho)):
     noise[i + 1] = kept * noise[i] + np.sqrt(1 - kept**2) * innovations[i + 1]
