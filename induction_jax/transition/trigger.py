@@ -32,9 +32,7 @@ import numpy as np
 LEARN = 20  # measurements in a baseline
 BAND = 0.1  # in units of the signal, which is attention here
 FLOOR = 0.005  # smallest standard deviation of a baseline, in the same units
-DRIFT = (
-  0.5  # half of the shift that is detected fastest, in standard deviations
-)
+DRIFT = 0.5  # half of the shift to detect fastest, in standard deviations
 MAX_CORRELATION = 0.9
 ARL = 1000  # intended mean number of measurements to a false alarm
 CORRELATION = 0.5  # of the simulated noise
