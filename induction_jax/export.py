@@ -12,8 +12,6 @@ Beside the weights goes the model's config, under the same name in .json:
 
 from pathlib import Path
 
-from absl import flags
-
 from induction_jax import exchange
 from induction_jax.commands import command_line
 from induction_jax.config import ConfigError
@@ -26,20 +24,21 @@ from induction_jax.storage.run_directory import load_run
 
 def main(argv: list[str]) -> int:
   """Runs the command line; returns the exit status."""
-  values = flags.FlagValues()
-  flags.DEFINE_integer(
-    "step", None, "Step of a checkpoint; default the last.", flag_values=values
+  parser = command_line.make_parser("export", "RUN", __doc__)
+  command_line.add_run_argument(parser)
+  parser.add_argument(
+    "--step",
+    type=int,
+    metavar="N",
+    help="Step of a checkpoint. Default: the last.",
   )
-  flags.DEFINE_string(
-    "out",
-    None,
-    "File to write; default weights/<step>.safetensors in the run directory.",
-    flag_values=values,
+  parser.add_argument(
+    "--out",
+    metavar="FILE",
+    help="File to write. Default: RUN/weights/STEP.safetensors.",
   )
-  extra = command_line.parse(values, argv, __doc__ or "")
-  if len(extra) != 1:
-    raise ConfigError("one run directory is required, such as runs/a")
-  root = Path(extra[0])
+  values = command_line.parse(parser, argv)
+  root = command_line.run_directory(parser, values)
   out = Path(values.out) if values.out else None
   for path in export(root, values.step, out):
     print(f"written: {path}")

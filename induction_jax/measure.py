@@ -1,29 +1,34 @@
-"""Measures checkpoints of a run again, with other settings or other probes.
+r"""Measures checkpoints of a run again, or a file of weights.
 
-  python -m induction_jax.measure runs/a --probes=density,blocks
+  python -m induction_jax.measure runs/a --measurements=density,blocks
   python -m induction_jax.measure runs/a --step=400 \
     --config.spectra.track_top_k_eigenvalues=20
-  python -m induction_jax.measure --weights=model.safetensors
+  python -m induction_jax.measure --weights=model.safetensors --ablate
 
-The last measures a file of weights, which no run has made (see
-induction_jax.commands.measure_weights, and --weights with --help).
+Measurements of a run may have other settings than the run had. They go to
+remeasured.jsonl and, in place of what the run itself measured at the same
+step, into results.nc; history.jsonl stays.
 
-What is measured of a run goes to remeasured.jsonl and, in place of what the
-run itself measured at the same step, into results.nc; history.jsonl is left as
-it is.
+Weights may be in the layout of GPT-2, of GPT-NeoX (Pythia) or of
+induction_jax.export, with the network's settings in config.json, or in a .json
+of the file's own name, beside them. Heads are measured on random tokens in
+which a pattern recurs.
 """
 
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict, config_flags
 
 from induction_jax.commands import command_line, measure_weights
-from induction_jax.config import Config, ConfigError, make_config, to_dict
+from induction_jax.config import (
+  Config,
+  ConfigError,
+  change,
+  parse_leaves,
+  to_dict,
+)
 from induction_jax.devices.mesh import fit_to_devices
 from induction_jax.run.experiment import make_experiment
 from induction_jax.run.measuring import keep_vectors, measure, measure_constants
@@ -53,41 +58,45 @@ PROBES = (*SECTIONS, *OF_SOME_RUNS)
 
 def main(argv: list[str]) -> int:
   """Runs the command line; returns the exit status."""
-  if any(
-    x.lstrip("-").split("=")[0] == "weights" for x in argv if x[:1] == "-"
-  ):
-    return measure_weights.main(argv)
-  if {"--help", "-h"} & set(argv):
-    print(__doc__)
-    return 0
-  if len(argv) < 2 or argv[1].startswith("-"):
-    raise ConfigError("a run directory is required first, such as runs/a")
-  directory, config = load_run(Path(argv[1]))
-  values = flags.FlagValues()
-  flags.DEFINE_string(
-    "step", "all", "Step of a checkpoint, or all of them.", flag_values=values
+  parser = command_line.make_parser(
+    "measure", "(RUN | --weights FILE)", __doc__
   )
-  flags.DEFINE_list(
-    "probes",
-    None,
-    f"Some of {', '.join(PROBES)}; default: those whose settings are given.",
-    flag_values=values,
+  command_line.add_run_argument(parser)
+  of_runs = parser.add_argument_group("checkpoints of a run")
+  of_runs.add_argument(
+    "--step",
+    default="all",
+    metavar="N",
+    help="Step of a checkpoint, or all (the default).",
   )
-  command_line.check_names(
-    argv
-  )  # a wrong one fails while the flags are defined
-  settings = ConfigDict(to_dict(fit_to_devices(config)))
-  config_flags.DEFINE_config_dict("config", settings, flag_values=values)
-  extra = command_line.parse(values, argv, __doc__ or "")
-  if len(extra) != 1:
-    raise ConfigError(f"unexpected argument {extra[1]!r}")
-  names = _chosen_probes(values.probes, command_line.overridden(argv))
+  of_runs.add_argument(
+    "--measurements",
+    metavar="A,B",
+    help=f"Some of {', '.join(PROBES)}. Default: those whose settings are "
+    "given.",
+  )
+  command_line.add_setting_flags(of_runs)
+  of_weights = measure_weights.add_flags(parser)
+  values = command_line.parse(parser, argv)
+  if values.weights is not None:
+    if values.run is not None:
+      raise ConfigError(f"unexpected argument {values.run!r} beside --weights")
+    if values.step != "all" or values.measurements or values.settings:
+      raise ConfigError(
+        "--step, --measurements and --config.SECTION.LEAF are for a run, and "
+        "--weights is a file"
+      )
+    return measure_weights.main(values)
+  for flag in of_weights:
+    if getattr(values, flag.dest) != flag.default:
+      raise ConfigError(f"{flag.option_strings[0]} needs --weights")
+  directory, config = load_run(command_line.run_directory(parser, values))
+  names = _chosen_probes(values.measurements, list(values.settings))
   steps = _chosen_steps(values.step, directory)
-  other = make_config(settings.to_dict())
+  settings = parse_leaves(values.settings)
+  other = change(to_dict(fit_to_devices(config)), settings)
   with lock.hold(directory.root):
-    remeasure(
-      directory, config, other, names, steps, command_line.overridden(argv)
-    )
+    remeasure(directory, config, other, names, steps, list(settings))
   return 0
 
 
@@ -99,7 +108,7 @@ def remeasure(
   steps: list[int],
   changed: list[str],
 ) -> None:
-  """Measures checkpoints with the probes of another config.
+  r"""Measures checkpoints with the probes of another config.
 
   Args:
     directory: of the run.
@@ -176,8 +185,8 @@ def _check_runs(names: list[str], flat: dict[str, Any]) -> None:
     leaf, allowed = OF_SOME_RUNS[name]
     if flat[leaf] not in allowed:
       raise ConfigError(
-        f"--probes={name} needs a run with {leaf}={' or '.join(allowed)}, got "
-        f"{flat[leaf]}"
+        f"--measurements={name} needs a run with {leaf}="
+        f"{' or '.join(allowed)}, got {flat[leaf]}"
       )
 
 
@@ -191,7 +200,7 @@ def _known_variables(directory: RunDirectory) -> set[str]:
   }
 
 
-def _chosen_probes(named: list[str] | None, changed: list[str]) -> list[str]:
+def _chosen_probes(named: str | None, changed: list[str]) -> list[str]:
   # Of the devices there is nothing to choose probes by.
   sections = {leaf.split(".")[0] for leaf in changed} - {"mesh"}
   for section in sorted(sections - set(SECTIONS)):
@@ -199,15 +208,15 @@ def _chosen_probes(named: list[str] | None, changed: list[str]) -> list[str]:
       f"a checkpoint cannot be measured with another {section}: settings are "
       f"those of {', '.join(SECTIONS)}, mesh"
     )
-  chosen = sorted(sections) if named is None else named
+  chosen = sorted(sections) if named is None else command_line.split(named)
   for name in chosen:
     if name not in PROBES:
       raise ConfigError(
-        f"--probes must be some of {', '.join(PROBES)}, got {name!r}"
+        f"--measurements must be some of {', '.join(PROBES)}, got {name!r}"
       )
   if not chosen:
     raise ConfigError(
-      "nothing to measure: give --probes, or settings of a probe"
+      "nothing to measure: give --measurements, or settings of one"
     )
   return chosen
 

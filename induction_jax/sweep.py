@@ -11,6 +11,7 @@ run directory of its own in it, seed_0007 say, that every other command reads:
   python -m induction_jax.visualize runs/quick_64/seed_0007
 """
 
+import argparse
 import contextlib
 import shlex
 import sys
@@ -20,13 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags
 
 from induction_jax.commands import command_line
-from induction_jax.commands.grid import Setting, make_grid
 from induction_jax.commands.interrupt import Interrupt
 from induction_jax.commands.progress import make_watcher
-from induction_jax.commands.sweep_options import parse
+from induction_jax.commands.sweep_options import Setting, make_grid, parse
 from induction_jax.config import Config, ConfigError
 from induction_jax.devices import processes
 from induction_jax.devices.limits import GIB
@@ -75,10 +74,10 @@ from induction_jax.storage.sweep_directory import (
 
 def main(argv: list[str]) -> int:
   """Runs the command line; returns the exit status."""
-  values = parse(argv, __doc__ or "")
-  config = command_line.config_from(values, argv)
+  values = parse(argv, __doc__)
+  config = command_line.config_from(values)
   command_line.join_processes(values)
-  settings = make_grid(config, values.over, command_line.overridden(argv))
+  settings = make_grid(config, values.over, list(values.settings))
   root = Path(values.workdir)
   jobs = []
   for setting in settings:  # all of them, before anything is written
@@ -94,8 +93,8 @@ def main(argv: list[str]) -> int:
   if values.over:
     processes.on_first_process(lambda: open_grid(root, config, over))
   summaries = {}
-  last_words = "python -m induction_jax.sweep " + shlex.join(argv[1:])
-  with Interrupt(last_words) as interrupt, contextlib.ExitStack() as locks:
+  resume_command = "python -m induction_jax.sweep " + shlex.join(argv[1:])
+  with Interrupt(resume_command) as interrupt, contextlib.ExitStack() as locks:
     for setting, experiment, plan in jobs:
       directory = SweepDirectory(root / setting.name)
       enter = partial(_enter, locks, directory, setting.config, plan)
@@ -169,7 +168,7 @@ def write_so_far(
 
 
 def _plan(
-  values: flags.FlagValues, experiment: Experiment, root: Path
+  values: argparse.Namespace, experiment: Experiment, root: Path
 ) -> SweepPlan:
   """What is asked; what is not, as the sweep in the directory has it."""
   stored = read_plan(root)

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import jax
-from absl import flags
 
 from induction_jax.commands import command_line
 from induction_jax.commands.figures import draw_figures
@@ -43,25 +42,22 @@ DIVERGED = 1
 def main(argv: list[str]) -> int:
   """Runs the command line; returns the exit status."""
   started = time.strftime("%Y%m%d_%H%M%S")
-  values = flags.FlagValues()
-  flags.DEFINE_string(
-    "workdir",
-    None,
-    "Directory of the run; default runs/induction_run_<timestamp>.",
-    flag_values=values,
+  parser = command_line.make_parser("train", "--config FILE", __doc__)
+  command_line.add_config_flag(parser)
+  parser.add_argument(
+    "--workdir",
+    metavar="DIR",
+    help="Directory of the run. Default: runs/induction_run_<timestamp>.",
   )
-  flags.DEFINE_boolean(
-    "resume",
-    True,
-    "Go on with the run in --workdir; --noresume refuses one that exists.",
-    flag_values=values,
+  parser.add_argument(
+    "--noresume",
+    dest="resume",
+    action="store_false",
+    help="Refuse a --workdir that holds a run, instead of going on with it.",
   )
-  command_line.add_process_flags(values)
-  command_line.add_config_flag(values, argv)
-  extra = command_line.parse(values, argv, __doc__ or "")
-  if extra:
-    raise ConfigError(f"unexpected argument {extra[0]!r}")
-  config = command_line.config_from(values, argv)
+  command_line.add_process_flags(parser)
+  values = command_line.parse(parser, argv)
+  config = command_line.config_from(values)
   if config.mesh.seeds:
     raise ConfigError(
       "mesh.seeds shares the seeds of a sweep, and this is one run: leave it "
@@ -101,7 +97,7 @@ def _train(
   told = f"devices: {devices(config.mesh)} of {jax.device_count()}"
   print(told, flush=True)
   cost = Cost(directory, started)
-  with Interrupt(last_words=again) as interrupt:
+  with Interrupt(resume_command=again) as interrupt:
     watcher = make_watcher(config.train.num_steps)
     try:
       end = run(
@@ -154,7 +150,7 @@ def _write_what_there_is(
 
 def _again(argv: list[str], root: Path) -> str:
   """The command that goes on with this run."""
-  kept = [a for a in argv[1:] if a != "--noresume"]
+  kept = [a for a in argv[1:] if a not in ("--noresume", "--no-resume")]
   if not any(a.startswith("--workdir") for a in kept):
     kept.append(f"--workdir={root}")
   return "python -m induction_jax.train " + shlex.join(kept)

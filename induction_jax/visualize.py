@@ -4,10 +4,7 @@ python -m induction_jax.visualize runs/a
 python -m induction_jax.visualize runs/a --format pdf
 """
 
-from pathlib import Path
-
 import xarray as xr
-from absl import flags
 
 from induction_jax.commands import command_line
 from induction_jax.commands.figures import draw_figures
@@ -23,18 +20,15 @@ FORMATS = ("png", "svg", "pdf")
 
 def main(argv: list[str]) -> int:
   """Runs the command line; returns the exit status."""
-  values = flags.FlagValues()
-  flags.DEFINE_enum(
-    "format",
-    None,
-    FORMATS,
-    "File format of the figures; by default that of the run.",
-    flag_values=values,
+  parser = command_line.make_parser("visualize", "RUN", __doc__)
+  command_line.add_run_argument(parser)
+  parser.add_argument(
+    "--format",
+    choices=FORMATS,
+    help="File format of the figures. Default: the run's report.format.",
   )
-  extra = command_line.parse(values, argv, __doc__ or "")
-  if len(extra) != 1:
-    raise ConfigError("one run directory is required, such as runs/a")
-  run, config = load_run(Path(extra[0]))
+  values = command_line.parse(parser, argv)
+  run, config = load_run(command_line.run_directory(parser, values))
   experiment = make_reader(config)
   if not checkpoints.steps(run.checkpoints):
     raise ConfigError(f"{run.root} has no checkpoint yet: nothing to draw")

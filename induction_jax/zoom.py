@@ -2,7 +2,7 @@
 
   python -m induction_jax.zoom runs/a
   python -m induction_jax.zoom runs/a --from=380 --to=430 --every=1
-  python -m induction_jax.zoom runs/a --probes=behaviour,spectra,circuits
+  python -m induction_jax.zoom runs/a --measurements=behaviour,spectra,circuits
 
 Training starts again at the newest checkpoint before the stretch, is measured
 every few steps within it with the run's own settings, and goes on to the next
@@ -21,10 +21,7 @@ summary.json as `zoom`, beside the run's own answer.
 import math
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
-
-from absl import flags
 
 from induction_jax.commands import command_line
 from induction_jax.commands.figures import draw_figures
@@ -55,34 +52,35 @@ from induction_jax.storage.run_directory import (
 FAILED = 1  # not the same bits, or numbers that are not finite
 PROBES = ("behaviour", "spectra")  # by default, where the run has them
 MEASUREMENTS = 100  # about as many by default
+STATUS = (
+  "  1 also means that the replay differs from the run, on the same device"
+)
 
 
 def main(argv: list[str]) -> int:
   """Runs the command line; returns the exit status."""
-  values = flags.FlagValues()
-  for name, what in (
-    ("from", "First step to measure; by default before the transition."),
-    ("to", "Last step to measure; by default after the transition."),
-    ("every", "Steps from one measurement to the next."),
+  parser = command_line.make_parser("zoom", "RUN", __doc__, STATUS)
+  command_line.add_run_argument(parser)
+  for flag, meaning in (
+    ("--from", "First step to measure. Default: before the transition."),
+    ("--to", "Last step to measure. Default: after the transition."),
+    ("--every", "Steps between measurements. Default: about 100 in all."),
   ):
-    flags.DEFINE_integer(name, None, what, flag_values=values)
-  flags.DEFINE_list(
-    "probes",
-    None,
-    f"Some of those of the run; default {','.join(PROBES)}.",
-    flag_values=values,
+    parser.add_argument(flag, type=int, metavar="N", help=meaning)
+  parser.add_argument(
+    "--measurements",
+    metavar="A,B",
+    help=f"Some of the run's own. Default: {','.join(PROBES)}.",
   )
-  extra = command_line.parse(values, argv, __doc__ or "")
-  if len(extra) != 1:
-    raise ConfigError("one run directory is required, such as runs/a")
-  directory, config = load_run(Path(extra[0]))
+  values = command_line.parse(parser, argv)
+  directory, config = load_run(command_line.run_directory(parser, values))
   if not checkpoints.steps(directory.checkpoints):
     raise ConfigError(
       f"{directory.root} has no checkpoint: there is nothing to replay from"
     )
   experiment = make_experiment(fit_to_devices(config))._replace(config=config)
-  probes = _chosen_probes(values.probes, experiment)
-  first, last = values["from"].value, values["to"].value
+  probes = _chosen_probes(values.measurements, experiment)
+  first, last = getattr(values, "from"), values.to
   if first is None or last is None:
     around = _around_transition(experiment, directory)
     first = around[0] if first is None else first
@@ -114,9 +112,9 @@ def zoom(
   again = (
     f"python -m induction_jax.zoom {shlex.quote(str(directory.root))} "
     f"--from={plan.first} --to={plan.last} --every={plan.every} "
-    f"--probes={names}"
+    f"--measurements={names}"
   )
-  with Interrupt(last_words=again) as interrupt:
+  with Interrupt(resume_command=again) as interrupt:
     watcher = make_watcher(plan.stop)
     try:
       end, compared = replay(
@@ -149,20 +147,22 @@ def zoom(
   return FAILED if differs and not changed else 0
 
 
-def _chosen_probes(
-  named: list[str] | None, experiment: Experiment
-) -> list[Probe]:
+def _chosen_probes(listed: str | None, experiment: Experiment) -> list[Probe]:
   known = [probe.name for probe in experiment.probes]
-  if named is None:
+  if listed is None:
     named = [name for name in PROBES if name in known]
+  else:
+    named = command_line.split(listed)
   for name in named:
     if name not in known:
       raise ConfigError(
-        "--probes must be some of those that the run measured with "
+        "--measurements must be some of those that the run measured with "
         f"({', '.join(known)}), got {name!r}"
       )
   if not named:
-    raise ConfigError(f"--probes must be some of {', '.join(known)}, got none")
+    raise ConfigError(
+      f"--measurements must be some of {', '.join(known)}, got none"
+    )
   # In the run's order, each once.
   return [probe for probe in experiment.probes if probe.name in named]
 

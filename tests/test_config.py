@@ -1,16 +1,30 @@
-"""The config: what is refused at the door, and with which words."""
+"""The config: its settings, their checks, its files and older runs."""
 
+import contextlib
 import copy
 import importlib
 import json
 import pathlib
+import re
+import sys
+import tempfile
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 from ml_collections import ConfigDict
 
 from configs import base
 from induction_jax import config as config_lib
-from induction_jax.config import Config, ConfigError, make_config
+from induction_jax.config import (
+  Config,
+  ConfigError,
+  load_config,
+  make_config,
+  read_config,
+  reading,
+)
+from induction_jax.config.describe import base_text, describe
+from induction_jax.config.reading import VERSION, Retired, value_of
 
 CONFIGS = sorted(
   path.stem
@@ -141,14 +155,8 @@ class RangesTest(parameterized.TestCase):
   )
   def test_takes_the_edge_of_a_range(self, **leaves):
     config = make_config(_values(**leaves))
-    flat = {
-      name: value
-      for name, value in config_lib._flatten(config_lib.to_dict(config)).items()
-      if name.replace(".", "__") in leaves
-    }
-    self.assertEqual(
-      flat, {name.replace("__", "."): leaves[name] for name in leaves}
-    )
+    for name, value in leaves.items():
+      self.assertEqual(value_of(config, name.replace("__", ".")), value)
 
   @parameterized.parameters(
     ("task.vocab_size", 50.0, "int"),
@@ -215,13 +223,11 @@ class KeysTest(parameterized.TestCase):
     self.assertEqual(str(caught.exception), message)
 
   @parameterized.parameters("seed", "model", "model.norm", "report.format")
-  def test_missing(self, name):
+  def test_missing_takes_its_default(self, name):
     values = _values()
     *sections, leaf = name.split(".")
     del (values[sections[0]] if sections else values)[leaf]
-    with self.assertRaises(ConfigError) as caught:
-      make_config(values)
-    self.assertEqual(str(caught.exception), f"missing config key {name}")
+    self.assertEqual(make_config(values), make_config(_values()))
 
   def test_section_that_is_none(self):
     with self.assertRaises(ConfigError) as caught:
@@ -230,14 +236,15 @@ class KeysTest(parameterized.TestCase):
 
   def test_error_is_a_value_error(self):
     with self.assertRaises(ValueError):
-      make_config({})
+      make_config({"sed": 1})
 
   def test_leaf_names(self):
     for name in ("seed", "model.n_layers", "report.format"):
       config_lib.check_leaf_name(name)
     for name, hint in (
       ("model.n_layer", "; did you mean model.n_layers?"),
-      ("n_layers", None),
+      ("n_layers", "; did you mean model.n_layers?"),
+      ("modl.n_layers", "; did you mean model.n_layers?"),
       ("model", None),
     ):
       with self.assertRaises(ConfigError) as caught:
@@ -256,15 +263,17 @@ class CrossChecksTest(parameterized.TestCase):
     ),
     (
       dict(model__n_heads=2, model__d_model=6),
-      "rotary positions need an even head width d_model / n_heads, got 3",
+      "rotary positions need an even head width d_model / n_heads, got "
+      "d_head=3",
     ),
     (
       dict(task__pattern_min=9, task__pattern_max=8),
-      "task.pattern_min must not exceed task.pattern_max, got 9 > 8",
+      "task.pattern_min must not exceed task.pattern_max, got pattern_min=9, "
+      "pattern_max=8",
     ),
     (
       dict(task__gap_min=5, task__gap_max=4),
-      "task.gap_min must not exceed task.gap_max, got 5 > 4",
+      "task.gap_min must not exceed task.gap_max, got gap_min=5, gap_max=4",
     ),
     (
       dict(circuits__top_k=51),
@@ -273,8 +282,8 @@ class CrossChecksTest(parameterized.TestCase):
     ),
     (
       dict(task__vocab_size=32, task__pattern_max=32),
-      "task.pattern_max must be below task.vocab_size (the pattern's tokens "
-      "are distinct, and filler needs at least one more), got "
+      "task.pattern_max must be below task.vocab_size (the tokens of a "
+      "pattern are distinct, and filler needs at least one more), got "
       "pattern_max=32, vocab_size=32",
     ),
     (
@@ -313,17 +322,19 @@ class CrossChecksTest(parameterized.TestCase):
     ),
     (
       dict(spectra__max_basis=21, spectra__track_top_k_eigenvalues=10),
-      "spectra.max_basis must hold the eigenpairs wanted at once, of both "
-      "ends, and two more rows, got max_basis=21, eigenpairs=20",
+      "spectra.max_basis must exceed the number of eigenpairs wanted at once "
+      "(both ends come from one basis) by at least 2, got "
+      "max_basis=21, eigenpairs=20",
     ),
     (
       dict(spectra__max_basis=20, spectra__track_top_k_eigenvalues=10),
-      "spectra.max_basis must hold the eigenpairs wanted at once, of both "
-      "ends, and two more rows, got max_basis=20, eigenpairs=20",
+      "spectra.max_basis must exceed the number of eigenpairs wanted at once "
+      "(both ends come from one basis) by at least 2, got "
+      "max_basis=20, eigenpairs=20",
     ),
     (
       dict(spectra__exact=True, spectra__warm_start=True),
-      "spectra.warm_start is of Lanczos, which spectra.exact replaces",
+      "spectra.warm_start applies to Lanczos, which spectra.exact replaces",
     ),
     (
       dict(train__micro_batch_size=7),
@@ -337,8 +348,8 @@ class CrossChecksTest(parameterized.TestCase):
     ),
     (
       dict(intervention__project="off", intervention__project_top_k=101),
-      "intervention.project_top_k must be at most spectra.max_order, and two "
-      "less than spectra.max_basis if that is set, got project_top_k=101, "
+      "intervention.project_top_k must be at most spectra.max_order, and at "
+      "most spectra.max_basis - 2 if that is set, got project_top_k=101, "
       "max_order=100, max_basis=0",
     ),
     (
@@ -347,8 +358,8 @@ class CrossChecksTest(parameterized.TestCase):
         intervention__project_top_k=23,
         spectra__max_basis=24,
       ),
-      "intervention.project_top_k must be at most spectra.max_order, and two "
-      "less than spectra.max_basis if that is set, got project_top_k=23, "
+      "intervention.project_top_k must be at most spectra.max_order, and at "
+      "most spectra.max_basis - 2 if that is set, got project_top_k=23, "
       "max_order=100, max_basis=24",
     ),
     (
@@ -405,6 +416,152 @@ class LeavesTest(absltest.TestCase):
     config = make_config(_values())
     with self.assertRaises(AttributeError):
       config.model.n_layers = 3
+
+
+class ReadConfigTest(parameterized.TestCase):
+  """Configs that runs of another version have stored."""
+
+  def stored(self, **leaves):
+    return json.loads(json.dumps({"version": VERSION, **_values(**leaves)}))
+
+  def test_round_trip(self):
+    config = make_config(_values(seed=3))
+    stored = config_lib.to_json(config)
+    self.assertEqual(stored["version"], 2)
+    for strict in (False, True):
+      self.assertEqual(read_config(stored, strict=strict), config)
+
+  @parameterized.parameters(False, True)
+  def test_what_an_old_run_lacks_takes_its_default(self, strict):
+    values = self.stored(seed=3)
+    del values["version"], values["density"], values["spectra"]["adaptive"]
+    config = read_config(values, strict=strict)
+    self.assertEqual(config, make_config(_values(seed=3)))
+
+  @parameterized.parameters("task.colour", "colours", "spectra.colour")
+  def test_an_unknown_setting(self, name):
+    values = self.stored()
+    _set(values, name, 1)
+    with self.assertRaisesRegex(ConfigError, f"unknown config key {name}"):
+      read_config(values, strict=True)
+    with self.assertWarnsRegex(UserWarning, f"not know are ignored: {name}"):
+      config = read_config(values, strict=False)
+    self.assertEqual(config, make_config(_values()))
+    self.assertEqual(value_of_path(values, name), 1)  # the input is unchanged
+
+  def test_a_retired_setting(self):
+    retired = {"spectra.colour": Retired(False, "spectra have none")}
+    values = self.stored()
+    with mock.patch.dict(reading.RETIRED, retired):
+      values["spectra"]["colour"] = False
+      for strict in (False, True):
+        config = read_config(values, strict=strict)
+        self.assertEqual(config, make_config(_values()))
+      values["spectra"]["colour"] = True
+      with self.assertRaisesRegex(ConfigError, "spectra.colour was removed: s"):
+        read_config(values, strict=True)
+      with self.assertWarnsRegex(UserWarning, "ignored: spectra.colour"):
+        read_config(values, strict=False)
+      with self.assertRaisesRegex(ConfigError, "removed: spectra have none"):
+        config_lib.check_leaf_name("spectra.colour")
+
+  @parameterized.parameters(3, 0, "2", None)
+  def test_a_version_that_is_not_known(self, version):
+    values = self.stored() | {"version": version}
+    with self.assertRaisesRegex(ConfigError, "version must be"):
+      read_config(values, strict=False)
+
+  @parameterized.parameters(3, ([],), "x")
+  def test_what_is_not_a_config(self, values):
+    with self.assertRaisesRegex(ConfigError, "must be an object"):
+      read_config(values, strict=False)
+
+
+def value_of_path(values, name):
+  for key in name.split("."):
+    values = values[key]
+  return values
+
+
+class DescribeTest(absltest.TestCase):
+  def test_base_is_up_to_date(self):
+    path = pathlib.Path(base.__file__)
+    self.assertEqual(
+      path.read_text(),
+      base_text(),
+      "run: python -m induction_jax.config.describe > configs/base.py",
+    )
+
+  def test_base_sets_the_defaults(self):
+    self.assertEqual(make_config(base.get_config().to_dict()), Config())
+    flat = base.get_config().to_dict()
+    for name, leaf in reading.leaves().items():
+      self.assertEqual(value_of_path(flat, name), leaf.field.default, name)
+
+  def test_every_setting_is_described(self):
+    lines = describe(make_config(_values(model__n_heads=4))).splitlines()
+    self.assertIn("  model.n_heads = 4  (default 8; at least 1)", lines)
+    self.assertIn("  model.n_layers = 2  (the default; at least 1)", lines)
+    for name, leaf in reading.leaves().items():
+      (i,) = [i for i, x in enumerate(lines) if x.startswith(f"  {name} = ")]
+      doc = leaf.field.metadata["doc"]
+      self.assertEndsWith(doc, ".")
+      self.assertStartsWith(doc, lines[i + 1].strip())
+    self.assertLessEqual(max(map(len, lines)), 100)
+
+
+class LoadConfigTest(parameterized.TestCase):
+  """Config files, in and outside of the project's folder."""
+
+  def setUp(self):
+    super().setUp()
+    self.root = pathlib.Path(
+      self.enter_context(tempfile.TemporaryDirectory())
+    ).resolve()
+    self.enter_context(contextlib.chdir(self.root))
+    self.quick = importlib.import_module("configs.quick").get_config()
+
+  @parameterized.parameters("quick", "configs/quick.py")
+  def test_by_name_from_any_directory(self, source):
+    (self.root / "quick").mkdir()
+    self.assertEqual(load_config(source), self.quick)
+
+  @parameterized.parameters("mine.py", "quick.py", "a/configs/mine.py")
+  def test_a_copy_anywhere(self, name):
+    path = self.root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = (pathlib.Path(base.__file__).parent / "quick.py").read_text()
+    path.write_text(text.replace("n_heads = 4", "n_heads = 2"))
+    self.assertEqual(load_config(name).model.n_heads, 2)
+
+  def test_another_module_named_configs(self):
+    (self.root / "configs").mkdir()
+    (self.root / "configs" / "__init__.py").write_text("1 / 0")
+    (self.root / "configs.py").write_text("1 / 0")
+    with mock.patch.object(sys, "path", [str(self.root), *sys.path]):
+      self.assertEqual(load_config("quick"), self.quick)
+    self.assertIs(sys.modules["configs.base"], base)  # as before
+
+  def test_the_folder_of_the_file(self):
+    for folder, heads in (("configs", 1), ("other", 8)):
+      (self.root / folder).mkdir()
+      (self.root / folder / "base.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "get_config = lambda: ConfigDict({'model': {'n_heads': 1}})"
+      )
+      (self.root / folder / "child.py").write_text("from configs.base import *")
+      config = load_config(self.root / folder / "child.py")
+      self.assertEqual(config.model.n_heads, heads)
+
+  @parameterized.parameters(
+    ("quik", "did you mean quick?"),
+    ("configs/quik.py", "did you mean quick?"),
+    ("no/quick.py", "no such file, and no config of that name"),
+    (".", "not a file"),
+  )
+  def test_not_found(self, source, message):
+    with self.assertRaisesRegex(ConfigError, re.escape(message)):
+      load_config(source)
 
 
 class ConfigFilesTest(parameterized.TestCase):

@@ -285,7 +285,7 @@ class ProcessesTest(parameterized.TestCase):
     values = mock.MagicMock(distributed=True)
     with (
       mock.patch.object(
-        command_line.processes, "join", side_effect=IndexError("x")
+        command_line.processes, "connect", side_effect=IndexError("x")
       ),
       self.assertRaisesRegex(command_line.ConfigError, "--distributed: x"),
     ):

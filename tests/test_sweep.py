@@ -12,7 +12,7 @@ import xarray as xr
 from absl.testing import absltest, parameterized
 
 from induction_jax import sweep
-from induction_jax.commands.grid import make_grid
+from induction_jax.commands.sweep_options import make_grid
 from induction_jax.config import ConfigError, make_config
 from induction_jax.run.log import DivergedError
 from induction_jax.run.loop import End

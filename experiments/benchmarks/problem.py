@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
@@ -187,10 +186,9 @@ def quick_config(overrides: tuple[str, ...] = ()) -> Config:
 def read_config(name: str, overrides: tuple[str, ...] = ()) -> Config:
   """A file of configs/, with `--config.<section>.<leaf>=VALUE` applied."""
   argv = ["benchmark", f"--config={config_path(name)}", *overrides]
-  values = flags.FlagValues()
-  command_line.add_config_flag(values, argv)
-  command_line.parse(values, argv, "")
-  return command_line.config_from(values, argv)
+  parser = command_line.make_parser("benchmark", "", None)
+  command_line.add_config_flag(parser)
+  return command_line.config_from(command_line.parse(parser, argv))
 
 
 def config_path(name: str) -> Path:

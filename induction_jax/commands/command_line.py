@@ -1,76 +1,284 @@
-"""Command lines: flags and configs, with one clear line for each mistake."""
+"""Command lines: arguments, their mistakes, and what ends a command."""
 
+import argparse
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
-from absl import flags
-from ml_collections import ConfigDict, config_flags
 
 from induction_jax.config import (
   Config,
   ConfigError,
+  change,
   check_leaf_name,
-  check_optim_leaf,
-  make_config,
+  config_names,
+  did_you_mean,
+  leaves,
+  load_config,
+  parse_leaves,
 )
+from induction_jax.config.describe import describe
 from induction_jax.devices import processes
 
 FILE_ERROR = 1
 USAGE_ERROR = 2
-BY_HAND = ("coordinator", "num_processes", "process_id")
-# Of a program that is kept on disk; most of a run's take less than JAX's own
-# limit of a second, and many such make a slow start.
+STATUSES = """exit status:
+  0    the command is complete
+  1    a file cannot be read or written, memory is short, or numbers are not
+       finite
+  2    the command line, the config or a file of the run must be changed
+  130  stopped by Ctrl-C (SIGINT)
+  143  stopped by SIGTERM"""
+# Earlier names of flags, which keep working.
+RENAMED = {"probes": "measurements", "no-resume": "noresume"}
+BY_HAND = ("coordinator", "num-processes", "process-id")
+# JAX keeps compiled programs that took a second or more; most programs of a
+# run take less, but there are many.
 LEAST_COMPILE_SECONDS = 0.1
+_DEFAULT_FORMAT = warnings.formatwarning
 
 
-def add_config_flag(values: flags.FlagValues, argv: list[str]) -> None:
-  """Adds --config FILE and --config.<section>.<leaf>=VALUE."""
-  config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Python file whose get_config() returns the run's config.",
-    flag_values=values,
-    sys_argv=argv,
+class Parser(argparse.ArgumentParser):
+  """A parser whose errors are ConfigErrors."""
+
+  def error(self, message: str) -> NoReturn:
+    raise ConfigError(message)
+
+  @property
+  def flags(self) -> list[str]:
+    """The flags that it knows."""
+    return list(self._option_string_actions)
+
+  @property
+  def takes_run(self) -> bool:
+    """Whether its argument is the directory of a run."""
+    return any(action.dest == "run" for action in self._actions)
+
+
+def make_parser(
+  command: str, argument: str, doc: str | None, statuses: str = ""
+) -> Parser:
+  """A parser for `python -m induction_jax.<command>`.
+
+  Args:
+    command: its name.
+    argument: what it needs at least, for the line of usage.
+    doc: the module's docstring: what the command does, and examples.
+    statuses: exit statuses of this command beyond STATUSES.
+  """
+  prog = f"python -m induction_jax.{command}"
+  return Parser(
+    prog=prog,
+    usage=f"{prog} {argument} [flags]",
+    description=doc,
+    epilog="\n".join(filter(None, (STATUSES, statuses))),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
   )
 
 
-def add_process_flags(values: flags.FlagValues) -> None:
-  """Adds --distributed, and what it takes where jax cannot find it out."""
-  flags.DEFINE_boolean(
-    "distributed",
-    False,
-    "This is one of several processes that make up the run (of SLURM, Open "
-    "MPI or a TPU pod; else with the three flags that follow).",
-    flag_values=values,
+def add_run_argument(parser: Parser) -> None:
+  """Adds the run directory of a command that reads one."""
+  # Optional for argparse, so that `parse` can say what was probably meant.
+  parser.add_argument(
+    "run", nargs="?", metavar="RUN", help="Run directory, such as runs/a."
   )
-  flags.DEFINE_string(
-    "coordinator",
-    None,
-    "host:port at which the first process is to be found.",
-    flag_values=values,
+
+
+def add_config_flag(parser: Parser) -> None:
+  """Adds --config, --config.SECTION.LEAF and --describe."""
+  parser.add_argument(
+    "--config",
+    action="append",
+    metavar="FILE",
+    help=f"Config file, or one of {', '.join(config_names())}.",
   )
-  for name, what in (
-    ("num_processes", "How many processes there are."),
-    ("process_id", "Which of them this is, from 0."),
-  ):
-    flags.DEFINE_integer(name, None, what, flag_values=values)
+  add_setting_flags(parser)
+  parser.add_argument(
+    "--describe",
+    action="store_true",
+    help="Print every setting with its value in this config, its default, the "
+    "values it allows and its meaning, and exit.",
+  )
 
 
-def join_processes(values: flags.FlagValues) -> None:
-  """Joins the others if --distributed says so; call it before all of jax.
+def add_setting_flags(parser: argparse._ActionsContainer) -> None:
+  """Adds --config.SECTION.LEAF, a flag for every setting."""
+  parser.add_argument(
+    "--config.SECTION.LEAF",
+    dest="settings",
+    metavar="VALUE",
+    help="Change one setting of the config.",
+  )
+  parser.set_defaults(settings={})
+  for name in leaves():
+    parser.add_argument(
+      f"--config.{name}",
+      action=_Setting,
+      default=argparse.SUPPRESS,
+      help=argparse.SUPPRESS,
+    )
 
-  Only the first process prints from there on.
+
+class _Setting(argparse.Action):
+  """Collects `--config.section.leaf=VALUE` in `settings`, as text."""
+
+  def __call__(
+    self,
+    parser: argparse.ArgumentParser,
+    namespace: argparse.Namespace,
+    values: Any,
+    option_string: str | None = None,
+  ) -> None:
+    del parser, option_string
+    name = self.dest.removeprefix("config.")
+    namespace.settings = {**namespace.settings, name: values}
+
+
+def add_process_flags(parser: Parser) -> None:
+  """Adds --distributed, and what it needs where jax cannot find it out."""
+  group = parser.add_argument_group(
+    "several processes",
+    "With --distributed alone, jax finds the processes through SLURM, Open MPI "
+    "or\na TPU pod. Elsewhere give the other flags too.",
+  )
+  group.add_argument(
+    "--distributed",
+    action="store_true",
+    help="This is one of several processes that make up the run.",
+  )
+  group.add_argument(
+    "--coordinator", metavar="HOST:PORT", help="Address of the first process."
+  )
+  group.add_argument(
+    "--num-processes", type=int, metavar="N", help="Number of processes."
+  )
+  group.add_argument(
+    "--process-id", type=int, metavar="I", help="Number of this one, from 0."
+  )
+
+
+def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+  """Parses a command line; --help and --describe print and exit.
 
   Raises:
-    ConfigError: if they cannot be found, or flags are missing.
+    ConfigError: for anything wrong with the command line, with what was
+      probably meant.
   """
-  by_hand = {name: values[name].value for name in BY_HAND}
-  missing = [f"--{name}" for name, value in by_hand.items() if value is None]
+  arguments = [_normalise(argument) for argument in argv[1:]]
+  if {"--help", "-h"}.intersection(arguments):
+    parser.print_help()
+    sys.exit(0)
+  for argument in arguments:
+    if argument.startswith("--config."):
+      check_leaf_name(argument.removeprefix("--config.").split("=")[0])
+  values, extra = parser.parse_known_args(arguments)
+  if extra:
+    raise ConfigError(_unexpected(parser, extra[0], values))
+  if getattr(values, "describe", False):
+    print(describe(config_from(values)))
+    sys.exit(0)
+  return values
+
+
+def run_directory(parser: Parser, values: argparse.Namespace) -> Path:
+  """The path of the run that a command is for.
+
+  Raises:
+    ConfigError: if there is none, or it is of something inside a run; the
+      message says how to name the run.
+  """
+  if values.run is None:
+    raise ConfigError(f"a run directory is required: {parser.prog} runs/a")
+  path = Path(values.run)
+  inside = [x for x in path.parents if (x / "config.json").is_file()]
+  if (path / "config.json").exists() or not inside:
+    return path
+  meant = f"{parser.prog} {inside[0]}"
+  place = path.relative_to(inside[0]).parts
+  if place[0] == "checkpoints" and place[-1].isdecimal():
+    meant += f" --step={place[-1]}" if "--step" in parser.flags else ""
+  raise ConfigError(
+    f"{path} is inside the run directory {inside[0]}; did you mean {meant}?"
+  )
+
+
+def _normalise(argument: str) -> str:
+  """Spells a flag as parsers know it: --first-seed, not -first_seed.
+
+  A setting that is true or false needs no value: --config.spectra.exact is
+  --config.spectra.exact=true, and --noconfig.spectra.exact is =false.
+  """
+  if not re.match("--?[A-Za-z]{2}", argument):
+    return argument
+  name, equals, value = argument.lstrip("-").partition("=")
+  leaf = name.removeprefix("no").removeprefix("config.")
+  if name.startswith(("config.", "noconfig.")):
+    if not equals and leaf in leaves() and leaves()[leaf].kind is bool:
+      return f"--config.{leaf}={str(name.startswith('config.')).lower()}"
+    return f"--{name}{equals}{value}"
+  name = name.replace("_", "-")
+  return f"--{RENAMED.get(name, name)}{equals}{value}"
+
+
+def _unexpected(
+  parser: Parser, argument: str, values: argparse.Namespace
+) -> str:
+  """The message for an argument that a command does not have."""
+  if argument.startswith("-"):
+    name, _, value = argument.partition("=")
+    run = value or getattr(values, "run", None)
+    if parser.takes_run and run and name in ("--workdir", "--run"):
+      return f"unknown flag {name}; did you mean {parser.prog} {run}?"
+    return f"unknown flag {name}{did_you_mean(name, parser.flags)}"
+  message, hint = f"unexpected argument {argument!r}", ""
+  if "--config" in parser.flags:
+    if argument.endswith(".py") or argument in config_names():
+      hint = f"; did you mean --config {argument}?"
+    elif Path(argument).is_dir():
+      hint = f"; did you mean --workdir {argument}?"
+  return message + hint
+
+
+def split(listed: str) -> list[str]:
+  """The parts of a list that is separated by commas."""
+  return [part.strip() for part in listed.split(",") if part.strip()]
+
+
+def config_from(values: argparse.Namespace) -> Config:
+  """The checked config of a parsed command line.
+
+  Raises:
+    ConfigError: if there is none, or it cannot be run.
+  """
+  if not values.config:
+    raise ConfigError("--config is required, such as --config quick")
+  if len(values.config) > 1:
+    raise ConfigError(
+      f"--config is given {len(values.config)} times "
+      f"({', '.join(values.config)}): give one file, and change its settings "
+      "by --config.SECTION.LEAF=VALUE"
+    )
+  settings = parse_leaves(values.settings)
+  return change(load_config(values.config[0]).to_dict(), settings)
+
+
+def join_processes(values: argparse.Namespace) -> None:
+  """Connects to the other processes of a run if --distributed is given.
+
+  It must come before jax is used. From then on only the first process prints.
+
+  Raises:
+    ConfigError: if the others cannot be found, or flags are missing.
+  """
+  by_hand = [getattr(values, name.replace("-", "_")) for name in BY_HAND]
+  missing = [f"--{x}" for x, value in zip(BY_HAND, by_hand) if value is None]
   if not values.distributed:
     if len(missing) < len(BY_HAND):
       raise ConfigError(f"--{', --'.join(BY_HAND)} need --distributed")
@@ -81,59 +289,20 @@ def join_processes(values: flags.FlagValues) -> None:
       f"them out: {', '.join(missing)} missing"
     )
   try:
-    processes.connect(*by_hand.values())
+    processes.connect(*by_hand)
   except (RuntimeError, ValueError, IndexError) as error:
     raise ConfigError(f"--distributed: {one_line(error)}") from error
   if not processes.is_first():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def parse(values: flags.FlagValues, argv: list[str], usage: str) -> list[str]:
-  """Parses a command line; returns its positional arguments.
-
-  Prints `usage` and the flags and exits for --help.
-
-  Raises:
-    ConfigError: for anything wrong with the command line or the config file.
-  """
-  if {"--help", "-h"} & set(argv):
-    print(f"{usage.strip()}\n\nflags:\n{values.get_help()}")
-    sys.exit(0)
-  check_names(argv)
-  try:
-    with _importable_from(_config_path(argv)):
-      return values(argv)[1:]
-  except flags.Error as error:
-    raise ConfigError(one_line(error)) from error
-
-
-def config_from(values: flags.FlagValues, argv: list[str]) -> Config:
-  """The checked config of a parsed command line.
-
-  Raises:
-    ConfigError: if there is none or it cannot be run.
-  """
-  found = values["config"].value
-  if not values["config"].present:
-    raise ConfigError("--config is required, such as configs/quick.py")
-  if not isinstance(found, ConfigDict):
-    raise ConfigError(
-      f"--config: get_config() must return a ConfigDict, got {found!r}"
-    )
-  config = make_config(found.to_dict())
-  for name in overridden(argv):
-    check_optim_leaf(name, config)
-  return config
-
-
 def run_main(main: Callable[[list[str]], int]) -> None:
-  """Runs an entry point; what the user can mend is one line on stderr.
+  """Runs a command and exits with its status, as STATUSES lists them.
 
-  The exit status is 2 for a command line or config that cannot be run, 1 for
-  a file that cannot be read or written, or numbers that do not stay finite, 130
-  for Ctrl-C.
+  An error that the user can mend is one line on standard error.
   """
   keep_compiled()
+  warnings.formatwarning = _format_warning
   try:
     sys.exit(main(sys.argv))
   except ConfigError as error:
@@ -146,17 +315,18 @@ def run_main(main: Callable[[list[str]], int]) -> None:
     status, reason = 128 + signal.SIGINT, "interrupted"
   print(f"error: {_printable(reason)}", file=sys.stderr, flush=True)
   if processes.is_connected():
-    os._exit(status)  # an exit would wait for the others, who wait for this one
+    # sys.exit would wait for the other processes, which wait for this one.
+    os._exit(status)
   sys.exit(status)
 
 
 def keep_compiled() -> None:
-  """Keeps compiled programs on disk, so that the next run starts at once.
+  """Keeps compiled programs on disk, so that the next run starts sooner.
 
-  In $XDG_CACHE_HOME/induction_jax (~/.cache by default), unless the user has
-  told JAX where by JAX_COMPILATION_CACHE_DIR, or not to by
-  JAX_ENABLE_COMPILATION_CACHE=false. Where nothing can be written programs are
-  compiled anew.
+  They are kept in $XDG_CACHE_HOME/induction_jax (~/.cache by default), unless
+  JAX_COMPILATION_CACHE_DIR names another directory or
+  JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. Where the directory
+  cannot be written, nothing is kept.
   """
   chosen = jax.config.values["jax_compilation_cache_dir"]
   if chosen or not jax.config.values["jax_enable_compilation_cache"]:
@@ -165,7 +335,7 @@ def keep_compiled() -> None:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     directory = Path(home) / "induction_jax"
     directory.mkdir(parents=True, exist_ok=True)
-  except (OSError, RuntimeError):  # the latter where there is no home
+  except (OSError, RuntimeError):  # RuntimeError: there is no home directory
     return
   if os.access(directory, os.W_OK | os.X_OK):
     jax.config.update("jax_compilation_cache_dir", str(directory))
@@ -173,69 +343,30 @@ def keep_compiled() -> None:
     jax.config.update(seconds, LEAST_COMPILE_SECONDS)
 
 
-def check_names(argv: list[str]) -> None:
-  """Raises ConfigError for a config leaf on the command line that is none."""
-  for name in overridden(argv):
-    check_leaf_name(name)
-
-
 def one_line(error: BaseException) -> str:
-  """An error's message; of a traceback quoted in it, the last line alone."""
+  """An error's message; if it quotes a traceback, only its last line."""
   text = str(error).strip()
   if "Traceback (most recent call last)" in text:
     text = text.splitlines()[-1]
   return " ".join(text.split())
 
 
+def _format_warning(
+  message: Warning | str,
+  category: type[Warning],
+  filename: str,
+  lineno: int,
+  line: str | None = None,
+) -> str:
+  """The package's own warnings, which are for users, as one line."""
+  if category is not UserWarning:
+    return _DEFAULT_FORMAT(message, category, filename, lineno, line)
+  return f"warning: {_printable(str(message))}\n"
+
+
 def _printable(reason: str) -> str:
-  """One line, whatever a file that is quoted in it would do to a terminal."""
+  """One line without the control characters that a file may hold."""
   line = " ".join(reason.split())
   return "".join(
     x if x.isprintable() else "\N{REPLACEMENT CHARACTER}" for x in line
   )
-
-
-def overridden(argv: list[str]) -> list[str]:
-  """The config leaves that a command line sets."""
-  names = (argument.lstrip("-") for argument in argv if argument[:1] == "-")
-  return [
-    name.removeprefix("config.").split("=")[0]
-    for name in names
-    if name.startswith("config.")
-  ]
-
-
-def _config_path(argv: list[str]) -> Path | None:
-  for i, argument in enumerate(argv):
-    if argument.startswith("--config="):
-      return Path(argument.removeprefix("--config="))
-    if argument == "--config" and i + 1 < len(argv):
-      return Path(argv[i + 1])
-  return None
-
-
-@contextmanager
-def _importable_from(config: Path | None) -> Iterator[None]:
-  """Lets a config import its base as `from configs import base` from anywhere.
-
-  Raises:
-    ConfigError: if the file is missing or fails.
-  """
-  if config is None:
-    yield
-    return
-  if not config.is_file():
-    what = "not a file" if config.exists() else "no such file"
-    raise ConfigError(f"--config {config}: {what}")
-  sys.path.insert(0, str(config.resolve().parent.parent))
-  try:
-    yield
-  except flags.Error:
-    raise
-  except (Exception, SystemExit) as error:  # whatever the user's Python does
-    reason = f"{type(error).__name__}: {one_line(error)}"
-    if isinstance(error, AttributeError) and "get_config" in reason:
-      reason = "it defines no get_config()"
-    raise ConfigError(f"--config {config} failed: {reason}") from error
-  finally:
-    del sys.path[0]

@@ -1,4 +1,4 @@
-"""Signals: the first asks for a stop, the next one stops at once."""
+"""Stopping on Ctrl-C (SIGINT) or SIGTERM without losing work."""
 
 import contextlib
 import os
@@ -12,21 +12,27 @@ from induction_jax.devices import processes
 
 
 class Interrupt:
-  """Turns SIGINT and SIGTERM into a request to save and stop.
+  """Handles SIGINT and SIGTERM within a `with` statement.
+
+  The first signal is noted: the run saves a checkpoint within seconds, even
+  during a measurement, and exits. A second signal exits at once, and so does
+  the first one where nothing needs to be saved (`at_once`). The exit status is
+  128 plus the number of the signal, and the command that resumes the run is
+  printed.
 
   Attributes:
-    signal: the signal that asked for a stop, or 0.
-    last_words: printed before stopping at once: how to go on.
+    signal: number of the signal that asked for a stop, or 0.
+    resume_command: the command that goes on with the run.
   """
 
-  def __init__(self, last_words: str) -> None:
+  def __init__(self, resume_command: str) -> None:
     self.signal = 0
-    self.last_words = last_words
-    self._patient = True
+    self.resume_command = resume_command
+    self._saves_first = True
 
   def __enter__(self) -> "Interrupt":
     self._before = {
-      number: signal.signal(number, self._note)
+      number: signal.signal(number, self._handle)
       for number in (signal.SIGINT, signal.SIGTERM)
     }
     return self
@@ -35,32 +41,32 @@ class Interrupt:
     for number, handler in self._before.items():
       signal.signal(number, handler)
 
-  @contextlib.contextmanager
-  def at_once(self) -> Iterator[None]:
-    """Within, no signal waits, nor one from before: all is saved."""
-    self._patient = False
-    if self.asked():
-      self.leave("stopped")
-    yield
-    self._patient = True
-
   def asked(self) -> bool:
-    """Whether a signal has asked for a stop, of this process or another."""
+    """Whether a signal has reached this process or another one of the run."""
     self.signal = processes.max_over_processes(self.signal)
     return bool(self.signal)
 
-  def leave(self, told: str) -> NoReturn:
-    """Ends the process as the signal asked, once all is saved.
+  @contextlib.contextmanager
+  def at_once(self) -> Iterator[None]:
+    """Within, all is saved: a signal, also an earlier one, exits at once."""
+    self._saves_first = False
+    if self.asked():
+      self.leave("stopped")
+    yield
+    self._saves_first = True
 
-    A thread may be in a compiled program still (see induction_jax.run.waiting),
-    which nothing ends but the process, and which an exit would wait for.
+  def leave(self, message: str) -> NoReturn:
+    """Exits with the status of the signal, once all is saved.
+
+    The process exits without waiting for its threads: one of them may be in a
+    compiled program, which cannot be stopped (see induction_jax.run.waiting).
     """
     processes.disconnect()
-    self._end(self.signal, told)
+    self._exit(self.signal, message)
 
-  def _note(self, number: int, _: FrameType | None) -> None:
-    if self.signal or not self._patient:
-      self._end(number, "\nstopped")
+  def _handle(self, number: int, _: FrameType | None) -> None:
+    if self.signal or not self._saves_first:
+      self._exit(number, "\nstopped")
     self.signal = number
     print(
       "\nsaving and stopping; again to stop at once",
@@ -68,7 +74,7 @@ class Interrupt:
       flush=True,
     )
 
-  def _end(self, number: int, told: str) -> NoReturn:
-    print(f"{told}; to go on:\n  {self.last_words}", flush=True)
+  def _exit(self, number: int, message: str) -> NoReturn:
+    print(f"{message}; to go on:\n  {self.resume_command}", flush=True)
     sys.stderr.flush()
     os._exit(128 + number)  # an exception would unwind through XLA

@@ -1,24 +1,19 @@
-r"""Measures the heads and circuits of a file of weights.
+"""Measures the heads and circuits of a file of weights.
 
-  python -m induction_jax.measure --weights model.safetensors
-  python -m induction_jax.measure --weights model.safetensors --ablate \
-    --batch_size=32 --seq_length=256
-
-Reads GPT-2's and GPT-NeoX's (Pythia's) layout and what induction_jax.export
-writes, with the network's settings in config.json, or in a .json of the file's
-own name, beside it. Sequences are random tokens in which a pattern returns.
+It reads the layouts of GPT-2, GPT-NeoX (Pythia) and induction_jax.export, with
+the network's settings in config.json, or in a .json of the file's own name,
+beside it. Sequences are random tokens in which a pattern recurs.
 """
 
+import argparse
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
 import xarray as xr
-from absl import flags
 
 from induction_jax import exchange
-from induction_jax.commands import command_line
 from induction_jax.config import ConfigError
 from induction_jax.exchange import Architecture
 from induction_jax.measurements import pretrained
@@ -27,21 +22,73 @@ from induction_jax.report.pretrained import format_heads
 from induction_jax.storage import dataset
 from induction_jax.types import Params
 
-LONGEST = 128  # tokens of a sequence, where the network reads as many
+LONGEST = 128  # tokens in a sequence, where the network reads as many
 PATTERN = (8, 32)
 GAP = 32
 
 
-def main(argv: list[str]) -> int:
-  """Runs the command line; returns the exit status."""
-  values = flags.FlagValues()
-  _define_flags(values)
-  if extra := command_line.parse(values, argv, __doc__ or ""):
-    raise ConfigError(f"unexpected argument {extra[0]!r} beside --weights")
-  path = Path(values.weights)
-  settings = values.model_config
+def add_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+  """Adds the flags for a file of weights; returns them, --weights first."""
+  group = parser.add_argument_group("a file of weights")
+  shortest, longest = PATTERN
+  return [
+    group.add_argument(
+      "--weights", metavar="FILE", help="safetensors file to measure."
+    ),
+    group.add_argument(
+      "--model-config",
+      metavar="FILE",
+      help="JSON of the network's settings. Default: beside the weights.",
+    ),
+    group.add_argument(
+      "--out",
+      metavar="FILE",
+      help="File to write. Default: WEIGHTS.results.nc.",
+    ),
+    group.add_argument(
+      "--batch-size",
+      type=int,
+      default=16,
+      metavar="N",
+      help="Number of sequences, at least 2. Default 16.",
+    ),
+    group.add_argument(
+      "--seq-length",
+      type=int,
+      metavar="N",
+      help=f"Tokens in a sequence. Default: {LONGEST}, or the most that the "
+      "network reads.",
+    ),
+    group.add_argument(
+      "--pattern",
+      metavar="MIN,MAX",
+      help=f"Tokens in a pattern. Default: {shortest},{longest}, or what fits.",
+    ),
+    group.add_argument(
+      "--gap",
+      metavar="MIN,MAX",
+      help=f"Tokens between occurrences. Default: 0,{GAP}, or what fits.",
+    ),
+    group.add_argument(
+      "--seed",
+      type=int,
+      default=0,
+      metavar="N",
+      help="Seed of everything that is drawn. Default 0.",
+    ),
+    group.add_argument(
+      "--ablate",
+      action="store_true",
+      help="Also zero-ablate every head, at one forward pass each.",
+    ),
+  ]
+
+
+def main(values: argparse.Namespace) -> int:
+  """Measures the file that a command line names; returns the exit status."""
+  path, settings = Path(values.weights), values.model_config
   out = Path(values.out) if values.out else path.with_suffix(".results.nc")
-  _check_out(out)
+  _check(values, out)
   architecture, params = exchange.read_model(
     path, Path(settings) if settings else exchange.settings_beside(path)
   )
@@ -51,19 +98,11 @@ def main(argv: list[str]) -> int:
     f"{config.d_model}, vocabulary {architecture.vocab_size}",
     flush=True,
   )
-  length = values.seq_length or min(LONGEST, architecture.seq_length)
-  pattern = fitting_pattern(length, architecture.vocab_size)
-  if values.pattern is not None:
-    pattern = _range("pattern", values.pattern)
-  sizes = Sequences(
-    batch_size=values.batch_size,
-    seq_length=length,
-    pattern=pattern,
-    gap=_range("gap", values.gap) if values.gap else (0, min(GAP, length // 4)),
-  )
+  sizes = _choose_sequences(values, architecture)
   print(
-    f"{sizes.batch_size} sequences of {length} tokens, patterns of "
-    f"{pattern[0]} to {pattern[1]}, gaps of {sizes.gap[0]} to {sizes.gap[1]}",
+    f"{sizes.batch_size} sequences of {sizes.seq_length} tokens, patterns of "
+    f"{sizes.pattern[0]} to {sizes.pattern[1]}, gaps of {sizes.gap[0]} to "
+    f"{sizes.gap[1]}",
     flush=True,
   )
   results = measure_weights(
@@ -75,10 +114,25 @@ def main(argv: list[str]) -> int:
   return 0
 
 
-def fitting_pattern(seq_length: int, vocab_size: int) -> tuple[int, int]:
-  """Shortest and longest pattern: 8 and 32, or what a small network allows.
+def _choose_sequences(
+  values: argparse.Namespace, architecture: Architecture
+) -> Sequences:
+  length = values.seq_length or min(LONGEST, architecture.seq_length)
+  return Sequences(
+    batch_size=values.batch_size,
+    seq_length=length,
+    pattern=_range("pattern", values.pattern)
+    if values.pattern
+    else fitting_pattern(length, architecture.vocab_size),
+    gap=_range("gap", values.gap) if values.gap else (0, min(GAP, length // 4)),
+  )
 
-  A pattern's tokens are distinct, and a sequence should hold a few.
+
+def fitting_pattern(seq_length: int, vocab_size: int) -> tuple[int, int]:
+  """Tokens in the shortest and longest pattern: 8 and 32, or what fits.
+
+  The tokens of a pattern are distinct, and a sequence should hold several
+  occurrences.
   """
   longest = max(2, min(PATTERN[1], seq_length // 4, vocab_size - 1))
   return min(PATTERN[0], longest), longest
@@ -91,13 +145,13 @@ def measure_weights(
   seed: int,
   ablate: bool,
 ) -> xr.Dataset:
-  """Everything there is to measure of a network, as a labelled dataset."""
+  """Measures everything that weights alone allow, as a labelled dataset."""
   batch_key, null_key = jax.random.split(jax.random.key(seed))
   batch = pretrained.sample_batch(architecture, sizes, batch_key)
   if not np.any(batch.predictable):
     raise ConfigError(
-      "no pattern returns in any sequence, so nothing can be predicted: lower "
-      "--pattern or --gap, or raise --seq_length"
+      "no pattern recurs in any sequence, so nothing can be predicted: lower "
+      "--pattern or --gap, or raise --seq-length"
     )
   values = pretrained.measure_behaviour(architecture, params, batch)
   values |= pretrained.measure_circuits(architecture, params, null_key)
@@ -124,74 +178,29 @@ def measure_weights(
   ).drop_vars("step")
 
 
-def _define_flags(values: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    "weights", None, "A safetensors file.", flag_values=values
-  )
-  flags.DEFINE_string(
-    "model_config", None, "JSON of the network's settings.", flag_values=values
-  )
-  flags.DEFINE_string(
-    "out",
-    None,
-    "File to write; default <weights>.results.nc.",
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    "batch_size",
-    16,
-    "Sequences, at least 2.",
-    lower_bound=2,
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    "seq_length",
-    None,
-    f"Tokens of a sequence; default {LONGEST}, or all that the network reads.",
-    lower_bound=2,
-    flag_values=values,
-  )
-  flags.DEFINE_list(
-    "pattern",
-    None,
-    "Shortest, longest pattern; default {},{}, or less where less fits.".format(
-      *PATTERN
-    ),
-    flag_values=values,
-  )
-  flags.DEFINE_list(
-    "gap",
-    None,
-    f"Shortest, longest gap; default 0,{GAP}, or less where less fits.",
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    "seed",
-    0,
-    "Of all that is drawn.",
-    lower_bound=0,
-    upper_bound=2**32 - 1,
-    flag_values=values,
-  )
-  flags.DEFINE_boolean(
-    "ablate",
-    False,
-    "Silence every head: a forward pass for each.",
-    flag_values=values,
-  )
-
-
-def _check_out(out: Path) -> None:
-  """Before anything is measured; weights and settings are never named so."""
+def _check(values: argparse.Namespace, out: Path) -> None:
+  """Checks the flags before anything is read or measured."""
+  # A name that neither weights nor their settings have.
   if out.suffix != ".nc":
     raise ConfigError(f"--out must end in .nc, got {out}")
   if not out.parent.is_dir():
     raise ConfigError(f"--out: there is no directory {out.parent}")
-
-
-def _range(name: str, values: list[str]) -> tuple[int, int]:
-  if len(values) != 2 or not all(value.strip().isdecimal() for value in values):
+  if values.batch_size < 2:
     raise ConfigError(
-      f"--{name} must be two numbers, such as 8,32, got {','.join(values)!r}"
+      f"--batch-size must be at least 2, got {values.batch_size}"
     )
-  return int(values[0]), int(values[1])
+  if values.seq_length is not None and values.seq_length < 2:
+    raise ConfigError(
+      f"--seq-length must be at least 2, got {values.seq_length}"
+    )
+  if not 0 <= values.seed < 2**32:
+    raise ConfigError(f"--seed must be in [0, 2^32), got {values.seed}")
+
+
+def _range(name: str, text: str) -> tuple[int, int]:
+  numbers = text.split(",")
+  if len(numbers) != 2 or not all(x.strip().isdecimal() for x in numbers):
+    raise ConfigError(
+      f"--{name} must be two numbers, such as 8,32, got {text!r}"
+    )
+  return int(numbers[0]), int(numbers[1])

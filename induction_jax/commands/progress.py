@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 from typing import Protocol
@@ -8,7 +8,7 @@ from tqdm import tqdm
 from induction_jax.devices import processes
 from induction_jax.run.loop import Progress
 
-LINES = 20  # plain lines in a whole run
+LINES = 20  # about as many plain lines for a run
 SHOWN = {
   "train_loss": "loss",
   "pattern_accuracy": "pattern accuracy",
@@ -17,7 +17,7 @@ SHOWN = {
 
 
 class Watcher(Protocol):
-  """Shows how far a run is."""
+  """Shows how far a run has come."""
 
   def update(self, progress: Progress) -> None: ...
 
@@ -26,8 +26,9 @@ class Watcher(Protocol):
 
 def make_watcher(num_steps: int) -> Watcher:
   """A bar if standard error is a terminal, else lines on standard output."""
-  seen = sys.stderr.isatty() and processes.is_first()
-  return _Bar(num_steps) if seen else _Lines(num_steps)
+  if sys.stderr.isatty() and processes.is_first():
+    return _Bar(num_steps)
+  return _Lines(num_steps)
 
 
 class _Bar:

@@ -11,8 +11,8 @@ from induction_jax.config import (
   Config,
   ConfigError,
   differing_leaves,
-  make_config,
-  to_dict,
+  read_config,
+  to_json,
 )
 from induction_jax.storage import lock
 from induction_jax.storage.documents import (
@@ -125,7 +125,7 @@ def _open_run(run: RunDirectory, config: Config, resume: bool) -> RunDirectory:
     )
   root.mkdir(parents=True, exist_ok=True)
   with lock.hold(root):
-    write_json(run.config, to_dict(config))
+    write_json(run.config, to_json(config))
     note_environment(run.environment)
   return run
 
@@ -175,8 +175,15 @@ def read_environment(path: Path) -> dict[str, Any]:
   return stored
 
 
-def load_run(root: Path) -> tuple[RunDirectory, Config]:
-  """Opens an existing run to read it.
+def load_run(
+  root: Path, *, strict: bool = False
+) -> tuple[RunDirectory, Config]:
+  """Opens an existing run, perhaps of an earlier version, to read it.
+
+  Args:
+    root: the directory.
+    strict: whether a setting that this version does not know is an error, as
+      for going on with the run; otherwise it is a warning.
 
   Raises:
     ConfigError: if the directory holds no run, or links that lead outside.
@@ -185,7 +192,10 @@ def load_run(root: Path) -> tuple[RunDirectory, Config]:
   if not run.config.exists():
     raise ConfigError(f"{root} holds no run (no config.json)")
   check_tree(root)
-  return run, make_config(read_json(run.config))
+  try:
+    return run, read_config(read_json(run.config), strict=strict)
+  except ConfigError as error:
+    raise ConfigError(f"{run.config}: {error}") from error
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -217,7 +227,7 @@ def defining(leaves: Sequence[str]) -> list[str]:
 
 
 def _check_same_run(run: RunDirectory, config: Config) -> None:
-  _, stored = load_run(run.root)
+  _, stored = load_run(run.root, strict=True)
   leaves = differing_leaves(stored, config)
   different = set(defining(leaves))
   if (

@@ -8,8 +8,8 @@ from induction_jax.config import (
   Config,
   ConfigError,
   differing_leaves,
-  make_config,
-  to_dict,
+  read_config,
+  to_json,
 )
 from induction_jax.storage import lock
 from induction_jax.storage.documents import (
@@ -100,7 +100,7 @@ def open_sweep(root: Path, config: Config, plan: SweepPlan) -> SweepDirectory:
     ConfigError: if the directory holds something else, and nothing is
       written, or if it cannot be written.
   """
-  return _open(root, {"config": to_dict(config), "plan": plan._asdict()})
+  return _open(root, {"config": to_json(config), "plan": plan._asdict()})
 
 
 def open_grid(
@@ -111,7 +111,7 @@ def open_grid(
   Raises:
     ConfigError: as open_sweep.
   """
-  return _open(root, {"config": to_dict(config), "over": over})
+  return _open(root, {"config": to_json(config), "over": over})
 
 
 def _open(root: Path, what: dict[str, Any]) -> SweepDirectory:
@@ -134,7 +134,9 @@ def _open(root: Path, what: dict[str, Any]) -> SweepDirectory:
 
 
 def _check_same(root: Path, stored: Any, what: dict[str, Any]) -> None:
-  configs = make_config(stored["config"]), make_config(what["config"])
+  configs = (
+    read_config(each["config"], strict=True) for each in (stored, what)
+  )
   different = defining(differing_leaves(*configs))
   for part in ("plan", "over"):
     old, new = (
