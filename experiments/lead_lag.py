@@ -1,6 +1,6 @@
 r"""Does curvature move before the induction head forms? Many seeds, controls.
 
-  python experiments/lead_lag.py runs/lead_lag --json experiments/lead_lag.json
+  python experiments/lead_lag.py runs/lead_lag --json experiments/results/lead_lag.json
 
 From the repository's root. Trains and measures configs/lead_lag.py over
 --seeds seeds, and --controls seeds of each control, as sweeps of a few seeds in
