@@ -4,10 +4,14 @@ import contextlib
 import copy
 import importlib
 import json
+import os
 import pathlib
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
+import tomllib
 from unittest import mock
 
 from absl.testing import absltest, parameterized
@@ -18,6 +22,7 @@ from induction_jax import config as config_lib
 from induction_jax.config import (
   Config,
   ConfigError,
+  config_names,
   load_config,
   make_config,
   read_config,
@@ -26,11 +31,8 @@ from induction_jax.config import (
 from induction_jax.config.describe import base_text, describe
 from induction_jax.config.reading import VERSION, Retired, value_of
 
-CONFIGS = sorted(
-  path.stem
-  for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
-  if path.stem != "__init__"
-)
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = config_names()
 
 
 def _values(**leaves: object) -> dict:
@@ -562,6 +564,42 @@ class LoadConfigTest(parameterized.TestCase):
   def test_not_found(self, source, message):
     with self.assertRaisesRegex(ConfigError, re.escape(message)):
       load_config(source)
+
+
+class InstalledTest(absltest.TestCase):
+  """A copy as an installed one is laid out, used from another directory."""
+
+  def test_configs_are_installed_inside_the_package(self):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    self.assertEqual(wheel["packages"], ["induction_jax"])
+    self.assertEqual(
+      wheel["force-include"], {"configs": "induction_jax/configs"}
+    )
+
+  def test_configs_resolve_from_another_directory(self):
+    root = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    package, elsewhere = root / "site" / "induction_jax", root / "elsewhere"
+    shutil.copytree(ROOT / "induction_jax" / "config", package / "config")
+    (package / "__init__.py").touch()
+    shutil.copytree(ROOT / "configs", package / "configs")
+    (elsewhere / "configs").mkdir(parents=True)
+    (elsewhere / "configs" / "__init__.py").write_text("1 / 0")
+    shutil.copy(ROOT / "configs" / "quick.py", elsewhere / "mine.py")
+    script = (
+      "from induction_jax.config import load_config\n"
+      "for source in ('quick', 'configs/quick.py', 'mine.py'):\n"
+      "  print(load_config(source).model.n_heads)\n"
+    )
+    done = subprocess.run(
+      [sys.executable, "-c", script],
+      cwd=elsewhere,
+      env={**os.environ, "PYTHONPATH": str(root / "site")},
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    self.assertEqual((done.stdout, done.stderr), ("4\n4\n4\n", ""))
 
 
 class ConfigFilesTest(parameterized.TestCase):

@@ -1,24 +1,17 @@
 """The whole, as a user meets it: command lines, files, figures, mistakes."""
 
-import contextlib
-import io
 import json
-import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 from unittest import mock
 
-import jax
 import pytest
 import xarray as xr
 from absl.testing import absltest, parameterized
 
-from induction_jax import train, visualize
-from induction_jax.commands import command_line
+from induction_jax import export, measure, train, visualize, zoom
 from induction_jax.run import loop
 from tests.entry_point import EntryPointTest, call, interrupted
 
@@ -188,10 +181,46 @@ class MistakeTest(TrainTest):
     self.assertEqual(status, 2)
     self.assertIn("--config is required", err)
 
-  def test_help(self):
-    status, out, _ = call(train.main, "--help")
-    self.assertEqual(status, 0)
-    self.assertIn("--workdir", out)
+  @parameterized.parameters(
+    ("configs/quick.py", "did you mean --config configs/quick.py?"),
+    ("quick", "did you mean --config quick?"),
+    (".", "did you mean --workdir .?"),
+    ("--work-dir=x", "unknown flag --work-dir; did you mean --workdir?"),
+    ("--config=quick", "--config is given 2 times"),
+    ("--config=", "--config is given 2 times"),
+    ("--config.SECTION.LEAF=3", "unknown config key SECTION.LEAF"),
+    ("--config.model.n_heads", "expected one argument"),
+    ("--config.spectra.exact=maybe", "must be bool, got 'maybe'"),
+  )
+  def test_says_what_was_meant(self, argument, message):
+    status, out, err = self.train(argument)
+    self.assertEqual((status, out, err.count("\n")), (2, "", 1))
+    self.assertIn(message, err)
+
+  @parameterized.parameters(
+    (visualize, ["{run}/checkpoints/40"], "visualize {run}?"),
+    (visualize, ["{run}/results.nc"], "visualize {run}?"),
+    (export, ["{run}/checkpoints/40"], "export {run} --step=40?"),
+    (zoom, ["--workdir", "{run}"], "zoom {run}?"),
+    (measure, ["--workdir={run}"], "measure {run}?"),
+    (
+      visualize,
+      ["--formt=png"],
+      "unknown flag --formt; did you mean --format?",
+    ),
+    (measure, ["{run}", "--ablate"], "--ablate needs --weights"),
+    (measure, ["{run}", "--weights=x"], "unexpected argument '{run}'"),
+    (measure, ["--weights=x", "--step=4"], "--weights is a file"),
+    (export, [], "a run directory is required: python -m induction_jax.export"),
+  )
+  def test_says_which_run_was_meant(self, command, arguments, message):
+    run = self.root / "run"
+    run.mkdir()
+    (run / "config.json").touch()
+    arguments = [x.format(run=run) for x in arguments]
+    status, out, err = call(command.main, *arguments)
+    self.assertEqual((status, out, err.count("\n")), (2, "", 1))
+    self.assertIn(message.format(run=run), err)
 
   def test_more_eigenvalues_than_parameters(self):
     status, _, err = self.train(
@@ -213,83 +242,6 @@ class MistakeTest(TrainTest):
       self.assertEqual(status, 2)
       self.assertRegex(err, "^error: ")
       self.assertEqual(err.count("\n"), 1)
-
-
-class CompiledProgramsTest(absltest.TestCase):
-  """Where an entry point keeps them; JAX's own settings are put back."""
-
-  def setUp(self):
-    super().setUp()
-    self.root = Path(self.enter_context(tempfile.TemporaryDirectory()))
-    for name in (
-      "jax_compilation_cache_dir",
-      "jax_enable_compilation_cache",
-      "jax_persistent_cache_min_compile_time_secs",
-    ):
-      self.addCleanup(jax.config.update, name, getattr(jax.config, name))
-    jax.config.update("jax_compilation_cache_dir", None)
-
-  def keep(self, **environment):
-    """The directory that is used, if any."""
-    environment = {"HOME": str(self.root / "home")} | environment
-    with mock.patch.dict(os.environ, environment):
-      if "XDG_CACHE_HOME" not in environment:
-        os.environ.pop("XDG_CACHE_HOME", None)
-      command_line.keep_compiled()
-    return jax.config.jax_compilation_cache_dir
-
-  def test_where(self):
-    cache = self.root / "home" / ".cache" / "induction_jax"
-    self.assertEqual(self.keep(), str(cache))
-    self.assertTrue(cache.is_dir())
-
-  def test_xdg(self):
-    found = self.keep(XDG_CACHE_HOME=str(self.root / "a" / "b"))
-    self.assertEqual(found, str(self.root / "a" / "b" / "induction_jax"))
-
-  def test_the_users_own_stays(self):
-    jax.config.update("jax_compilation_cache_dir", "elsewhere")
-    self.assertEqual(self.keep(), "elsewhere")
-
-  def test_turned_off(self):
-    jax.config.update("jax_enable_compilation_cache", False)
-    self.assertIsNone(self.keep())
-    self.assertFalse((self.root / "home").exists())
-
-  def test_nowhere_to_write(self):
-    (self.root / "file").touch()
-    self.assertIsNone(self.keep(XDG_CACHE_HOME=str(self.root / "file")))
-
-
-class ProcessesTest(parameterized.TestCase):
-  @parameterized.parameters(False, True)
-  def test_one_of_several_does_not_wait_for_those_who_wait_for_it(self, joined):
-    fail = mock.Mock(side_effect=OSError("No space left"))
-    with (
-      mock.patch.object(
-        command_line.processes, "is_connected", return_value=joined
-      ),
-      mock.patch.object(
-        command_line.os, "_exit", side_effect=KeyError
-      ) as at_once,
-      mock.patch.object(
-        command_line.sys, "exit", side_effect=KeyError
-      ) as usual,
-      contextlib.redirect_stderr(io.StringIO()),
-      self.assertRaises(KeyError),
-    ):
-      command_line.run_main(fail)
-    self.assertEqual((at_once.called, usual.called), (joined, not joined))
-
-  def test_a_coordinator_that_is_none(self):
-    values = mock.MagicMock(distributed=True)
-    with (
-      mock.patch.object(
-        command_line.processes, "connect", side_effect=IndexError("x")
-      ),
-      self.assertRaisesRegex(command_line.ConfigError, "--distributed: x"),
-    ):
-      command_line.join_processes(values)
 
 
 class InterruptTest(TrainTest):

@@ -319,7 +319,7 @@ class MeasureTest(parameterized.TestCase):
       "--step=8",
       "--config.spectra.exact=true",
       "--config.spectra.track_top_k_eigenvalues=4",
-      "--probes=spectra,density",
+      "--measurements=spectra,density",
       # Fewer programs to compile.
       "--config.spectra.preconditioned_top_k=0",
       "--config.spectra.gauss_newton_top_k=0",
