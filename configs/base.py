@@ -98,9 +98,9 @@ def get_config() -> ConfigDict:
   config.train.num_steps = 20000
   # Sequences in a batch.
   config.train.batch_size = 64
-  # Sequences that go through the network together; gradients are summed over
-  # micro-batches. 0: on a CPU as many as keep the attention scores of a layer
-  # within 8 MiB, elsewhere the batch.
+  # Sequences that go through the network together; the gradient is the mean
+  # over the tokens of the batch. 0: on a CPU as many as keep the attention
+  # scores of a layer within 8 MiB, elsewhere the whole batch.
   config.train.micro_batch_size = 0
   # Tokens in the training loss: all, or those that an earlier occurrence in the
   # sequence determines.
@@ -153,7 +153,8 @@ def get_config() -> ConfigDict:
   config.spectra = ConfigDict()
   # Steps between measurements; 0: never.
   config.spectra.eigen_interval = 100
-  # Steps between measurements while an alarm on the best heads is on (see
+  # Steps between measurements, at most eigen_interval, while a CUSUM alarm on
+  # the best previous-token and prefix-matching heads is on (see
   # induction_jax.transition.trigger: one false alarm in about 1000
   # measurements); 0: no alarm. Not in a sweep.
   config.spectra.adaptive = 0
@@ -164,6 +165,7 @@ def get_config() -> ConfigDict:
   # Sequences in a micro-batch of Hessian-vector products. 0: keep the
   # linearised gradient of the batch if it fits memory_gib (on a CPU: the
   # cache), else the largest micro-batch that fits. batch_size: always keep it.
+  # results.nc records the choice.
   config.spectra.micro_batch_size = 0
   # GiB for the linearised gradient or one micro-batch, and as much again for
   # the Lanczos basis.
@@ -187,8 +189,9 @@ def get_config() -> ConfigDict:
   # Eigenpairs at each end of the Hessian's Gauss-Newton and functional parts;
   # 0: none.
   config.spectra.gauss_newton_top_k = 0
-  # Write the eigenvectors of both ends to eigenvectors/<step>.npz: 8 * k * P
-  # bytes a measurement, for k pairs at each end and P parameters.
+  # Write the eigenvectors of both ends to eigenvectors/<step>.npz (measure
+  # writes to eigenvectors/remeasured): 8 * k * P bytes for k pairs at each end
+  # and P parameters.
   config.spectra.keep_eigenvectors = False
 
   # The spectral density, by stochastic Lanczos quadrature.

@@ -1,7 +1,8 @@
-"""Curvature: everything that is known of the Hessian, across the transition.
+"""Curvature: every curvature measurement, across the transition.
 
-Question: which circuits does the curvature of the transition sit in, is it the
-Gauss-Newton part or the functional one, and what does the whole spectrum do?
+Question: which circuits carry the curvature of the transition, does it belong
+to the Gauss-Newton part or to the functional part of the Hessian, and how does
+the spectral density change?
 
 Command:
   python -m induction_jax.train --config configs/curvature.py

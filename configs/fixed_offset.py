@@ -1,14 +1,14 @@
-"""Fixed offset: the control that is solved without an induction head.
+"""Fixed offset: a control that is solved without an induction head.
 
-Question: does anything here mistake a positional shortcut for induction? With
-one period T/2 and learned positions a head that attends T/2 - 1 back predicts
-the second half perfectly.
+Question: is a positional shortcut ever reported as induction? With one period
+T/2 and learned positions, a head that attends T/2 - 1 tokens back predicts the
+second half perfectly.
 
 Command:
   python -m induction_jax.train --config configs/fixed_offset.py
 
-What to expect: pattern accuracy above 0.95 on the run's own task by step 1500,
-near 0.02 on repeats, and the verdict "no induction head".
+What to expect: pattern accuracy above 0.95 on the run's own task by step 1500
+and near 0.02 on repeats, and the verdict "no induction head".
 """
 
 from configs import quick

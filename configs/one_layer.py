@@ -1,7 +1,8 @@
-"""One layer: the control that cannot form an induction head.
+"""One layer: a control that cannot form an induction head.
 
-Question: is what quick shows due to two layers? One layer of plain attention
-cannot look for the token after an earlier occurrence (Olsson et al. 2022).
+Question: does the result of quick depend on having two layers? One layer of
+plain attention cannot attend to the token after an earlier occurrence (Olsson
+et al. 2022).
 
 Command:
   python -m induction_jax.train --config configs/one_layer.py

@@ -1,15 +1,16 @@
 """Project off: no update inside the ten sharpest directions.
 
-Question: does the head form outside of the Hessian's top eigenspace? Song et
-al. 2024 (arXiv 2405.16002) train as well without it. The update is AdamW's,
-the eigenspace that of the held-out curvature batch, new every ten steps; in
-between it goes stale. `projection_share` says how much of the updates it was.
+Question: does the head form outside the top eigenspace of the Hessian? Song et
+al. 2024 (arXiv 2405.16002) find that training succeeds without it. The update
+is AdamW's; the eigenspace belongs to the held-out batch of the Hessian and is
+recomputed every ten steps, so it is up to ten steps old. `projection_share`
+says which share of the updates was inside.
 
 Command:
   python -m induction_jax.train --config configs/project_off.py
 
-What to expect: an induction head, as in quick, its transition near step 390;
-about four minutes on two cores.
+What to expect: an induction head, as in quick, with the transition near step
+390; about four minutes on two cores.
 """
 
 from configs import quick

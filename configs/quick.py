@@ -1,14 +1,14 @@
-"""Quick: the whole instrument in a few minutes on a laptop.
+"""Quick: every standard measurement in a few minutes on a laptop.
 
-Question: what does a two-layer attention-only transformer's loss Hessian do
-while an induction head forms?
+Question: what does the loss Hessian of a two-layer attention-only transformer
+do while an induction head forms?
 
 Command:
   python -m induction_jax.train --config configs/quick.py
 
-What to expect: the transition near step 400; pattern accuracy from 0.2 to 1.0
-within 100 steps; a previous-token head in layer 0, an induction head in
-layer 1; the top eigenvalue rises four- to twelvefold across it.
+What to expect: the transition near step 400; pattern accuracy rises from 0.2 to
+1.0 within 100 steps; a previous-token head in layer 0 and an induction head in
+layer 1; the top eigenvalue rises four- to twelvefold across the transition.
 """
 
 from configs import base

@@ -222,9 +222,9 @@ class TrainConfig:
   micro_batch_size: int = at_least(
     0,
     default=0,
-    doc="Sequences that go through the network together; gradients are summed "
-    "over micro-batches. 0: on a CPU as many as keep the attention scores of "
-    "a layer within 8 MiB, elsewhere the batch.",
+    doc="Sequences that go through the network together; the gradient is the "
+    "mean over the tokens of the batch. 0: on a CPU as many as keep the "
+    "attention scores of a layer within 8 MiB, elsewhere the whole batch.",
   )
   loss_tokens: str = one_of(
     "all",
@@ -324,8 +324,9 @@ class SpectraConfig:
   adaptive: int = at_least(
     0,
     default=0,
-    doc="Steps between measurements while an alarm on the best heads is on "
-    "(see induction_jax.transition.trigger: one false alarm in about 1000 "
+    doc="Steps between measurements, at most eigen_interval, while a CUSUM "
+    "alarm on the best previous-token and prefix-matching heads is on (see "
+    "induction_jax.transition.trigger: one false alarm in about 1000 "
     "measurements); 0: no alarm. Not in a sweep.",
   )
   track_top_k_eigenvalues: int = at_least(
@@ -340,7 +341,7 @@ class SpectraConfig:
     doc="Sequences in a micro-batch of Hessian-vector products. 0: keep the "
     "linearised gradient of the batch if it fits memory_gib (on a CPU: the "
     "cache), else the largest micro-batch that fits. batch_size: always keep "
-    "it.",
+    "it. results.nc records the choice.",
   )
   memory_gib: float = positive(
     default=2.0,
@@ -384,8 +385,9 @@ class SpectraConfig:
   )
   keep_eigenvectors: bool = boolean(
     default=False,
-    doc="Write the eigenvectors of both ends to eigenvectors/<step>.npz: "
-    "8 * k * P bytes a measurement, for k pairs at each end and P parameters.",
+    doc="Write the eigenvectors of both ends to eigenvectors/<step>.npz "
+    "(measure writes to eigenvectors/remeasured): 8 * k * P bytes for k pairs "
+    "at each end and P parameters.",
   )
 
   def __post_init__(self) -> None:
