@@ -30,6 +30,7 @@ from induction_jax.config import (
 )
 from induction_jax.config.describe import base_text, describe
 from induction_jax.config.reading import VERSION, Retired, value_of
+from induction_jax.storage.run_directory import load_run, open_run
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = config_names()
@@ -396,6 +397,25 @@ class CrossChecksTest(parameterized.TestCase):
     self.assertEqual(config.model.d_head, 8)
 
 
+class ChangeTest(absltest.TestCase):
+  def test_sets_settings_and_leaves_the_input(self):
+    values = {"model": {"n_layers": 3}}
+    config = config_lib.change(
+      values, {"seed": 2, "model.n_heads": 4, "optim.eps": 1}
+    )
+    self.assertEqual(
+      config,
+      make_config(
+        _values(seed=2, model__n_layers=3, model__n_heads=4, optim__eps=1.0)
+      ),
+    )
+    self.assertEqual(values, {"model": {"n_layers": 3}})
+
+  def test_a_section_that_is_none(self):
+    with self.assertRaisesRegex(ConfigError, "model must be a section, got 3"):
+      config_lib.change({"model": 3}, {"model.n_heads": 4})
+
+
 class LeavesTest(absltest.TestCase):
   def test_json_round_trip(self):
     config = make_config(_values(seed=3, optim__clip_norm=0.5))
@@ -446,7 +466,7 @@ class ReadConfigTest(parameterized.TestCase):
     _set(values, name, 1)
     with self.assertRaisesRegex(ConfigError, f"unknown config key {name}"):
       read_config(values, strict=True)
-    with self.assertWarnsRegex(UserWarning, f"not know are ignored: {name}"):
+    with self.assertWarnsRegex(UserWarning, f"which are ignored: {name}"):
       config = read_config(values, strict=False)
     self.assertEqual(config, make_config(_values()))
     self.assertEqual(value_of_path(values, name), 1)  # the input is unchanged
@@ -464,8 +484,12 @@ class ReadConfigTest(parameterized.TestCase):
         read_config(values, strict=True)
       with self.assertWarnsRegex(UserWarning, "ignored: spectra.colour"):
         read_config(values, strict=False)
-      with self.assertRaisesRegex(ConfigError, "removed: spectra have none"):
-        config_lib.check_leaf_name("spectra.colour")
+      for refuse in (
+        lambda: config_lib.check_leaf_name("spectra.colour"),
+        lambda: make_config({"spectra": {"colour": False}}),
+      ):
+        with self.assertRaisesRegex(ConfigError, "removed: spectra have none"):
+          refuse()
 
   @parameterized.parameters(3, 0, "2", None)
   def test_a_version_that_is_not_known(self, version):
@@ -473,10 +497,46 @@ class ReadConfigTest(parameterized.TestCase):
     with self.assertRaisesRegex(ConfigError, "version must be"):
       read_config(values, strict=False)
 
+  def test_a_config_as_deep_as_json_allows(self):
+    values = json.loads('{"task": ' + "[" * 900 + "]" * 900 + "}")
+    with self.assertRaisesRegex(ConfigError, "task must be a section"):
+      read_config(values, strict=False)
+
   @parameterized.parameters(3, ([],), "x")
   def test_what_is_not_a_config(self, values):
     with self.assertRaisesRegex(ConfigError, "must be an object"):
       read_config(values, strict=False)
+
+
+class StoredRunTest(absltest.TestCase):
+  """The directory of a run that another version has written."""
+
+  def setUp(self):
+    super().setUp()
+    root = self.enter_context(tempfile.TemporaryDirectory())
+    self.root = pathlib.Path(root) / "run"
+    self.config = make_config(_values())
+    path = open_run(self.root, self.config, resume=True).config
+    self.values = json.loads(path.read_text())
+    self.path = path
+
+  def test_of_the_version_before(self):
+    self.assertEqual(self.values.pop("version"), 2)
+    del self.values["blocks"]
+    self.path.write_text(json.dumps(self.values))
+    self.assertEqual(load_run(self.root)[1], self.config)
+    open_run(self.root, self.config, resume=True)
+    stored = json.loads(self.path.read_text())
+    self.assertEqual(stored, config_lib.to_json(self.config))
+
+  def test_with_an_unknown_setting(self):
+    self.values["task"]["colour"] = 1
+    self.path.write_text(json.dumps(self.values))
+    with self.assertWarnsRegex(UserWarning, "task.colour"):
+      self.assertEqual(load_run(self.root)[1], self.config)
+    with self.assertRaisesRegex(ConfigError, "unknown config key task.colour"):
+      open_run(self.root, self.config, resume=True)
+    self.assertEqual(json.loads(self.path.read_text()), self.values)
 
 
 def value_of_path(values, name):

@@ -1,6 +1,5 @@
 """Configs from nested mappings, stored runs and command lines."""
 
-import copy
 import dataclasses
 import difflib
 import functools
@@ -125,8 +124,8 @@ def read_config(values: Any, *, strict: bool) -> Config:
   """
   if not isinstance(values, Mapping):
     raise ConfigError(f"a config must be an object, got {shown(values)}")
-  known, version = copy.deepcopy(dict(values)), values.get("version", 1)
-  known.pop("version", None)
+  known = _copy(values)
+  version = known.pop("version", 1)
   if version not in range(1, VERSION + 1):
     raise ConfigError(
       f"a stored config's version must be at most {VERSION}, got "
@@ -137,8 +136,8 @@ def read_config(values: Any, *, strict: bool) -> Config:
     check_leaf_name(unknown[0])
   if unknown:
     warnings.warn(
-      f"settings that this version does not know are ignored: "
-      f"{', '.join(unknown)}",
+      "config.json has settings that this version does not know, which are "
+      f"ignored: {', '.join(unknown)}",
       stacklevel=2,
     )
   return make_config(known)
@@ -185,24 +184,29 @@ def change(values: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
   Raises:
     ConfigError: as make_config, and for a setting that the optimiser lacks.
   """
-  nested = copy.deepcopy(dict(values))
+  nested = _copy(values)
   for name, value in settings.items():
     check_leaf_name(name)
-    *sections, leaf = name.split(".")
-    inner = nested
-    for section in sections:
-      inner = inner.setdefault(section, {})
-    inner[leaf] = value
+    section, _, leaf = name.rpartition(".")
+    inner = nested.setdefault(section, {}) if section else nested
+    if isinstance(inner, dict):  # make_config refuses anything else
+      inner[leaf] = value
   config = make_config(nested)
   for name in settings:
     check_optim_leaf(name, config)
   return config
 
 
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+  """A copy of a config's values that may be changed section by section."""
+  return {
+    name: dict(value) if isinstance(value, Mapping) else value
+    for name, value in values.items()
+  }
+
+
 def check_leaf_name(name: str) -> None:
   """Raises ConfigError unless there is a setting `section.name`, or `seed`."""
-  if name in RETIRED:
-    raise ConfigError(f"{name} was removed: {RETIRED[name].reason}")
   if name not in leaves():
     raise ConfigError(_unknown(name, list(leaves())))
 
@@ -229,6 +233,8 @@ def value_of(config: Config, name: str) -> Any:
 
 def _unknown(name: str, known: Sequence[str]) -> str:
   """The message for an unknown setting, which may lack its section."""
+  if name in RETIRED:
+    return f"{name} was removed: {RETIRED[name].reason}"
   if hint := did_you_mean(name, known):
     return f"unknown config key {name}{hint}"
   last = {full_name.split(".")[-1]: full_name for full_name in known}
