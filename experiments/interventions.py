@@ -1,17 +1,22 @@
-r"""What an induction head needs: every config of the question, every seed.
+r"""What an induction head needs: interventions on training, over seeds.
+
+Question: does an induction head form with one layer, with smeared keys, with a
+previous-token head clamped or forbidden, with frozen query-key weights, and
+with updates inside or outside the sharpest directions?
 
   python -m experiments.interventions runs/interventions
   python -m experiments.interventions runs/interventions --seeds 0 \
     --configs quick clamp_previous_token
 
-From the repository's root. Runs that are finished are not repeated, and a run
-cut short goes on. Spectra are left out: a run has behaviour every 10 steps, and
-the ablations that the verdict takes at its end. Prints a Markdown table of the
-runs and one of the configs, and writes both to results.json.
+Finished runs are not repeated, and interrupted ones go on. Spectra are left
+out: a run measures behaviour every 10 steps, and the ablations of the verdict
+at its end.
+
+Prints: a table of the runs, and one of the configs with the median and range
+over seeds. Both are also in results.json of the directory.
+Takes: about a minute a run on 2 CPU cores; project_off and project_onto longer.
 """
 
-import argparse
-import importlib
 import statistics
 import sys
 import time
@@ -20,7 +25,10 @@ from typing import Any
 
 import jax
 
-from induction_jax.config import Config, make_config
+from experiments.shared.networks import read_config
+from experiments.shared.reporting import Cell, make_parser, make_table, report
+from experiments.verdicts import format_interval
+from induction_jax.config import Config
 from induction_jax.report.findings import find
 from induction_jax.report.write import write_summary
 from induction_jax.run.experiment import make_experiment
@@ -41,46 +49,56 @@ CONFIGS = (
   "project_onto",
 )
 SEEDS = (0, 1, 2, 3, 4)
+# Formats of the columns that are summarised by median and range.
+SPREADS = {
+  "midpoint": ".0f",
+  "accuracy": ".3f",
+  "prefix matching": ".2f",
+  "previous token": ".2f",
+  "seconds": ".0f",
+}
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-  )
-  parser.add_argument("root", type=Path)
+def main(argv: list[str] | None = None) -> None:
+  parser = make_parser(__doc__)
+  parser.add_argument("root", type=Path, help="directory of the runs")
   parser.add_argument("--configs", nargs="+", default=CONFIGS)
   parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-  chosen = parser.parse_args()
-  # Seeds of a config are one program: compile it once.
-  programs = str(chosen.root.absolute() / "programs")
+  options = parser.parse_args(argv)
+  # Seeds of a config are one program, which is then compiled once.
+  programs = str(options.root.absolute() / "programs")
   jax.config.update("jax_compilation_cache_dir", programs)
-  rows = []
-  for name in chosen.configs:
-    for seed in chosen.seeds:
-      found = run_once(name, seed, chosen.root / f"{name}_{seed}")
-      rows.append({"config": name, "seed": seed} | found)
+  runs = []
+  for name in options.configs:
+    for seed in options.seeds:
+      found = run_once(name, seed, options.root / f"{name}_{seed}")
+      runs.append({"config": name, "seed": seed} | found)
       print(f"{name}, seed {seed}: {found}", file=sys.stderr, flush=True)
-  groups = [summarise(name, rows) for name in chosen.configs]
-  write_json(chosen.root / "results.json", {"runs": rows, "configs": groups})
-  print_table(rows)
-  print()
-  print_table(groups)
+  configs = [summarise(name, runs) for name in options.configs]
+  write_json(options.root / "results.json", {"runs": runs, "configs": configs})
+  shown = [row | {"midpoint": format_interval(row["midpoint"])} for row in runs]
+  tables = {"runs": make_table(shown), "configs": make_table(configs)}
+  report(tables, options.json)
 
 
-def load_config(name: str, seed: int) -> Config:
-  """A config of the package at one seed, measured by its behaviour alone."""
-  config = importlib.import_module(f"configs.{name}").get_config()
-  config.seed = seed
-  config.circuits.interval = config.train.num_steps
-  config.spectra.eigen_interval = 0
-  config.checkpoint.interval = config.train.num_steps // 4
-  config.checkpoint.log_spaced = False
-  return make_config(config.to_dict())
+def make_config(name: str, seed: int) -> Config:
+  """A config of the project for one seed, without spectra."""
+  num_steps = read_config(name).train.num_steps
+  return read_config(
+    name,
+    {
+      "seed": seed,
+      "circuits.interval": num_steps,
+      "spectra.eigen_interval": 0,
+      "checkpoint.interval": num_steps // 4,
+      "checkpoint.log_spaced": False,
+    },
+  )
 
 
 def run_once(name: str, seed: int, root: Path) -> dict[str, Any]:
-  """What a run found; the run itself only if it is not finished."""
-  config = load_config(name, seed)
+  """What a run found, after running it unless it is finished."""
+  config = make_config(name, seed)
   directory = open_run(root, config, resume=True)
   if not directory.summary.exists():
     started = time.perf_counter()
@@ -90,10 +108,10 @@ def run_once(name: str, seed: int, root: Path) -> dict[str, Any]:
     results = write_results(experiment, directory)
     cost.save()
     write_summary(directory, results, find(results))
-  return outcome(read_json(directory.summary))
+  return make_row(read_json(directory.summary))
 
 
-def outcome(summary: dict[str, Any]) -> dict[str, Any]:
+def make_row(summary: dict[str, Any]) -> dict[str, Any]:
   """The columns of a run, from its summary.json."""
   transition, heads = summary["transition"], summary["heads"]
   return {
@@ -107,51 +125,26 @@ def outcome(summary: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def summarise(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-  """One line for all seeds of a config: counts, medians and ranges."""
-  rows = [row for row in rows if row["config"] == name]
-  midpoints = [row["midpoint"]["estimate"] for row in rows if row["midpoint"]]
+def summarise(name: str, runs: list[dict[str, Any]]) -> dict[str, Cell]:
+  """One row for all seeds of a config: counts, medians and ranges."""
+  rows = [row for row in runs if row["config"] == name]
+  values = {key: [row[key] for row in rows] for key in SPREADS}
+  values["midpoint"] = [x["estimate"] for x in values["midpoint"] if x]
+  heads = sum(row["induction head"] for row in rows)
   return {
     "config": name,
-    "induction heads": f"{sum(row['induction head'] for row in rows)} of "
-    f"{len(rows)}",
-    "transitions": f"{len(midpoints)} of {len(rows)}",
-    "midpoint": spread(midpoints, ".0f"),
-    "accuracy": spread([row["accuracy"] for row in rows], ".3f"),
-    "prefix matching": spread([row["prefix matching"] for row in rows], ".2f"),
-    "previous token": spread([row["previous token"] for row in rows], ".2f"),
-    "seconds": spread([row["seconds"] for row in rows], ".0f"),
+    "induction heads": f"{heads} of {len(rows)}",
+    "transitions": f"{len(values['midpoint'])} of {len(rows)}",
+    **{key: format_spread(values[key], form) for key, form in SPREADS.items()},
   }
 
 
-def spread(values: list[float], form: str) -> str:
-  """Median and range, `-` where there is nothing."""
+def format_spread(values: list[float], form: str) -> str | None:
+  """Median and range, None without values."""
   if not values:
-    return "-"
+    return None
   low, middle, high = min(values), statistics.median(values), max(values)
   return f"{middle:{form}} ({low:{form}} to {high:{form}})"
-
-
-def print_table(rows: list[dict[str, Any]]) -> None:
-  """Rows of equal keys as Markdown."""
-  print("| " + " | ".join(rows[0]) + " |")
-  print("|" + "---|" * len(rows[0]))
-  for row in rows:
-    print("| " + " | ".join(cell(value) for value in row.values()) + " |")
-
-
-def cell(value: Any) -> str:
-  """A value of a table: yes or no, a number, or an interval."""
-  if value is None:
-    return "-"
-  if isinstance(value, bool):
-    return "yes" if value else "no"
-  if isinstance(value, float):
-    return f"{value:.3g}"
-  if isinstance(value, dict):
-    shown = (f"{value[k]:.0f}" for k in ("estimate", "low", "high"))
-    return "{} [{}, {}]".format(*shown)
-  return str(value)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,39 @@
-r"""Does curvature move before the induction head forms? Many seeds, controls.
+"""Does curvature move before the induction head forms?
 
-  python experiments/lead_lag.py runs/lead_lag --json experiments/results/lead_lag.json
+Question: by how many steps do the events of the Hessian's spectrum, and of the
+scalars that every training run has, come before the onset of accuracy?
 
-From the repository's root. Trains and measures configs/lead_lag.py over
---seeds seeds, and --controls seeds of each control, as sweeps of a few seeds in
-one process for every core; what is finished is not repeated. Prints Markdown
-tables of how much earlier than the onset of accuracy each event of curvature
-comes, and each of the scalars that any training run has; of the same for
-alarms, at one rate of false alarms in the controls; and of how many controls
-had events at all. Draws leads.png in the directory.
+  python -m experiments.lead_lag runs/lead_lag --json lead_lag.json
+
+Trains configs/lead_lag.py for --seeds seeds, and --controls seeds of each
+control, in which no induction head can form. Sweeps of a few seeds run on one
+core each; finished ones are not repeated. Draws leads.png in the directory.
+
+Prints: the lead of every event over the onset of accuracy; the lead of alarms
+at one false-alarm rate, over accuracy and over the gradient norm; how many
+controls had which event; and every seed's dates.
+Takes: 75 minutes on 2 CPU cores.
 """
 
-import argparse
 import functools
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from experiments.shared.reporting import Table, make_parser, report
 from induction_jax.report import style
-from induction_jax.report.leads import (
-  Run,
-  format_controls,
-  format_leads,
-  plot_leads,
-  read_sweep,
-  summarise,
-)
+from induction_jax.report.leads import plot_leads, read_sweep, summarise
 from induction_jax.report.write import save_figure
-from induction_jax.storage.run_directory import write_json
 
 CONFIG = "configs/lead_lag.py"
-# In none of them does an induction head form: too few layers, a shortcut to
-# learn in its place, nothing learnt at all.
+# Controls in which no induction head forms: with too few layers, with a
+# shortcut that solves the task, and without learning.
 CONTROLS = {
   "one_layer": ("--config.model.n_layers=1",),
   "fixed_offset": (
@@ -46,12 +43,12 @@ CONTROLS = {
   ),
   "untrained": ("--config.optim.learning_rate=1e-12",),
 }
-# Seeds of one sweep: few, so that the last ones leave no core idle for long.
+# Seeds of one sweep. They are few, so that no core is idle for long at the end.
 SEEDS_A_SWEEP = 4
 
 
 class Sweep(NamedTuple):
-  """Some seeds of one setting."""
+  """Consecutive seeds of one setting."""
 
   name: str
   first_seed: int
@@ -62,48 +59,94 @@ class Sweep(NamedTuple):
     return root / f"{self.name}_{self.first_seed:04d}"
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-  )
-  parser.add_argument("root", type=Path)
-  parser.add_argument("--seeds", type=int, default=48)
-  parser.add_argument("--controls", type=int, default=8)
-  parser.add_argument("--json", type=Path, help="where the figures go")
-  chosen = parser.parse_args()
-  if chosen.seeds < 2 or chosen.controls < 1:
+def main(argv: list[str] | None = None) -> None:
+  parser = make_parser(__doc__)
+  parser.add_argument("root", type=Path, help="directory of the sweeps")
+  parser.add_argument("--seeds", type=int, default=48, help="default 48")
+  parser.add_argument("--controls", type=int, default=8, help="default 8")
+  options = parser.parse_args(argv)
+  if options.seeds < 2 or options.controls < 1:
     parser.error("--seeds must be at least 2 and --controls at least 1")
-  sweeps = {"quick": split("quick", chosen.seeds)} | {
-    name: split(name, chosen.controls, overrides)
+  root = options.root
+  sweeps = {"quick": split("quick", options.seeds)} | {
+    name: split(name, options.controls, overrides)
     for name, overrides in CONTROLS.items()
   }
-  run_all([each for group in sweeps.values() for each in group], chosen.root)
-  runs = {
-    name: [run for e in group for run in read_sweep(e.directory(chosen.root))]
+  run_all([sweep for group in sweeps.values() for sweep in group], root)
+  controls = {
+    name: [run for x in group for run in read_sweep(x.directory(root))]
     for name, group in sweeps.items()
   }
-  report(runs.pop("quick"), runs, chosen.root, chosen.json)
-
-
-def report(
-  runs: list[Run], controls: dict[str, list[Run]], root: Path, path: Path | None
-) -> None:
-  """Prints the tables, writes the figures, draws the leads."""
+  runs = controls.pop("quick")
   figures = summarise(runs, controls)
-  print(f"transitions: {figures['n_seeds']} of {figures['n_trained']} seeds\n")
-  for title in ("events", "alarms", "alarms_before_gradient_norm"):
-    print(format_leads(title.replace("_", " "), figures[title]) + "\n")
-  print(format_controls(figures["controls"]))
-  if path:
-    write_json(path, figures)
+  print(f"transitions: {figures['n_seeds']} of {figures['n_trained']} seeds")
+  report(make_tables(figures), options.json)
   with style.paper_style():
     save_figure(plot_leads(runs, figures), root / "leads.png")
+
+
+def make_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
+  """The tables of the leads, the controls and the seeds."""
+  titles = ("events", "alarms", "alarms_before_gradient_norm")
+  return {
+    **{title: make_leads_table(title, figures[title]) for title in titles},
+    "controls": make_controls_table(figures["controls"]),
+    "seeds": make_seeds_table(figures["seeds"]),
+  }
+
+
+def make_leads_table(
+  title: str, leads: Mapping[str, Mapping[str, Any]]
+) -> Table:
+  """One row an event; a positive lead means that the event comes first."""
+  columns = (
+    *(_words(title), "seeds", "median lead (steps)"),
+    *("95 % interval", "p, corrected"),
+  )
+  rows = []
+  for name, lead in leads.items():
+    interval = lead["interval"] and "{:.0f} to {:.0f}".format(*lead["interval"])
+    row = [lead["median_lead"], interval, lead["corrected_p_value"]]
+    rows.append([_words(name), lead["n_dated"], *row])
+  return Table(columns, ["", "", ".0f", "", ".2g"], rows)
+
+
+def make_controls_table(controls: Mapping[str, Mapping[str, Any]]) -> Table:
+  """How many runs of each control had which event."""
+  counts = {
+    name: {"transition": control["transitions"], **control["events"]}
+    for name, control in controls.items()
+  }
+  rows = [
+    [
+      _words(event),
+      *(f"{counts[x][event]} of {controls[x]['n_trained']}" for x in controls),
+    ]
+    for event in next(iter(counts.values()))
+  ]
+  return Table(["event", *controls], [""] * (1 + len(controls)), rows)
+
+
+def make_seeds_table(seeds: Sequence[Mapping[str, Any]]) -> Table:
+  """The steps at which each seed had its onset, events and alarms."""
+  events, alarms = list(seeds[0]["events"]), list(seeds[0]["alarms"])
+  columns = ["seed", "onset of accuracy", *map(_words, events)]
+  columns += [f"{_words(name)}, alarm" for name in alarms]
+  rows = [
+    [x["seed"], x["onset"], *x["events"].values(), *x["alarms"].values()]
+    for x in seeds
+  ]
+  return Table(columns, ["", *[".1f"] * (len(columns) - 1)], rows)
+
+
+def _words(name: str) -> str:
+  return name.replace("_", " ")
 
 
 def split(
   name: str, seeds: int, overrides: tuple[str, ...] = ()
 ) -> list[Sweep]:
-  """The sweeps that together are so many seeds of a setting."""
+  """Sweeps that together have `seeds` seeds of a setting."""
   return [
     Sweep(name, first, min(SEEDS_A_SWEEP, seeds - first), overrides)
     for first in range(0, seeds, SEEDS_A_SWEEP)
@@ -111,28 +154,28 @@ def split(
 
 
 def run_all(sweeps: list[Sweep], root: Path) -> None:
-  """Runs the sweeps that are not finished, one at a time on every core."""
+  """Runs the unfinished sweeps, one at a time on every core."""
   root.mkdir(parents=True, exist_ok=True)
   cores: Queue[int] = Queue()
   for core in usable_cores():
     cores.put(core)
   with ThreadPoolExecutor(cores.qsize()) as pool:
-    # The list, so that the first failure is raised here.
+    # list() raises the first failure here.
     list(pool.map(functools.partial(run_once, root=root, cores=cores), sweeps))
 
 
 def usable_cores() -> list[int]:
-  """Those that this process may use, where the system tells."""
+  """The cores that this process may use, or all where that is unknown."""
   if hasattr(os, "sched_getaffinity"):
     return sorted(os.sched_getaffinity(0))
   return list(range(os.cpu_count() or 1))
 
 
 def run_once(sweep: Sweep, root: Path, cores: Queue[int]) -> None:
-  """One sweep to its end, on a core of its own.
+  """Runs one sweep to its end on a free core.
 
-  Two programs of one thread use two cores better than one of two threads:
-  most operations at this size are too short to share.
+  Two programs with one thread each use two cores better than one program with
+  two threads, because most operations at this size are too short to share.
   """
   directory = sweep.directory(root)
   if (directory / "summary.json").exists():
@@ -144,7 +187,7 @@ def run_once(sweep: Sweep, root: Path, cores: Queue[int]) -> None:
     *("--seeds", str(sweep.seeds), "--first_seed", str(sweep.first_seed)),
     *("--workdir", str(directory), *sweep.overrides),
   ]
-  # Sweeps of a setting are one program: compile it once.
+  # Sweeps of a setting share one compiled program.
   programs = {"JAX_COMPILATION_CACHE_DIR": str((root / "programs").absolute())}
   try:
     with open(f"{directory}.log", "a") as log:

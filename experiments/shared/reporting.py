@@ -78,6 +78,7 @@ def _format_cell(value: Cell, spec: str) -> str:
 def make_parser(description: str) -> argparse.ArgumentParser:
   """A parser with `--json`, whose help is the module's docstring as written."""
   parser = argparse.ArgumentParser(
+    prog=f"python -m {_module_name()}",
     description=description,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

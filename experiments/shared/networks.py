@@ -1,8 +1,7 @@
-"""What is measured: a trained network, a batch, and the float64 answer."""
+"""Configs, and trained networks whose Hessian is known in float64."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +10,17 @@ from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from induction_jax import spectra, tasks
-from induction_jax.commands import command_line
-from induction_jax.config import Config
+from induction_jax.config import Config, change, load_config
 from induction_jax.model import losses
 from induction_jax.run.experiment import make_experiment
 from induction_jax.training.state import stream
 from induction_jax.training.step import Loss, make_loss
-from induction_jax.types import Array, Batch, Params
+from induction_jax.types import Array, Batch, Params, PyTree
 
 K = 10  # eigenpairs at each end
 TOLERANCE = 1e-3  # relative residual at which a pair counts as found
 REFERENCE_TOLERANCE = 1e-10
+MAX_ORDER = 240  # of Lanczos
 
 Product = Callable[[np.ndarray], np.ndarray]
 
@@ -29,23 +28,23 @@ Product = Callable[[np.ndarray], np.ndarray]
 class Size(NamedTuple):
   """A network that has begun to learn, so that both ends have outliers."""
 
-  overrides: tuple[str, ...]  # of configs/quick.py
+  settings: Mapping[str, Any]  # that differ from configs/quick.py
   train_steps: int
   examples: int  # in the Hessian's batch
 
 
 SIZES = {
   # 39,360 parameters, just past the transition.
-  "quick": Size((), 500, 16),
-  # 1,075,456 parameters, just begun.
+  "quick": Size({}, 500, 16),
+  # 1,075,456 parameters, at the start of training.
   "1m": Size(
-    (
-      "--config.model.n_layers=4",
-      "--config.model.n_heads=8",
-      "--config.model.d_model=256",
-      "--config.optim.learning_rate=0.001",
-      "--config.train.batch_size=16",
-    ),
+    {
+      "model.n_layers": 4,
+      "model.n_heads": 8,
+      "model.d_model": 256,
+      "optim.learning_rate": 0.001,
+      "train.batch_size": 16,
+    },
     100,
     8,
   ),
@@ -53,7 +52,7 @@ SIZES = {
 
 
 class Problem(NamedTuple):
-  """A loss, where its Hessian is wanted, and on what."""
+  """A loss, the parameters at which its Hessian is wanted, and a batch."""
 
   loss: Loss
   params: Params
@@ -65,18 +64,17 @@ class Problem(NamedTuple):
     return sum(x.size for x in jax.tree.leaves(self.params))
 
   def split(self, examples: int | None = None) -> spectra.MicroBatches:
-    """The batch in micro-batches of `examples`; whole by default."""
+    """The batch in micro-batches of `examples`, in one by default."""
     size = examples or len(self.counts)
     return spectra.split_batch(self.batch, self.counts, size)
 
 
 class Reference(NamedTuple):
-  """Extreme eigenvalues in float64, and the product they came from."""
+  """Extreme eigenvalues in float64, and the product that they came from."""
 
   top: np.ndarray  # [K], descending
   bottom: np.ndarray  # [K], ascending
   magnitude: np.ndarray  # [K], the largest in absolute value, descending
-  vectors: np.ndarray  # [2 K, P], of the bottom and the top, ascending
   product: Product  # float64
 
 
@@ -88,6 +86,11 @@ class Answer(NamedTuple):
   products: int
 
 
+def read_config(name: str, settings: Mapping[str, Any] | None = None) -> Config:
+  """A config of this project, with some settings changed."""
+  return change(load_config(name).to_dict(), settings or {})
+
+
 def make_problem(
   name: str, examples: int | None = None, trained: bool = True
 ) -> Problem:
@@ -95,11 +98,11 @@ def make_problem(
 
   Args:
     name: a key of SIZES.
-    examples: in the Hessian's batch; the size's own by default.
-    trained: false leaves the initial weights.
+    examples: in the Hessian's batch; by default those of the size.
+    trained: false returns the initial weights.
   """
   size = SIZES[name]
-  config = quick_config(size.overrides)
+  config = read_config("quick", size.settings)
   experiment = make_experiment(config)
   state = experiment.init()
   if trained:
@@ -115,35 +118,55 @@ def make_problem(
   )
 
 
+def find_ends(
+  operator: spectra.Operator,
+  params: Params,
+  key: jax.Array,
+  *,
+  k_bottom: int = K,
+  tolerance: float = TOLERANCE,
+  max_order: int = MAX_ORDER,
+) -> spectra.Spectrum:
+  """Lanczos of this project for the K largest eigenvalues and some smallest."""
+  return spectra.lanczos(
+    operator,
+    params,
+    key,
+    k_top=K,
+    k_bottom=k_bottom,
+    max_order=max_order,
+    tolerance=tolerance,
+  )
+
+
 def find_reference(problem: Problem) -> Reference:
   """Both ends by ARPACK in float64, to REFERENCE_TOLERANCE.
 
-  The dense Hessian would answer too, but takes 12 GB at the smaller size.
+  A dense Hessian would take 12 GB at the smaller size.
   """
   product = exact_product(problem)
   operator = LinearOperator((problem.size,) * 2, product, dtype=np.float64)
-  values, vectors = eigsh(
+  values = eigsh(
     operator,
     2 * K,
     which="BE",
     ncv=8 * K,
     tol=REFERENCE_TOLERANCE,
     v0=np.random.default_rng(0).normal(size=problem.size),
+    return_eigenvectors=False,
   )
-  order = np.argsort(values)
-  values, vectors = values[order], vectors.T[order]
+  values = np.sort(values)
   by_magnitude = values[np.argsort(-np.abs(values))]
   return Reference(
     top=values[::-1][:K],
     bottom=values[:K],
     magnitude=by_magnitude[:K],
-    vectors=vectors,
     product=product,
   )
 
 
 def exact_product(problem: Problem) -> Product:
-  """The Hessian's product on flat vectors, all of it in float64."""
+  """The HVP on flat vectors, computed in float64 throughout."""
   with jax.enable_x64(True):
     params = jax.tree.map(lambda x: x.astype(np.float64), problem.params)
     counts = problem.counts.astype(np.float64)
@@ -173,23 +196,14 @@ def relative_error(values: np.ndarray, exact: np.ndarray) -> float:
   return float(np.max(np.abs(values - exact) / np.abs(exact)))
 
 
+def flatten_vectors(vectors: PyTree) -> np.ndarray:
+  """Vectors with leaves [k, ...] as rows, [k, P]."""
+  leaves = jax.tree.leaves(vectors)
+  # k may be 0, so reshape(k, -1) would be ambiguous.
+  rows = [x.reshape(len(x), int(np.prod(x.shape[1:]))) for x in leaves]
+  return np.concatenate(rows, axis=1)
+
+
 def _unit(vector: np.ndarray) -> np.ndarray:
   vector = vector.astype(np.float64)
   return vector / np.linalg.norm(vector)
-
-
-def quick_config(overrides: tuple[str, ...] = ()) -> Config:
-  """configs/quick.py, from wherever this is run."""
-  return read_config("quick", overrides)
-
-
-def read_config(name: str, overrides: tuple[str, ...] = ()) -> Config:
-  """A file of configs/, with `--config.<section>.<leaf>=VALUE` applied."""
-  argv = ["benchmark", f"--config={config_path(name)}", *overrides]
-  parser = command_line.make_parser("benchmark", "", None)
-  command_line.add_config_flag(parser)
-  return command_line.config_from(command_line.parse(parser, argv))
-
-
-def config_path(name: str) -> Path:
-  return Path(__file__).parents[2] / "configs" / f"{name}.py"

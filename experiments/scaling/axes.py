@@ -1,4 +1,4 @@
-"""What a cost may grow with, and how fast: axes, sizes, expected exponents.
+"""The axes along which costs grow, their sizes and the expected exponents.
 
 The base point is near `quick`, with batches of four so that the largest sizes
 are still cheap. One axis is varied at a time.
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 MEASUREMENTS = ("step", "behaviour", "circuits", "ablation", "spectra")
-# A local exponent above the expected one by more than this is looked into:
-# caches bend a curve by so much, an added factor by a whole one.
+# An exponent that exceeds the expected one by more than this is flagged. Caches
+# change an exponent by as much; one more factor in a cost changes it by 1.
 MARGIN = 0.3
 
 BATCHES = (
@@ -18,9 +18,9 @@ BATCHES = (
   "ablation.batch_size",
   "spectra.batch_size",
 )
-# A tolerance out of reach: Lanczos does max_order products, whatever it sees,
-# so that their number is not another axis. One spectrum: the preconditioned
-# one grows alike, and compiles as long again.
+# The tolerance is out of reach, so that Lanczos always does max_order products
+# and their number is not another axis. The preconditioned spectrum is left out,
+# because it grows like the plain one and doubles the compilation.
 ONE_LANCZOS = {
   "spectra.tolerance": 1e-12,
   "spectra.max_order": 16,
@@ -30,7 +30,7 @@ BASE = dict.fromkeys(BATCHES, 4) | ONE_LANCZOS
 
 
 class Expected(NamedTuple):
-  """Exponents of the term that wins in the end, and which that is."""
+  """Exponents of the dominant term, and what that term is."""
 
   time: float
   memory: float
@@ -38,15 +38,15 @@ class Expected(NamedTuple):
 
 
 class Axis(NamedTuple):
-  """One thing that grows, all else being at the base point.
+  """One quantity that is varied from the base point.
 
   Attributes:
-    title: what it is, for people.
-    sizes: geometric.
-    leaves: the settings that take the size; none for the number of seeds.
-    expected: by measurement, those alone that depend on it.
+    title: its name in figures.
+    sizes: a geometric sequence.
+    leaves: settings that take the size; none for the number of seeds.
+    expected: by measurement, for those that depend on this quantity.
     also: other settings that differ from BASE.
-    train_steps: before measuring.
+    train_steps: taken before measuring.
   """
 
   title: str
@@ -57,7 +57,7 @@ class Axis(NamedTuple):
   train_steps: int = 1
 
   def settings(self, size: int) -> dict[str, float]:
-    """Settings over those of `quick` at a size."""
+    """Settings that differ from `quick`, at a size."""
     return BASE | dict(self.also) | dict.fromkeys(self.leaves, size)
 
 

@@ -1,19 +1,23 @@
-r"""How a step and each measurement grow, in time and memory.
+"""How the time and memory of a step and of each measurement grow.
 
-  python experiments/benchmarks/growth.py --json growth.json --figure growth.png
-  python experiments/benchmarks/growth.py --axes T D --json growth.json
+Question: with which exponents do costs grow along each axis, and do any grow
+faster than expected?
 
-One axis at a time from a base point near `quick`: sequence length T, width D,
-layers L, heads H, batch B, eigenpairs k, seeds N. Exponents are fitted in
-logarithms and stand beside those expected. What is in --json already is kept,
-so that axes may be measured in several goes; `--axes` without a name measures
-nothing and only draws and prints what is there. Time is the median of repeats
-after compilation; memory is what XLA plans for a program (arguments, results
-and temporaries), the same on every machine of a kind. --check compares one of
-these with the resident size of a process of its own.
+  python -m experiments.scaling.growth --json growth.json --figure growth.png
+  python -m experiments.scaling.growth --axes T D --json growth.json
+
+One axis at a time is varied from a base point near quick: sequence length T,
+width D, layers L, heads H, batch B, eigenpairs k, seeds N. Exponents are fitted
+to logarithms. Axes that --json already holds are kept, so that axes may be
+measured one after another; `--axes` without a name measures nothing. Time is
+the median of repeats after compilation. Memory is what XLA plans for a program
+(arguments, results and temporaries); --check compares one plan with the
+resident memory of this process and does nothing else.
+
+Prints: every cost, and a table of fitted and expected exponents.
+Takes: 10 minutes on 2 CPU cores, most of it compilation.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -25,13 +29,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from costs import timed
-from device import planned_bytes
-from expectations import AXES, MEASUREMENTS, Axis
-from growth_report import draw, print_table
-from memory import peak_resident
-from problem import quick_config
 
+from experiments.scaling.axes import AXES, MEASUREMENTS, Axis
+from experiments.scaling.exponents import draw, make_table
+from experiments.shared.device import peak_resident, planned_bytes
+from experiments.shared.networks import read_config
+from experiments.shared.reporting import make_parser, report, save
+from experiments.shared.timing import timed
 from induction_jax.devices.mesh import make_seeds_mesh
 from induction_jax.measurements import HeldOut, Probe
 from induction_jax.run.experiment import (
@@ -42,20 +46,20 @@ from induction_jax.run.experiment import (
 from induction_jax.run.seeds import default_mapping, make_group
 from induction_jax.training.state import TrainState
 
-SECONDS = 3.0  # spent on a measurement, if that is more than two repeats
+SECONDS = 3.0  # after which a measurement is not repeated a third time
 REPEATS = 7
-CHUNK_SECONDS = 0.1  # of training steps timed together
-# By --check: large enough to outweigh the compiler.
+CHUNK_SECONDS = 0.1  # duration of the training steps timed together
+# Axis, size and measurement of --check, large enough to outweigh the compiler.
 CHECKED = ("T", 1024, "behaviour")
 
 
 class Program(NamedTuple):
-  """Something compiled, to be timed.
+  """A compiled program to be timed.
 
   Attributes:
-    turn: runs it once, to its result on the host.
-    bytes: of arguments, results and temporaries, as XLA plans them.
-    units: how often what is measured happens in a turn.
+    turn: runs the program once and fetches its result to the host.
+    bytes: arguments, results and temporaries, as XLA plans them.
+    units: number of measured events (such as steps) in a turn.
   """
 
   turn: Callable[[], Any]
@@ -63,38 +67,37 @@ class Program(NamedTuple):
   units: int = 1
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> None:
+  parser = make_parser(__doc__)
   parser.add_argument("--axes", nargs="*", choices=AXES, default=list(AXES))
-  parser.add_argument("--json", type=Path, help="figures, kept and added to")
-  parser.add_argument("--figure", type=Path, help="where to draw them")
-  parser.add_argument("--points", type=int, help="the first sizes alone")
-  parser.add_argument("--check", action="store_true", help="of memory, alone")
-  options = parser.parse_args()
-  sys.stdout.reconfigure(line_buffering=True)  # a run takes minutes
+  parser.add_argument("--figure", type=Path, help="draw the costs to this file")
+  parser.add_argument("--points", type=int, help="use only the first sizes")
+  parser.add_argument("--check", action="store_true", help="check memory only")
+  options = parser.parse_args(argv)
+  sys.stdout.reconfigure(line_buffering=True)
   if options.check:
     return check_memory()
-  figures = {}
+  axes: dict[str, Any] = {}
   if options.json and options.json.exists():
-    figures = json.loads(options.json.read_text())
+    axes = json.loads(options.json.read_text()).get("axes", {})
   for name in options.axes:
     print(f"{AXES[name].title}, load before: {os.getloadavg()[0]:.1f}")
-    figures[name] = measure_axis(AXES[name], options.points)
+    axes[name] = measure_axis(AXES[name], options.points)
     if options.json:
-      options.json.write_text(json.dumps(figures, indent=2) + "\n")
-  print_table(figures)
+      save({}, options.json, {"axes": axes})
+  report({"exponents": make_table(axes)}, options.json, {"axes": axes})
   if options.figure:
-    draw(figures, options.figure)
+    draw(axes, options.figure)
 
 
 def measure_axis(axis: Axis, points: int | None = None) -> dict[str, Any]:
-  """Costs by measurement, each a list over the axis' sizes."""
+  """Costs by measurement, each a list over the sizes of the axis."""
   sizes = axis.sizes[:points]
   found: dict[str, Any] = {"sizes": list(sizes)}
   for size in sizes:
     for name, cost in measure_point(axis, size).items():
-      told = ", ".join(f"{key} {value:.4g}" for key, value in cost.items())
-      print(f"  {size:5d} {name}: {told}")
+      text = ", ".join(f"{key} {value:.4g}" for key, value in cost.items())
+      print(f"  {size:5d} {name}: {text}")
       for key, value in cost.items():
         found.setdefault(name, {}).setdefault(key, []).append(value)
     jax.clear_caches()  # or programs would pile up
@@ -102,7 +105,7 @@ def measure_axis(axis: Axis, points: int | None = None) -> dict[str, Any]:
 
 
 def measure_point(axis: Axis, size: int) -> dict[str, dict[str, float]]:
-  """Seconds, bytes and more of every measurement at one point."""
+  """Costs of every measurement at one point."""
   experiment = make_seeds(axis, size)
   wanted = [name for name in MEASUREMENTS if name in axis.expected]
   state = experiment.init()
@@ -114,17 +117,15 @@ def measure_point(axis: Axis, size: int) -> dict[str, dict[str, float]]:
     if probe.name in wanted:
       program = line_up(probe, state, held_out)
       costs[probe.name] = _cost(program)
-  if "step" in wanted:  # last, for it gives its state away
+  if "step" in wanted:  # last, because it donates its state
     program = line_up_training(chunk, state)
     costs["step"] = _cost(program)
   return {name: costs[name] for name in wanted}
 
 
 def make_seeds(axis: Axis, size: int) -> Experiment:
-  """The compiled experiment at a point; of many seeds where these grow."""
-  config = quick_config(
-    tuple(f"--config.{k}={v}" for k, v in axis.settings(size).items())
-  )
+  """The compiled experiment at a point, of many seeds on the axis N."""
+  config = read_config("quick", axis.settings(size))
   if axis.leaves:
     return make_experiment(config)
   pure = make_pure_experiment(config)
@@ -133,7 +134,7 @@ def make_seeds(axis: Axis, size: int) -> Experiment:
 
 
 def line_up(probe: Probe, state: TrainState, held_out: HeldOut) -> Program:
-  """A probe's measurement from start to finish, as the loop makes it."""
+  """A complete measurement, as the loop of a run makes it."""
   carry = probe.init_carry(state.params)
   prepare = _compile(probe.prepare, state, held_out)
   prepared = prepare(state, held_out)
@@ -152,7 +153,7 @@ def line_up(probe: Probe, state: TrainState, held_out: HeldOut) -> Program:
 
 
 def line_up_training(chunk: Any, state: TrainState) -> Program:
-  """A chunk of steps, as many as take CHUNK_SECONDS."""
+  """A chunk of as many steps as take CHUNK_SECONDS."""
 
   def turn(steps: int) -> Any:
     nonlocal state
@@ -165,7 +166,7 @@ def line_up_training(chunk: Any, state: TrainState) -> Program:
 
 
 def check_memory() -> None:
-  """Prints XLA's plan for one probe beside what its process came to hold."""
+  """Prints the planned memory of one measurement and the measured peak."""
   name, size, wanted = CHECKED
   experiment = make_seeds(AXES[name], size)
   state = experiment.init()
@@ -184,7 +185,7 @@ def _compile(function: Any, *arguments: Any) -> Any:
 
 
 def _cost(program: Program) -> dict[str, float]:
-  """A program's figures; the first turn is not counted."""
+  """The cost of a program; the first turn is not counted."""
   values = program.turn()
   seconds: list[float] = []
   while len(seconds) < 2 or (len(seconds) < REPEATS and sum(seconds) < SECONDS):
@@ -199,7 +200,7 @@ def _cost(program: Program) -> dict[str, float]:
 
 
 def _each(arrays: Any, steps: Any) -> Sequence[Any]:
-  """What was measured of each seed; of one alone, that."""
+  """The arrays of each seed, or of the only run."""
   if not steps.ndim:
     return [arrays]
   return [jax.tree.map(lambda x, i=i: x[i], arrays) for i in range(len(steps))]

@@ -1,44 +1,64 @@
 """Extreme eigenpairs by induction_jax.spectra, and by peers that run on JAX.
 
-A Solver takes a seed for its random start. Where a peer leaves the number of
-its products to the user, it gets the smallest that reaches TOLERANCE (median
-over three starts), found beforehand at no cost to it.
+A Solver takes the seed of its random start. A peer that leaves the number of
+products to the user is given the smallest number that reaches TOLERANCE, the
+median over three starts. The search for it is not counted.
 """
 
 import functools
-import math
 from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from problem import TOLERANCE, Answer, K, Problem, Reference
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from experiments.shared.networks import (
+  MAX_ORDER,
+  TOLERANCE,
+  Answer,
+  K,
+  Problem,
+  Reference,
+  find_ends,
+  flatten_vectors,
+)
 from induction_jax import spectra
-from induction_jax.types import PyTree
 
-MAX_ORDER = 240
+# By name: distribution, module and function that make a peer.
+_TORCH = "experiments.peers.torch_solvers"
+PEERS = {
+  "pyhessian": ("pyhessian", _TORCH, "make_pyhessian"),
+  "curvlinops": ("curvlinops-for-pytorch", _TORCH, "make_curvlinops"),
+  "hessian_eigenthings": (
+    "hessian-eigenthings",
+    _TORCH,
+    "make_hessian_eigenthings",
+  ),
+  "matfree": ("matfree", __name__, "make_matfree"),
+  "scipy": ("scipy", __name__, "make_scipy"),
+}
 
 Solver = Callable[[int], Answer]
-
-
-# Finding a peer's setting may take a while, and the answer to compare with.
+# The search for a peer's settings may compare with the exact answer.
 MakeSolver = Callable[[Reference], Solver]
 
 
 class Peer(NamedTuple):
-  """What a peer is asked for.
+  """The tasks of a peer.
 
   Attributes:
-    defaults: the ten largest with no setting touched.
-    top: makes what finds the ten largest to TOLERANCE.
-    both: the same for the ten largest and the ten smallest, None if it cannot.
-    by_magnitude: of `defaults` and of `top`, whether its largest are the
-      largest in absolute value.
+    defaults: finds the ten largest with the peer's default settings.
+    top: makes a solver for the ten largest to TOLERANCE.
+    both: makes a solver for the ten largest and the ten smallest to TOLERANCE,
+      None if the peer has none.
+    by_magnitude: for `defaults` and for `top`, whether "largest" means largest
+      in absolute value.
   """
 
   defaults: Solver
@@ -47,8 +67,26 @@ class Peer(NamedTuple):
   by_magnitude: tuple[bool, bool] = (False, False)
 
 
+def make_peer(name: str, problem: Problem) -> Peer:
+  """Makes one of PEERS; ImportError if it or PyTorch is not installed."""
+  _, module, function = PEERS[name]
+  return getattr(import_module(module), function)(problem)
+
+
+def make_peers(problem: Problem) -> dict[str, Peer]:
+  """Makes the installed peers and prints a message for each missing one."""
+  peers = {}
+  for name, (distribution, *_) in PEERS.items():
+    try:
+      peers[name] = make_peer(name, problem)
+      print(f"{name}: {distribution} {version(distribution)}")
+    except (ImportError, PackageNotFoundError) as error:
+      print(f"{name}: skipped, {error}")
+  return peers
+
+
 def prepare_hessian(problem: Problem) -> Callable[[], spectra.Operator]:
-  """Builds the linear map in a program of its own, for another to take."""
+  """Builds the linear map in a program of its own, as input for another."""
   prepare = jax.jit(
     lambda params: spectra.linearized_hessian(
       problem.loss, params, problem.split()
@@ -57,30 +95,21 @@ def prepare_hessian(problem: Problem) -> Callable[[], spectra.Operator]:
   return lambda: prepare(problem.params)
 
 
-def make_ours(
-  problem: Problem, k_bottom: int, tolerance: float = TOLERANCE
-) -> Solver:
-  """A whole measurement: the linear map is built, then Lanczos runs."""
+def make_ours(problem: Problem, k_bottom: int = K) -> Solver:
+  """A complete measurement: the linear map is built, then Lanczos runs."""
   prepare = prepare_hessian(problem)
 
   @jax.jit
   def measure(hessian: spectra.Operator, seed: jax.Array) -> spectra.Spectrum:
-    return spectra.lanczos(
-      hessian,
-      problem.params,
-      jax.random.key(seed),
-      k_top=K,
-      k_bottom=k_bottom,
-      max_order=MAX_ORDER,
-      tolerance=tolerance,
-    )
+    key = jax.random.key(seed)
+    return find_ends(hessian, problem.params, key, k_bottom=k_bottom)
 
   def solve(seed: int) -> Answer:
     spectrum = jax.device_get(measure(prepare(), jnp.int32(seed)))
     ends = spectrum.top, spectrum.bottom
     return Answer(
       values=np.concatenate([end.values for end in ends]),
-      vectors=np.concatenate([flat(end.vectors) for end in ends]),
+      vectors=np.concatenate([flatten_vectors(end.vectors) for end in ends]),
       products=int(spectrum.products),
     )
 
@@ -88,7 +117,7 @@ def make_ours(
 
 
 def make_scipy(problem: Problem) -> Peer:
-  """ARPACK on this project's own float32 product."""
+  """ARPACK on the float32 product of this project."""
   unravel = ravel_pytree(problem.params)[1]
   hessian = prepare_hessian(problem)()
   apply = jax.jit(lambda hessian, v: ravel_pytree(hessian(unravel(v)))[0])
@@ -124,7 +153,7 @@ def make_arpack(make_product: Callable[[], Callable], size: int) -> Peer:
 
 
 def make_matfree(problem: Problem) -> Peer:
-  """The Lanczos of matfree, on the same linear map as ours."""
+  """Lanczos of matfree on the linear map that our solver uses."""
   from matfree import decomp, eig
 
   prepare = prepare_hessian(problem)
@@ -165,7 +194,7 @@ def make_matfree(problem: Problem) -> Peer:
     return [(np.diag(t), np.diag(t, 1)) for t in matrices]
 
   return Peer(
-    defaults=solver(2 * K, 0),  # it has no default number of products
+    defaults=solver(2 * K, 0),  # matfree has no default number of products
     top=lambda _: to_tolerance(0),
     both=lambda _: to_tolerance(K),
   )
@@ -176,12 +205,12 @@ def smallest_order(
 ) -> int:
   """The fewest products that find the wanted pairs, median over the runs.
 
-  Lanczos of order m is the leading block of one of a higher order, and the
-  residual of its pair (theta, s) is off_diagonal[m - 1] |s_m|.
+  The tridiagonal matrix of order m is the leading block of one of a higher
+  order, and the residual of its pair (theta, s) is off_diagonal[m - 1] |s_m|.
 
   Args:
-    long_runs: diagonal [M] and off-diagonal [M - 1] of Lanczos from each of
-      several starts.
+    long_runs: diagonal [M] and off-diagonal [M - 1] of Lanczos from each
+      start.
     k_top: pairs wanted at the upper end.
     k_bottom: pairs wanted at the lower end.
 
@@ -215,11 +244,3 @@ class Counted:
   def __call__(self, *args):
     self.calls += 1
     return self.function(*args)
-
-
-def flat(vectors: PyTree) -> np.ndarray:
-  """Vectors with leaves [k, ...] as rows, [k, P]."""
-  leaves = jax.tree.leaves(vectors)
-  # Not reshape(k, -1): k is 0 at an end that nobody asked for.
-  rows = [x.reshape(len(x), math.prod(x.shape[1:])) for x in leaves]
-  return np.concatenate(rows, axis=1)

@@ -1,4 +1,4 @@
-"""Extreme eigenpairs by the peers that run on PyTorch, as they document it."""
+"""Extreme eigenpairs by the peers that run on PyTorch, used as documented."""
 
 import functools
 import sys
@@ -8,25 +8,33 @@ from unittest import mock
 
 import numpy as np
 import torch
-from problem import TOLERANCE, Answer, K, Problem, Reference, relative_error
-from solvers import (
-  MAX_ORDER,
+
+from experiments.peers.jax_solvers import (
   Counted,
   Peer,
   Solver,
   make_arpack,
   smallest_order,
 )
-from torch_twin import make_twin
+from experiments.peers.torch_network import make_twin
+from experiments.shared.networks import (
+  MAX_ORDER,
+  TOLERANCE,
+  Answer,
+  K,
+  Problem,
+  Reference,
+  relative_error,
+)
 
-# Power iteration stops on the change of an eigenvalue; tried until all ten
-# are within TOLERANCE of the float64 answer.
+# Power iteration stops when an eigenvalue changes little. These tolerances are
+# tried until all ten eigenvalues are within TOLERANCE of the float64 answer.
 POWER_TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6)
-POWER_ITERATIONS = 300  # for each eigenvalue; its default is 100
+POWER_ITERATIONS = 300  # per eigenvalue; the default is 100
 
 
 def curvlinops_operator(problem: Problem) -> Callable:
-  """Makes its Hessian, a linear operator; its tests of the data are off."""
+  """Makes the Hessian of curvlinops, without its tests of the data."""
   from curvlinops import HessianLinearOperator
 
   twin, criterion, data = make_twin(problem)
@@ -37,6 +45,7 @@ def curvlinops_operator(problem: Problem) -> Callable:
 
 
 def eigenthings_operator(problem: Problem) -> Callable:
+  """Makes the Hessian of hessian-eigenthings."""
   from hessian_eigenthings import HessianOperator, supervised_loss
 
   twin, criterion, data = make_twin(problem)
@@ -44,27 +53,27 @@ def eigenthings_operator(problem: Problem) -> Callable:
 
 
 def pyhessian_operator(problem: Problem) -> Callable:
-  """Makes its Hessian, which differentiates the loss once when made."""
+  """Makes the Hessian of PyHessian, which differentiates the loss at once."""
   from pyhessian import hessian
 
   twin, criterion, data = make_twin(problem)
   warnings.filterwarnings("ignore", "Using backward.* with create_graph")
 
   def make():
-    twin.zero_grad()  # it adds to the gradients that it finds
+    twin.zero_grad()  # PyHessian adds to existing gradients
     return hessian(twin, criterion, data=data, cuda=False)
 
   return make
 
 
 def make_curvlinops(problem: Problem) -> Peer:
-  """The Hessian of curvlinops under scipy's ARPACK."""
+  """ARPACK of scipy on the Hessian of curvlinops."""
   make_operator = curvlinops_operator(problem)
   return make_arpack(lambda: make_operator().to_scipy().matvec, problem.size)
 
 
 def make_hessian_eigenthings(problem: Problem) -> Peer:
-  """Its Lanczos, with its reorthogonalisation on where accuracy is asked."""
+  """Lanczos of hessian-eigenthings, reorthogonalised for a tolerance."""
   from hessian_eigenthings import lanczos, lanczos_tridiagonal
 
   make_operator = eigenthings_operator(problem)
@@ -116,7 +125,7 @@ def make_hessian_eigenthings(problem: Problem) -> Peer:
 
 
 def make_pyhessian(problem: Problem) -> Peer:
-  """Power iteration with deflation."""
+  """Power iteration of PyHessian with deflation."""
   make_operator = pyhessian_operator(problem)
   module = sys.modules["pyhessian.hessian"]
 

@@ -1,30 +1,31 @@
-r"""Many seeds in one program against the same seeds one by one, in one run.
+"""Many seeds in one program against the same seeds one by one.
 
-  python experiments/benchmarks/seeds.py --seeds 8 32 --json seeds.json
+Question: do N seeds train and measure faster as one program, by map or by vmap?
 
-Training alone, and with every probe as often as `quick` measures (one spectrum
-in 50 steps), by both mappings. All on the same device, turn by turn in one
-process, compared by ratios within a round, of which medians are printed;
-compilation is not counted, nor is anything run but for training to compile.
-With several devices (on a CPU, two are had by
-XLA_FLAGS=--xla_force_host_platform_device_count=2) the seeds are shared among
-them. What is written to disk is left out: it is the same for all.
+  python -m experiments.scaling.seeds --seeds 8 32 --json seeds.json
+
+Seeds of quick are trained alone, and with every measurement as often as quick
+takes it (one spectrum in 50 steps). All ways share the devices and take turns
+in one process; ratios are within a round. Compilation is not counted, and
+nothing is written to disk. Several devices share the seeds; on a CPU two come
+from XLA_FLAGS=--xla_force_host_platform_device_count=2.
+
+Prints: seed-steps a second of each way, and the ratio to one by one.
+Takes: an hour for the default on 2 CPU cores.
 """
 
-import argparse
-import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from problem import quick_config
 
+from experiments.shared.networks import read_config
+from experiments.shared.reporting import Cell, Table, make_parser, report
+from experiments.shared.timing import median_ratio, time_in_turn
 from induction_jax.devices.mesh import make_seeds_mesh
 from induction_jax.measurements import Probe
 from induction_jax.run.experiment import (
@@ -37,11 +38,10 @@ from induction_jax.run.seeds import MAPPINGS, make_group
 from induction_jax.training.state import init_state
 
 ALONE = "one by one"
-Turn = Callable[[], None]
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> None:
+  parser = make_parser(__doc__)
   parser.add_argument("--seeds", type=int, nargs="+", default=[8, 32])
   parser.add_argument("--steps", type=int, default=50, help="default 50")
   parser.add_argument(
@@ -49,34 +49,35 @@ def main() -> None:
     type=int,
     nargs=2,
     default=[3, 1],
-    metavar=("TRAINING", "PROBES"),
-    help="default 3 1; 0 leaves it out",
+    metavar=("TRAINING", "MEASURED"),
+    help="default 3 1; 0 leaves one out",
   )
   parser.add_argument(
     "--mappings", nargs="+", choices=MAPPINGS, default=[*MAPPINGS]
   )
-  parser.add_argument("--json", type=Path, help="where the figures go")
-  options = parser.parse_args()
+  options = parser.parse_args(argv)
   if max(options.rounds) < 1 or min(options.rounds) < 0:
     parser.error("--rounds must be at least 0, and one of them at least 1")
-  sys.stdout.reconfigure(line_buffering=True)  # a run takes minutes
+  sys.stdout.reconfigure(line_buffering=True)
   device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
   print(f"{device}, load before: {os.getloadavg()[0]:.1f}")
-  experiment = make_pure_experiment(quick_config())
+  experiment = make_pure_experiment(read_config("quick"))
   figures: dict[str, Any] = {"device": device, "steps": options.steps}
+  rows: list[list[Cell]] = []
   for seeds in options.seeds:
     ways = line_up(experiment, seeds, options.mappings)
-    figures[str(seeds)] = {
-      what: race(ways, seeds, options.steps, rounds, measuring)
-      for what, measuring, rounds in zip(
-        ("training", "with probes"), (False, True), options.rounds
-      )
-      if rounds
-    }
-    print_figures(seeds, figures[str(seeds)])
+    figures[str(seeds)] = {}
+    for name, rounds in zip(("training", "with measurements"), options.rounds):
+      if not rounds:
+        continue
+      found = compare(ways, seeds, options.steps, rounds, name != "training")
+      figures[str(seeds)][name] = found
+      rows.append([f"{seeds} seeds, {name}", *map(_format, found.values())])
+      print(rows[-1])
   print(f"load after: {os.getloadavg()[0]:.1f}")
-  if options.json:
-    options.json.write_text(json.dumps(figures, indent=2) + "\n")
+  columns = ["", ALONE, *options.mappings]
+  table = Table(columns, [""] * len(columns), rows)
+  report({"throughput": table}, options.json, figures)
 
 
 def line_up(
@@ -97,53 +98,51 @@ def line_up(
   return ways
 
 
-def race(
+def compare(
   ways: dict[str, list[Experiment]],
   seeds: int,
   steps: int,
   rounds: int,
-  measuring: bool,
+  measured: bool,
 ) -> dict[str, Any]:
   """Seed-steps a second of each way, and ratios to one by one."""
   turns = {
-    name: make_turns(experiments, steps, measuring)
+    name: make_turns(experiments, steps, measured)
     for name, experiments in ways.items()
   }
-  seconds: dict[str, list[float]] = {name: [] for name in turns}
-  for _ in range(rounds):
-    for name, each in turns.items():
-      start = time.perf_counter()
-      for turn in each:
-        turn()
-      seconds[name].append(time.perf_counter() - start)
+  seconds = time_in_turn(turns, rounds)
   return {
     name: {
       "seed_steps_per_second": seeds * steps / statistics.median(spent),
-      "speedup": statistics.median(
-        alone / own for alone, own in zip(seconds[ALONE], spent)
-      ),
+      "speedup": median_ratio(seconds[ALONE], spent),
     }
     for name, spent in seconds.items()
   }
 
 
 def make_turns(
-  experiments: list[Experiment], steps: int, measuring: bool
-) -> list[Turn]:
-  """A turn of each experiment; they share their compiled programs."""
-  probes = compile_probes(experiments[0]) if measuring else ()
-  return [make_turn(each, probes, steps) for each in experiments]
+  experiments: list[Experiment], steps: int, measured: bool
+) -> Callable[[], None]:
+  """One turn of each experiment; they share their compiled programs."""
+  probes = compile_probes(experiments[0]) if measured else ()
+  turns = [make_turn(each, probes, steps) for each in experiments]
+
+  def run_all() -> None:
+    for turn in turns:
+      turn()
+
+  return run_all
 
 
 def make_turn(
   experiment: Experiment, probes: Sequence[Probe], steps: int
-) -> Turn:
-  """So many steps, measured as often as the loop does."""
+) -> Callable[[], None]:
+  """Training steps, measured as often as the loop of a run measures."""
   state = experiment.init()
   held_out = experiment.draw(state.key)
   carries = {probe.name: probe.init_carry(state.params) for probe in probes}
   stride = min((probe.interval for probe in probes), default=steps)
-  # Compiles: how many steps to take is an argument.
+  # Compiles the chunk, which takes the number of steps as an argument.
   state, _ = experiment.train_chunk(state, jnp.int32(1))
 
   def turn() -> None:
@@ -160,7 +159,7 @@ def make_turn(
 
 
 def compile_probes(experiment: Experiment) -> list[Probe]:
-  """Probes whose measurements are compiled, and have not been made."""
+  """The measurements, compiled without being run."""
   state = experiment.init()
   held_out = experiment.draw(state.key)
   compiled = []
@@ -173,16 +172,8 @@ def compile_probes(experiment: Experiment) -> list[Probe]:
   return compiled
 
 
-def print_figures(seeds: int, figures: dict[str, Any]) -> None:
-  names = list(next(iter(figures.values())))
-  print(f"\n{seeds} seeds: seed-steps a second (over one by one)\n")
-  print(f"| | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-  for what, found in figures.items():
-    cells = [
-      f"{each['seed_steps_per_second']:.1f} ({each['speedup']:.2f})"
-      for each in found.values()
-    ]
-    print(f"| {what} | {' | '.join(cells)} |")
+def _format(found: dict[str, float]) -> str:
+  return f"{found['seed_steps_per_second']:.1f} ({found['speedup']:.2f})"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What growth.py found: exponents, a table, a figure."""
+"""Exponents of the measured costs, as a table and a figure."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-from expectations import AXES, MARGIN, MEASUREMENTS, Expected
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, NullLocator
 
+from experiments.scaling.axes import AXES, MARGIN, MEASUREMENTS, Expected
+from experiments.shared.reporting import Table
 from induction_jax.report import style
 
 COLORS = dict(
@@ -22,7 +23,7 @@ MARKERS = dict(zip(MEASUREMENTS, "os^Dv"))
 QUANTITIES = {"seconds": "time, s", "bytes": "memory, MB"}
 UNITS = {"seconds": 1.0, "bytes": 2.0**-20}
 COLUMNS = 4
-HEADROOM = 1.5  # height of a panel over that of its curves, for the exponents
+HEADROOM = 1.5  # height of a panel over its curves, for the text
 
 
 class Growth(NamedTuple):
@@ -41,29 +42,16 @@ class Row(NamedTuple):
   time: Growth
   memory: Growth
 
-  @property
-  def flags(self) -> list[str]:
-    """What grows faster than expected."""
-    pairs = {
-      "time": (self.time, self.expected.time),
-      "memory": (self.memory, self.expected.memory),
-    }
-    return [
-      name
-      for name, (found, expected) in pairs.items()
-      if max(found) > expected + MARGIN
-    ]
-
 
 def growth(sizes: list[int], values: list[float]) -> Growth:
-  """Slopes in logarithms: least squares, and of the last two sizes."""
+  """Log-log slopes: by least squares, and between the last two sizes."""
   x, y = np.log(sizes), np.log(values)
   last = (y[-1] - y[-2]) / (x[-1] - x[-2])
   return Growth(float(np.polyfit(x, y, 1)[0]), float(last))
 
 
-def rows(figures: Mapping[str, Any]) -> Iterator[Row]:
-  """Every curve's exponents beside those expected."""
+def find_rows(figures: Mapping[str, Any]) -> Iterator[Row]:
+  """The exponents of every curve, with the expected ones."""
   for name, axis in AXES.items():
     if name not in figures:
       continue
@@ -79,29 +67,25 @@ def rows(figures: Mapping[str, Any]) -> Iterator[Row]:
       )
 
 
-def print_table(figures: Mapping[str, Any]) -> None:
-  """Fitted, last and expected exponents, and what is above its margin."""
-  print(
-    f"\nfitted, at the last doubling (expected); ! above by {MARGIN}\n\n"
-    "| axis | of | time | memory | because of |\n|---|---|---|---|---|"
-  )
-  for row in rows(figures):
+def make_table(figures: Mapping[str, Any]) -> Table:
+  """Fitted, last and expected exponents; "!" marks an excess over MARGIN."""
+  rows = []
+  for row in find_rows(figures):
     cells = (
       f"{found.fitted:.2f}, {found.last:.2f} ({expected:g})"
-      + (" !" if name in row.flags else "")
-      for name, found, expected in (
-        ("time", row.time, row.expected.time),
-        ("memory", row.memory, row.expected.memory),
+      + (" !" if max(found) > expected + MARGIN else "")
+      for found, expected in (
+        (row.time, row.expected.time),
+        (row.memory, row.expected.memory),
       )
     )
-    print(
-      f"| {row.axis} | {row.measurement} | {' | '.join(cells)} "
-      f"| {row.expected.why} |"
-    )
+    rows.append([row.axis, row.measurement, *cells, row.expected.why])
+  columns = ["axis", "of", "time", "memory", "because of"]
+  return Table(columns, [""] * len(columns), rows)
 
 
 def draw(figures: Mapping[str, Any], path: Path) -> None:
-  """Time over memory for every axis, in two rows of axes."""
+  """Draws time above memory for every axis."""
   names = [name for name in AXES if name in figures]
   height = 2 * -(-len(names) // COLUMNS)
   with style.paper_style():
@@ -124,7 +108,7 @@ def draw(figures: Mapping[str, Any], path: Path) -> None:
           ax.set_ylabel(QUANTITIES[quantity])
       grid[row, column].set_title(AXES[name].title)
       grid[row + 1, column].set_xlabel(name)
-    for ax in grid[:, 0]:  # which the others share
+    for ax in grid[:, 0]:  # the others share its limits
       low, high = ax.get_ylim()
       ax.set_ylim(low, low * (high / low) ** HEADROOM)
     _legend(figure)
@@ -135,7 +119,7 @@ def draw(figures: Mapping[str, Any], path: Path) -> None:
 def draw_panel(
   ax: Axes, found: Mapping[str, Any], name: str, quantity: str
 ) -> None:
-  """Curves of one axis, their exponents, and dotted the expected slopes."""
+  """Curves of one axis, their exponents and, dotted, the expected slopes."""
   sizes = np.array(found["sizes"])
   ax.set_xscale("log")
   ax.set_yscale("log")
@@ -153,7 +137,7 @@ def draw_panel(
     ax.text(
       0.03,
       0.99 - 0.085 * line,
-      # Not -0.0.
+      # Adding 0 turns -0.0 into 0.0.
       f"{round(exponents.fitted, 1) + 0:.1f}, "
       f"{round(exponents.last, 1) + 0:.1f} ({slope:g})",
       color=color,
