@@ -5,7 +5,7 @@ Question: does curvature change before the induction head forms?
 Command:
   python -m induction_jax.sweep --config configs/lead_lag.py --seeds 48 \
     --workdir runs/lead_lag
-(python experiments/lead_lag.py adds the controls and dates every event.)
+(python -m experiments.lead_lag adds the controls and dates every event.)
 
 What to expect: a transition in nearly every seed, with its onset between steps
 250 and 500. The top eigenvalue leaves its baseline together with accuracy, and

@@ -19,7 +19,7 @@ def default_mapping() -> str:
   """One seed after another on a CPU, all at once on an accelerator.
 
   A CPU gains nothing from small products in batches, and its loops wait for
-  the slowest seed (experiments/benchmarks/seeds.py measures both).
+  the slowest seed (experiments/scaling/seeds.py measures both).
   """
   return "map" if jax.default_backend() == "cpu" else "vmap"
 
