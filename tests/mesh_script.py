@@ -108,19 +108,19 @@ def lanczos(params: int):
       max_order=200,
       max_basis=24,
       tolerance=1e-4,
-      layout=layout,
+      sharding=layout,
     )
 
   found = measure(jax.random.key(5))
   exact = np.linalg.eigvalsh(np.float64(matrix))
   program = measure.lower(jax.random.key(5)).compile().as_text()
-  whole = f"f32[24,{layout.parts * -(-241 // layout.parts)}]" in program
-  part = f"f32[24,{-(-241 // layout.parts)}]" in program
+  whole = f"f32[24,{layout.n_shards * -(-241 // layout.n_shards)}]" in program
+  part = f"f32[24,{-(-241 // layout.n_shards)}]" in program
   pairs = found.top.values, found.bottom.values
   return difference(pairs, (exact[:-3:-1], exact[:2])), part and not whole
 
 
-def layout_of(params: int) -> spectra.Layout:
+def layout_of(params: int) -> spectra.VectorSharding:
   config = config_of(2, params)
   model = make_pure_experiment(config).model
   return make_curvature(config, model).layout

@@ -138,31 +138,27 @@ class ExtremesTest(parameterized.TestCase):
           self.assertTrue(end.converged[b])
         self.assertLessEqual(got.products[b], size)
 
-  @parameterized.parameters((None, 30), (2, 30), (None, 3))
-  def test_blocks_of_one_size(self, batch_size, max_order):
+  @parameterized.parameters(30, 3)
+  def test_blocks_of_one_size(self, max_order):
     like = {"heads": jnp.zeros((3, 4, 2))}
     partition = spectra.make_partition(
       "abc", {"heads": np.array([1, 2, 0])[:, None, None]}, like
     )
     a = np.random.default_rng(0).normal(size=(24, 24))
     matrix = a + a.T
-    # vmap turns the cond of a restart into a select, which looks to the checker
-    # like a second use of the key.
-    with jax.debug_key_reuse(False):
-      got = spectra.block_extremes(
-        _operator(matrix),
-        like,
-        partition,
-        jax.random.key(0),
-        max_order=max_order,
-        tolerance=1e-4,
-        batch_size=batch_size,
-      )
+    got = spectra.block_extremes(
+      _operator(matrix),
+      like,
+      partition,
+      jax.random.key(0),
+      max_order=max_order,
+      tolerance=1e-4,
+    )
     for b, place in ((0, 16), (1, 0), (2, 8)):
       block = matrix[place : place + 8, place : place + 8]
       values = np.linalg.eigvalsh(block)
       for end, value in ((got.top, values[-1]), (got.bottom, values[0])):
-        # Some eigenvalue lies that near: of too few products, any.
+        # With too few products it may be any eigenvalue.
         nearest = np.abs(values - end.values[b]).min()
         self.assertLessEqual(nearest, end.residuals[b])
         self.assertEqual(bool(end.converged[b]), max_order == 30)
@@ -172,16 +168,9 @@ class ExtremesTest(parameterized.TestCase):
 
 
 @functools.cache
-def _norms_program(n_probes, batch_size=None):
+def _norms_program(probes):
   def run(operator, like, key):
-    return spectra.block_norms(
-      operator,
-      like,
-      _partition(),
-      key,
-      n_probes=n_probes,
-      batch_size=batch_size,
-    )
+    return spectra.block_norms(operator, like, _partition(), key, probes=probes)
 
   return jax.jit(run)
 
@@ -197,12 +186,9 @@ def _dense_norms() -> np.ndarray:
 
 
 class NormsTest(parameterized.TestCase):
-  @parameterized.parameters(None, 16)
-  def test_within_three_standard_errors(self, batch_size):
+  def test_within_three_standard_errors(self):
     norms, errors = jax.device_get(
-      _norms_program(128, batch_size)(
-        _operator(_matrix()), LIKE, jax.random.key(0)
-      )
+      _norms_program(128)(_operator(_matrix()), LIKE, jax.random.key(0))
     )
     expected = _dense_norms()
     np.testing.assert_array_equal(norms, norms.T)
@@ -210,7 +196,7 @@ class NormsTest(parameterized.TestCase):
     np.testing.assert_array_less(
       np.abs(norms - expected), 3 * errors + 1e-5 * expected + 1e-9
     )
-    # Errors so wide that anything lies within would be of no use.
+    # Errors so wide that anything lies within them would be useless.
     np.testing.assert_array_less(errors, 0.06 * expected + 1e-9)
     np.testing.assert_array_equal(norms[4], 0)
     np.testing.assert_array_equal(errors[4], 0)
@@ -223,12 +209,12 @@ class NormsTest(parameterized.TestCase):
     )
     measured = norms.std(axis=0)
     used = (_dense_norms() > 0) & (measured > 1e-4)
-    self.assertEqual(used.sum(), 4 * 4 - 1)  # one parameter: its sign is all
+    self.assertEqual(used.sum(), 4 * 4 - 1)  # one parameter has only its sign
     ratio = np.sqrt((errors**2).mean(axis=0))[used] / measured[used]
     np.testing.assert_allclose(ratio, 1, atol=0.2)
 
   def test_needs_two_probes(self):
-    with self.assertRaisesRegex(ValueError, "at least 2, got 1"):
+    with self.assertRaisesRegex(ValueError, "at least 2, got probes=1"):
       _norms_program(1)(_operator(_matrix()), LIKE, jax.random.key(0))
 
 

@@ -1,4 +1,4 @@
-"""Spectra of circuits, and ranks of tokens in them, against dense products."""
+"""Spectra and top tokens of QK and OV circuits against dense products."""
 
 from unittest import mock
 
@@ -8,7 +8,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from induction_jax import circuits
-from induction_jax.circuits import own_token
+from induction_jax.circuits import qk_ov
 from induction_jax.model import rotate
 from tests.test_circuits import H, K, L, V, as_numpy, gaussian_weights
 
@@ -26,7 +26,7 @@ def dense_circuits(n, i):
 
 @jax.jit
 def measure(weights):
-  """All that is measured of circuits, each [L, H, ...]."""
+  """Every measurement of the circuits, each [L, H, ...]."""
   eigen = {
     "ov": circuits.copying_matrices(weights),
     "qk": circuits.matching_matrices(weights),
@@ -44,7 +44,7 @@ def measure(weights):
 
 
 def numbers(weights):
-  """The same as numbers that do not depend on the head's basis."""
+  """Scores computed from `measure`; none depends on the basis of a head."""
   eigen, singular, fractions, composition = measure(weights)
   return {
     "scores": {
@@ -70,7 +70,7 @@ class SpectrumTest(parameterized.TestCase):
         values = circuits.eigenvalues(eigen[name][i])
         want = np.linalg.eigvals(dense)
         want = want[np.argsort(-np.abs(want))][:K]
-        # Powers of the eigenvalues: sums that know no order.
+        # Sums of powers do not depend on the order of the eigenvalues.
         for power in 1, 2, 3:
           np.testing.assert_allclose(
             np.sum(values**power),
@@ -78,13 +78,16 @@ class SpectrumTest(parameterized.TestCase):
             atol=1e-4 * np.sum(np.abs(want) ** power),
           )
         if name in fractions:
-          led = 0
-          for row, entries in enumerate(dense):
-            led += np.sum(np.delete(entries, row) >= entries[row]) < 2
-          self.assertAlmostEqual(float(fractions[name][i]), led / V, places=6)
+          in_top = [
+            np.sum(np.delete(entries, row) >= entries[row]) < 2
+            for row, entries in enumerate(dense)
+          ]
+          self.assertAlmostEqual(
+            float(fractions[name][i]), np.sum(in_top) / V, places=6
+          )
 
-  def test_decompositions_are_of_one_matrix_each(self):
-    # A batch waits for threads: two at once, or two devices, and it hangs.
+  def test_each_lapack_call_gets_one_matrix(self):
+    # Two batched LAPACK calls at once, or on two devices, deadlock on a CPU.
     lowered = jax.jit(circuits.triangles).lower(gaussian_weights(seed=2))
     calls = [x for x in lowered.as_text().splitlines() if "sgeqrf" in x]
     self.assertNotEmpty(calls)
@@ -100,7 +103,7 @@ class SpectrumTest(parameterized.TestCase):
     want = np.linalg.svd(dense_circuits(n, (1, 2))["ov"], compute_uv=False)
     np.testing.assert_allclose(got[1, 2], [*want, 0], rtol=1e-4, atol=1e-4)
 
-  def test_a_head_has_no_basis_and_no_number(self):
+  def test_invariant_to_head_basis_and_head_order(self):
     weights = gaussian_weights(seed=4)
     want = numbers(weights)
     change = np.eye(K) + 0.3 * np.random.default_rng(0).normal(size=(K, K))
@@ -144,7 +147,8 @@ class SpectrumTest(parameterized.TestCase):
 
   def test_paths_are_continuous(self):
     time = np.linspace(0, 1, 60)[:, None]
-    # Two that meet on the real axis and leave it as a pair, and one by itself.
+    # Two paths meet on the real axis and leave it as a conjugate pair; a third
+    # is separate.
     paths = np.concatenate(
       [
         np.where(time < 0.5, 1 - time, 0.5 + 1j * (time - 0.5)),
@@ -164,7 +168,7 @@ class OwnTokenTest(absltest.TestCase):
   def test_in_blocks_of_rows(self):
     weights = gaussian_weights(seed=5)
     want = circuits.copied_fraction(weights, 3)
-    with mock.patch.object(own_token, "ROWS", 4):  # does not divide V
+    with mock.patch.object(qk_ov, "ROWS", 4):  # does not divide V
       got = circuits.copied_fraction(weights, 3)
     np.testing.assert_array_equal(got, want)
 
@@ -199,7 +203,7 @@ class RotaryTest(absltest.TestCase):
     eye = jnp.eye(K)[:, None]
     turned = circuits.turn_queries(weights, rotate(eye, offset)[:, 0])
     got = (x @ turned.w_q[1, 2]) @ (y @ turned.w_k[1, 2])
-    # As the model does it: each turned by its own position.
+    # As in the model: query and key each rotated by its own position.
     query = rotate((x @ weights.w_q[1, 2])[None], 9 + offset)
     key = rotate((y @ weights.w_k[1, 2])[None], 9)
     np.testing.assert_allclose(got, (query @ key.T)[0, 0], rtol=1e-4)
@@ -214,7 +218,7 @@ class ShapesTest(parameterized.TestCase):
     ("w_o", (L, H, 12, K), "w_o must have shape"),
     ("w_u", (12, V + 1), "w_u must have shape"),
   )
-  def test_other_weights_are_refused(self, name, shape, message):
+  def test_unexpected_shapes_are_refused(self, name, shape, message):
     params = gaussian_weights()._asdict() | {name: jnp.zeros(shape)}
     with self.assertRaisesRegex(ValueError, message):
       circuits.fold_norms(params, "none")

@@ -1,4 +1,4 @@
-"""Circuits against numpy loops, sampling, and a head built by hand."""
+"""Attention scores, circuits and composition against loops and sampling."""
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,7 @@ class AttentionTest(parameterized.TestCase):
       np.testing.assert_allclose(got, want[0, 0], rtol=1e-5)
 
   def test_null_is_the_mean_of_random_attention(self):
-    # Softmax rows of exchangeable scores have uniform attention as mean.
+    # Softmax rows of exchangeable scores are uniform on average.
     batch = sample_batch(seed=4, batch=16)
     pattern = random_pattern(jax.random.key(2), 20, 16, 10, 24)
     scores = circuits.score_heads(pattern, batch)
@@ -148,7 +148,7 @@ class WeightsTest(parameterized.TestCase):
     self.assertAlmostEqual(float(circuits.eigenvalue_score(values)), 0)
 
   def test_random_circuits_have_mean_zero_and_the_stated_spread(self):
-    # The design's 1.5 to 2 over K, from the same sampling.
+    # The design states 1.5 to 2 / K, from this sampling.
     scores = np.stack(
       [
         circuits.eigenvalue_score(
@@ -162,11 +162,11 @@ class WeightsTest(parameterized.TestCase):
     error = scores.std() / np.sqrt(scores.size)
     self.assertLess(abs(scores.mean()), 4 * error)
     self.assertBetween(scores.std(), 1.0 / K, 2.2 / K)
-    # Two standard deviations, which the figures shade.
+    # The figures shade two standard deviations.
     self.assertBetween(np.mean(np.abs(scores) < 2 * scores.std()), 0.9, 0.99)
 
   @parameterized.parameters("layernorm", "rmsnorm", "none")
-  def test_folded_norms_give_the_same_queries(self, norm):
+  def test_folded_weights_equal_norm_then_weights(self, norm):
     config = ModelConfig(
       n_layers=1,
       n_heads=2,
@@ -279,7 +279,7 @@ class EstimateTest(parameterized.TestCase):
       jackknife = np.sqrt(39 / 40 * np.sum((left_out - np.mean(left_out)) ** 2))
       self.assertBetween(float(got.standard_error[i]) / jackknife, 0.95, 1.05)
 
-  def test_nothing_that_counts_is_zero(self):
+  def test_zero_if_no_token_counts(self):
     got = circuits.estimate_mean(jnp.ones((3, 4)), jnp.zeros((3, 4)))
     self.assertEqual([float(x) for x in got], [0, 0])
 

@@ -21,8 +21,8 @@ def tiny(**leaves):
   return make_config(tiny_config(**leaves).to_dict())
 
 
-def layout_of(parts: int) -> spectra.Layout:
-  return spectra.Layout(parts, split=lambda x: x, gather=lambda x: x)
+def layout_of(parts: int) -> spectra.VectorSharding:
+  return spectra.VectorSharding(parts, shard=lambda x: x, gather=lambda x: x)
 
 
 class ConfigTest(parameterized.TestCase):
@@ -137,7 +137,7 @@ class LayoutTest(parameterized.TestCase):
       max_order=60,
       max_basis=10,  # so that it restarts
       tolerance=1e-4,
-      layout=layout_of(parts),
+      sharding=layout_of(parts),
     )
     exact = np.linalg.eigvalsh(np.float64(self.matrix))
     self.assertTrue(np.all(found.top.converged & found.bottom.converged))
@@ -160,7 +160,7 @@ class LayoutTest(parameterized.TestCase):
       k_bottom=0,
       max_order=20,
       tolerance=1e-5,
-      layout=layout_of(4),
+      sharding=layout_of(4),
     )
     np.testing.assert_allclose(found.top.values, 1, rtol=1e-5)
     flat = jnp.concatenate(
@@ -174,9 +174,9 @@ class LayoutTest(parameterized.TestCase):
     ids = {"a": np.zeros(1, int), "b": np.ones((1, 1), int)}
     partition = spectra.make_partition(("a", "b"), ids, self.like)
     found = []
-    for layout in (spectra.WHOLE, layout_of(4)):
+    for layout in (spectra.UNSHARDED, layout_of(4)):
       rules = spectra.quadrature(
-        self.operator, self.like, key, order=6, probes=2, layout=layout
+        self.operator, self.like, key, order=6, probes=2, sharding=layout
       )
       blocks = spectra.block_extremes(
         self.operator,
@@ -185,7 +185,7 @@ class LayoutTest(parameterized.TestCase):
         key,
         max_order=9,
         tolerance=1e-4,
-        layout=layout,
+        sharding=layout,
       )
       found.append((rules.nodes, rules.weights, blocks.top.values))
     for whole, parts in zip(*found):

@@ -33,7 +33,7 @@ def make_probe(name="spectra", **settings):
 class FindSpectraTest(absltest.TestCase):
   def test_each_spectrum_is_widened_by_its_own_rounding(self):
     config = make_config(tiny_config().to_dict()).spectra
-    solve = make_solve(config, basis=config.max_order, layout=spectra.WHOLE)
+    solve = make_solve(config, basis=config.max_order, layout=spectra.UNSHARDED)
     # Of diag(w^3) + w w^T rounding of w changes the products, each as it falls.
     params = {"w": jnp.linspace(-3, 5, 30)}
 
@@ -148,7 +148,7 @@ class SettingsTest(absltest.TestCase):
       jax.eval_shape(probe.measure, state, held_out, prepared, carry)
     (call,) = lanczos.call_args_list
     asked = dict(call.kwargs)
-    del asked["start"], asked["layout"]
+    del asked["start"], asked["sharding"]
     self.assertEqual(
       asked,
       {

@@ -1,4 +1,4 @@
-"""p-values against sampling, and the rate at which chance passes them."""
+"""p-values against sampling, and their false-alarm rate."""
 
 from unittest import mock
 
@@ -6,7 +6,6 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from induction_jax import circuits
-from induction_jax.circuits import significance
 from induction_jax.transition.lead_lag import holm
 
 L, H, D, K = 2, 3, 12, 4
@@ -26,7 +25,7 @@ def singular(matrices):
 
 
 def compose(qk, ov):
-  """Compositions of all pairs with a reader in layer 1, writer in layer 0."""
+  """Q-, K- and V-composition of readers in layer 1 with writers in layer 0."""
   ratios = [np.full((L, H, L, H), np.nan) for _ in range(3)]
   norm = np.linalg.norm
   for reader in range(H):
@@ -52,7 +51,8 @@ class CompositionTest(parameterized.TestCase):
     overlaps = circuits.random_overlaps(3000, D, K)
     error = overlaps.mean(axis=(1, 2)).std() / np.sqrt(len(overlaps))
     self.assertLess(abs(overlaps.mean() - 1 / D), 4 * error)
-    # What a direction has in a K-dimensional subspace is Beta distributed.
+    # The share of a direction in a random K-dimensional subspace has a Beta
+    # distribution.
     shares = overlaps.sum(axis=2)[:, 0]
     variance = (K / 2) * (D - K) / 2 / ((D / 2) ** 2 * (D / 2 + 1))
     self.assertBetween(shares.var() / variance, 0.9, 1.1)
@@ -76,30 +76,30 @@ class CompositionTest(parameterized.TestCase):
       self.assertTrue(np.isnan(p[0]).all())
 
   @parameterized.parameters(1.0, 0.2)
-  def test_chance_passes_at_the_stated_rate(self, decay):
+  def test_false_alarm_rate(self, decay):
     rng = np.random.default_rng(2)
     overlaps = circuits.random_overlaps(399, D, K)
-    passed = []
+    significant = []
     for _ in range(150):
       qk, ov = random_circuits(rng, decay)
       p = p_values(compose(qk, ov), qk, ov, overlaps)
-      passed.append([np.mean(x[1, :, 0] <= 0.1) for x in p])
-    rates = np.mean(passed, axis=0)
-    error = np.std(passed, axis=0) / np.sqrt(len(passed))
+      significant.append([np.mean(x[1, :, 0] <= 0.1) for x in p])
+    rates = np.mean(significant, axis=0)
+    error = np.std(significant, axis=0) / np.sqrt(len(significant))
     np.testing.assert_array_less(np.abs(rates - 0.1), 4 * error)
 
-  def test_equal_in_parts_and_by_kind(self):
+  def test_batches_of_samples_and_kinds_change_nothing(self):
     rng = np.random.default_rng(3)
     qk, ov = map(singular, random_circuits(rng, decay=0.4))
     overlaps = circuits.random_overlaps(399, D, K)
     ratios = rng.random((2, L, H, L, H))
     want = [circuits.composition_p_values(x, qk, ov, overlaps) for x in ratios]
-    few = 10 * L * H * max(K, L * H)  # numbers of ten samples
-    with mock.patch.object(significance, "NULL_SIZE", few):
+    few = 10 * L * H * max(K, L * H)  # ten samples at a time
+    with mock.patch("induction_jax.circuits.composition.NULL_SIZE", few):
       got = circuits.composition_p_values(ratios, qk, ov, overlaps)
     np.testing.assert_array_equal(got, want)
 
-  def test_idle_heads_do_not_compose(self):
+  def test_zero_heads_do_not_compose(self):
     zero = np.zeros((L, H, K))
     p = circuits.composition_p_values(
       np.zeros((L, H, L, H)),
@@ -111,7 +111,7 @@ class CompositionTest(parameterized.TestCase):
 
 
 class PValuesTest(absltest.TestCase):
-  def test_counts_as_high_and_itself(self):
+  def test_counts_ties_and_the_value_itself(self):
     got = circuits.p_values(
       np.array([0.5, 3.0, 4.0, np.nan, 0.0]), np.array([3.0, 1.0, 2.0])
     )
@@ -123,10 +123,10 @@ class PValuesTest(absltest.TestCase):
     want = [[0.04, np.nan], [0.09, 0.09], [0.025, 0.9]]
     np.testing.assert_allclose(holm(p), want)
 
-  def test_holm_keeps_its_promise(self):
+  def test_holm_controls_the_family_wise_error(self):
     rng = np.random.default_rng(0)
-    wrong = [holm(rng.uniform(size=16)).min() <= 0.1 for _ in range(900)]
-    self.assertBetween(np.mean(wrong), 0.06, 0.13)
+    rejected = [holm(rng.uniform(size=16)).min() <= 0.1 for _ in range(900)]
+    self.assertBetween(np.mean(rejected), 0.06, 0.13)
 
 
 if __name__ == "__main__":

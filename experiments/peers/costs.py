@@ -183,8 +183,11 @@ def _make_measurement(problem: Problem, mode: str, micro_batch: int) -> Solver:
   """Lanczos of a low order, so that its basis does not hide the rest."""
   streamed = mode == "streamed"
   data = problem.split(micro_batch if streamed else None)
-  make = spectra.hessian if streamed else spectra.linearized_hessian
-  prepare = jax.jit(lambda params: make(problem.loss, params, data))
+
+  @jax.jit
+  def prepare(params: PyTree) -> spectra.Operator:
+    hessian = spectra.hessian(problem.loss, params, data)
+    return hessian if streamed else spectra.linearize(hessian, params)
 
   @jax.jit
   def find(hessian: spectra.Operator, seed: int) -> spectra.Spectrum:

@@ -88,8 +88,8 @@ def make_peers(problem: Problem) -> dict[str, Peer]:
 def prepare_hessian(problem: Problem) -> Callable[[], spectra.Operator]:
   """Builds the linear map in a program of its own, as input for another."""
   prepare = jax.jit(
-    lambda params: spectra.linearized_hessian(
-      problem.loss, params, problem.split()
+    lambda params: spectra.linearize(
+      spectra.hessian(problem.loss, params, problem.split()), params
     )
   )
   return lambda: prepare(problem.params)

@@ -1,15 +1,15 @@
-"""Weights read as associative memories (Bietti et al. 2023, 2306.00802).
+"""Weights read as associative memories (Bietti et al. 2023, arXiv 2306.00802).
 
-A matrix W stores pairs (x, y) where x^T W y is largest, among all candidates
-y', at the right one; its recall is the share of the pairs it retrieves. Three
-memories make an induction head: W_K1 finds the previous position, W_K2 the
-token that the previous-token head has left a trace of, and W_O2 writes the
-token attended to. There each is one trained matrix beside frozen, random
-embeddings, queries and values; here all are trained, so each recall is that of
-the product of weights that does the memory's work in a head.
+A matrix W stores a pair (x, y) if x^T W y' is largest at y' = y among all
+candidates y'. Its recall is the share of pairs that it stores in this sense.
+Three memories make an induction head: W_K1 finds the previous position, W_K2
+finds the key that carries the previous-token head's copy of the current token,
+and W_O2 writes the token attended to. In the paper each is one trained matrix
+beside frozen random embeddings, queries and values. Here all weights are
+trained, so each recall is that of the product of weights in the same place.
 
-Norms are folded (`fold_norms`) and their 1 / sigma dropped. Recall is an exact
-share, in [0, 1]; ties count as missed unless the first candidate is right.
+Norms are folded (`fold_norms`). Recall is an exact share, in [0, 1]. In a tie
+the first candidate counts as the largest.
 """
 
 import jax.numpy as jnp
@@ -22,14 +22,15 @@ from induction_jax.types import Array
 def position_recall(
   positions: Array, w_q: Array, w_k: Array
 ) -> Array:  # [L, H]
-  """W_K1: whether a position's query finds the previous position's key.
+  """Recall of W_K1: a position's query finds the previous position's key.
 
   The share of t >= 1 at which p_t W_Q W_K^T p_s^T is largest at s = t - 1
-  among s <= t. (Bietti et al. take all s; here training never compares a
-  query with later keys, so that these hold nothing.)
+  among s <= t. (Bietti et al. take all s. Under the causal mask training never
+  compares a query with later keys, so they are left out here.) Null:
+  null_position_recall.
 
   Args:
-    positions: [T, D], a vector for each position, as the heads read it.
+    positions: [T, D], the vector of each position, as the heads read it.
     w_q: [L, H, D, K].
     w_k: [L, H, D, K].
   """
@@ -43,26 +44,25 @@ def position_recall(
 
 
 def null_position_recall(length: int) -> Array:
-  """Recall of a memory that retrieves any position s <= t, each as likely."""
+  """Mean recall of a memory that retrieves a uniformly random s <= t."""
   return jnp.mean(1 / jnp.arange(2, length + 1))
 
 
 def key_recall(weights: CircuitWeights, tokens: ArrayLike) -> Array:
-  """W_K2: whether a token's query finds the key that tells of that token.
+  """Recall of W_K2: a token's query finds the key that carries that token.
 
-  Through K-composition: the share of tokens k at which
-  e_k W_Q (e_v W_V' W_O' W_K)^T is largest at v = k among the whole vocabulary,
-  W_V' W_O' being the circuit of a head in an earlier layer which, attending to
-  the previous token v, has left its trace. Null: 1 / V.
+  The share of tokens u at which e_u W_Q (e_v W_V' W_O' W_K)^T is largest at
+  v = u over the vocabulary. W_V' W_O' is the OV circuit of a head in an earlier
+  layer, which has attended to the previous token v and added e_v W_V' W_O' to
+  the residual that the key reads (K-composition). Null: 1 / V.
 
   Args:
     weights: the model's, with norms folded.
-    tokens: [N], those to look for: the triggers where they are fixed, and else
-      all.
+    tokens: [N], the tokens u: the triggers if they are fixed, else all.
 
   Returns:
-    [L, H, L, H]: the reading head, then the writing one; nan unless the
-    writer's layer comes first. Cost: N V products for each pair of heads.
+    [L, H, L, H], reading head then writing head. Cost: N V inner products for
+    each pair of heads.
   """
   query = jnp.einsum(
     "nd,lhdk->lhnk", weights.w_e[jnp.asarray(tokens)], weights.w_q
@@ -78,10 +78,10 @@ def key_recall(weights: CircuitWeights, tokens: ArrayLike) -> Array:
 
 
 def output_recall(weights: CircuitWeights) -> Array:  # [L, H]
-  """W_O2: whether a head that attends to a token raises its logit the most.
+  """Recall of W_O2: attending to a token raises its own logit the most.
 
-  The share of tokens v at which e_v W_V W_O w_u is largest at u = v, over the
-  whole vocabulary. Null: 1 / V. Cost: V^2 products for each head.
+  The share of tokens v at which e_v W_V W_O w_u is largest at u = v over the
+  vocabulary. Null: 1 / V. Cost: V^2 inner products for each head.
   """
   value = jnp.einsum("vd,lhdk->lhvk", weights.w_e, weights.w_v)
   written = jnp.einsum("lhvk,lhkd->lhvd", value, weights.w_o)
@@ -90,7 +90,7 @@ def output_recall(weights: CircuitWeights) -> Array:  # [L, H]
 
 
 def _share_retrieved(score: Array, right: ArrayLike) -> Array:
-  """Share of rows, [..., N, candidates], with the largest at `right` [N]."""
+  """Share of rows of `score` [..., N, V] with their maximum at `right` [N]."""
   found = jnp.argmax(score, axis=-1)
   hits = found == jnp.broadcast_to(right, found.shape)
   return jnp.mean(hits.astype(jnp.float32), axis=-1)

@@ -1,9 +1,9 @@
-"""Paths from tokens to logits, with what is nonlinear frozen.
+"""Paths from tokens to logits, with everything nonlinear frozen.
 
-With the attention patterns and every norm's 1 / sigma kept as they were in one
-pass, a network of attention alone is linear in the embedded tokens: its logits
-are a sum over paths, each through some of the heads (Elhage et al. 2021, "A
-mathematical framework for transformer circuits").
+If the attention patterns and the 1 / sigma of every norm are kept from one
+forward pass, an attention-only network is linear in the embedded tokens: its
+logits are a sum over paths, each through some of the heads (Elhage et al. 2021,
+"A mathematical framework for transformer circuits").
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ from induction_jax.types import Array, Params
 
 
 class FrozenPass(NamedTuple):
-  """What one pass of the network did."""
+  """The activations of one forward pass that are kept."""
 
-  embedded: Array  # [B, T, D], what enters layer 0
+  embedded: Array  # [B, T, D], the input of layer 0
   pattern: Array  # [L, B, H, T, S]
-  output: Array  # [L, B, H, T, D], what each head added
-  inverse_sigma: Array  # [L + 1, B, T, 1], of the layers and the final norm
+  output: Array  # [L, B, H, T, D], added to the residual
+  inverse_sigma: Array  # [L + 1, B, T, 1], of each layer's norm and the last
 
 
 class Attribution(NamedTuple):
-  """Parts of the target's logit, over the mean logit; nats."""
+  """Contributions to the target's logit minus the mean logit, in nats."""
 
   heads: Array  # [L, H, B, T]
   embedding: Array  # [B, T]
@@ -36,20 +36,19 @@ class Attribution(NamedTuple):
 def direct_attribution(
   weights: CircuitWeights, frozen: FrozenPass, targets: Array
 ) -> Attribution:
-  """What each head adds to the logit of the target by itself.
+  """The direct contribution of each head to the logit of the target.
 
-  A head's output goes through the final norm, its 1 / sigma that of the pass,
-  and through the unembedding; counted is the target's logit less the mean over
-  the vocabulary, so that what raises all logits alike counts nothing ("direct
-  logit attribution": Elhage et al. 2021; Wang et al. 2022, arXiv 2211.00593).
-  Without MLPs the parts sum to the target's logit less the mean logit.
+  A head's output is multiplied by the frozen 1 / sigma of the final norm and by
+  the unembedding. The contribution is to the target's logit minus the mean
+  logit over the vocabulary, so raising all logits alike contributes nothing
+  ("direct logit attribution": Elhage et al. 2021; Wang et al. 2022, arXiv
+  2211.00593). In a network without MLPs the contributions sum to the target's
+  logit minus the mean logit. Costs less than the pass.
 
   Args:
     weights: with norms folded in.
-    frozen: the pass.
+    frozen: the forward pass.
     targets: [B, T].
-
-  Cost: below that of the pass.
   """
   to_token = weights.w_u.T - jnp.mean(weights.w_u, axis=1)[None]  # [V, D]
   direction = to_token[targets] * frozen.inverse_sigma[-1]  # [B, T, D]
@@ -65,30 +64,31 @@ def path_logits(
   frozen: FrozenPass,
   edit_output: Callable[[int, Array], Array] | None = None,
 ) -> Array:
-  """The logits that paths of each order make, [L + 1, B, T, V].
+  """The logits of the paths of each order, summed, [L + 1, B, T, V].
 
-  Order n is the number of heads a path goes through: order 0 is the embedding
-  straight to the unembedding, order 1 every head by itself, order 2 every pair
-  of composed heads. The partial sums are the passes of the term importance
-  analysis of Elhage et al. 2021; the sum over all orders is the pass itself.
+  The order of a path is the number of heads that it goes through: 0 from the
+  embedding straight to the unembedding, 1 through one head, 2 through a pair of
+  composed heads. The partial sums over orders are the passes of the term
+  importance analysis of Elhage et al. 2021; the sum over all orders is the
+  logits of the forward pass.
+
+  Costs about L + 1 passes without scores and softmax, and their residuals in
+  memory; with `edit_output`, L times the outputs of a layer as well.
 
   Args:
     params: the model's parameters.
     norm: `layernorm`, `rmsnorm` or `none`.
-    frozen: the pass.
-    edit_output: what the pass did to outputs, (layer, [B, H, T, D]) -> same,
-      linear in them: a path through a head goes through its edit. Of a mean
-      over sequences that is the mean of the path in all of them.
-
-  Cost: about L + 1 passes, without scores or softmax, and their residuals;
-  with an edit, L times the outputs of a layer as well.
+    frozen: the forward pass.
+    edit_output: the intervention on head outputs that was active in the pass,
+      (layer, [B, H, T, D]) -> [B, H, T, D], linear in the outputs. It is
+      applied to every path through a head.
 
   Raises:
-    ValueError: with MLPs, which are not linear in what they read: no order.
+    ValueError: if the network has MLPs, which are not linear in their input.
   """
   if "w_in" in params:
     raise ValueError(
-      "paths have an order in networks of attention alone, d_mlp=0, got "
+      "paths have an order only in attention-only networks, d_mlp=0, got "
       f"d_mlp={params['w_in'].shape[-1]}"
     )
   weights = fold_norms(params, norm)
@@ -108,7 +108,7 @@ def _write(
   residual: Array,  # [order, B, T, D]
   edit_output: Callable[[int, Array], Array] | None,
 ) -> Array:  # [order, B, T, D]
-  """What a layer's heads write when they read these residuals."""
+  """What the heads of a layer write, given the residual of each order."""
   read = residual * frozen.inverse_sigma[layer][None]
   value = jnp.einsum("nbsd,hdk->nbhsk", read, weights.w_v[layer])
   pattern = frozen.pattern[layer]

@@ -1,9 +1,8 @@
-"""The spectrum of a low-rank circuit, from K x K matrices alone.
+"""Eigenvalues and singular values of circuits, on the host.
 
-A circuit A B^T has rank at most K, its factors being [N, K] with N = D for a
-head alone and N = V through the embeddings. The device makes K x K matrices
-with its non-zero eigenvalues or singular values; LAPACK takes them apart on the
-host, in float64. No [V, V] or [D, D] matrix is ever decomposed.
+qk_ov.py and composition.py make [K, K] matrices on the device. LAPACK
+decomposes them here, on the CPU and in float64: the matrices are not symmetric,
+and no accelerator solves the general eigenvalue problem.
 """
 
 import numpy as np
@@ -14,20 +13,19 @@ from scipy.optimize import linear_sum_assignment
 def eigenvalues(matrices: ArrayLike) -> np.ndarray:
   """Complex eigenvalues of real matrices [..., K, K], largest modulus first.
 
-  On the host and in float64: the matrices are not symmetric, and only LAPACK
-  on the CPU has the general eigenvalue problem. A matrix of nan (no such pair
-  of heads) has eigenvalues nan.
+  A matrix that contains nan (a pair of heads that cannot compose) has
+  eigenvalues nan.
   """
   real = np.asarray(matrices, np.float64)
-  there = ~np.any(np.isnan(real), axis=(-1, -2))
+  present = ~np.any(np.isnan(real), axis=(-1, -2))
   values = np.full(real.shape[:-1], np.nan, complex)
-  values[there] = np.linalg.eigvals(real[there])
+  values[present] = np.linalg.eigvals(real[present])
   order = np.argsort(-np.abs(values), axis=-1, kind="stable")
   return np.take_along_axis(values, order, axis=-1)
 
 
 def singular_values(matrices: ArrayLike) -> np.ndarray:
-  """Singular values of [..., K, K], largest first, on the host in float64."""
+  """Singular values of matrices [..., K, K], largest first."""
   real = np.asarray(matrices, np.float64)
   return np.linalg.svd(real, compute_uv=False)
 
@@ -36,20 +34,19 @@ def eigenvalue_score(values: np.ndarray) -> np.ndarray:
   """Re sum(lambda) / sum |lambda| over the last axis, in [-1, 1].
 
   1 if every eigenvalue is real and positive: the circuit maps tokens to
-  themselves (Elhage et al. 2021, "copying"). Random weights give mean 0. A
-  zero matrix gives 0.
+  themselves (Elhage et al. 2021, "copying"). 0 for a zero matrix. Null: mean
+  0 for random weights.
   """
   total = np.sum(np.abs(values), axis=-1)
   return np.sum(values.real, axis=-1) / np.where(total > 0, total, 1)
 
 
 def effective_rank(values: np.ndarray) -> np.ndarray:
-  """Number of directions that carry a circuit, over the last axis.
+  """Effective number of singular directions of a circuit, over the last axis.
 
-  The exponential of the entropy of the singular values, scaled to sum to 1:
-  from 1, where one direction carries everything, to K, where all carry the
-  same (Roy and Vetterli 2007, "The effective rank", EUSIPCO); 0 for a zero
-  matrix.
+  The exponential of the entropy of the singular values, scaled to sum to 1
+  (Roy and Vetterli 2007, "The effective rank", EUSIPCO): 1 if one singular
+  value is not zero, K if all are equal, 0 for a zero matrix.
   """
   total = np.sum(values, axis=-1, keepdims=True)
   share = values / np.where(total > 0, total, 1)
@@ -60,10 +57,10 @@ def effective_rank(values: np.ndarray) -> np.ndarray:
 def track_eigenvalues(values: np.ndarray) -> np.ndarray:
   """Reorders eigenvalues [N, K] so that each column is a continuous path.
 
-  From one measurement to the next they are paired so that the distances moved
-  in the complex plane are smallest in sum (optimal assignment: Kuhn 1955).
-  Where eigenvalues move further than they lie apart the pairing is a guess:
-  measure more often.
+  Successive rows are matched so that the sum of the distances moved in the
+  complex plane is smallest (optimal assignment: Kuhn 1955). Where eigenvalues
+  move further than they lie apart the matching is a guess, which only more
+  frequent measurements resolve.
   """
   paths = values.copy()
   for before, after in zip(paths[:-1], paths[1:]):

@@ -1,12 +1,12 @@
-"""What the circuit measures share: the weights, with norms folded in.
+"""The weights of the circuits, with norms folded in.
 
-A circuit is a product of weights, read without data. The norm before a layer
-is folded into the matrices that read it: its scale multiplies their rows and,
-for layernorm, centring projects their columns; the data-dependent 1 / sigma is
-dropped (Elhage et al. 2021). So are biases, of norms and of heads, where a
-model has any: what they add to a circuit depends on one of its two tokens, or
-on none, and so belongs to no map of tokens to tokens. Row-vector convention:
-x @ W.
+A circuit is a product of weights, read without data. The norm before a layer is
+folded into the matrices that read it: its scale multiplies their rows, and the
+centring of a layernorm is projected out of their columns. The data-dependent
+1 / sigma is dropped (Elhage et al. 2021, "A mathematical framework for
+transformer circuits"). The biases of norms and heads, if a model has any, are
+dropped as well: what they add to a circuit depends on at most one of its two
+tokens, so it is no part of a map from tokens to tokens. Row vectors: x @ W.
 """
 
 from typing import NamedTuple
@@ -30,16 +30,16 @@ class CircuitWeights(NamedTuple):
 
 
 def fold_norms(params: Params, norm: str) -> CircuitWeights:
-  """Folds scale and centring of every norm into the weights that read it.
+  """Folds the scale and centring of every norm into the weights that read it.
 
   Args:
     params: the model's parameters.
     norm: `layernorm`, `rmsnorm` or `none`.
 
   Raises:
-    ValueError: if the weights do not have the shapes of CircuitWeights; with
-      grouped-query attention (fewer key and value heads than query heads) they
-      do not, and its circuits are not defined here.
+    ValueError: if the weights do not have the shapes of CircuitWeights, as with
+      grouped-query attention (fewer key and value heads than query heads),
+      whose circuits are not defined here.
   """
   _check_shapes(params)
 
@@ -63,18 +63,18 @@ def fold_norms(params: Params, norm: str) -> CircuitWeights:
 
 
 def turn_queries(weights: CircuitWeights, rotation: Array) -> CircuitWeights:
-  """Puts a rotation [K, K] between W_Q and W_K^T.
+  """Inserts a rotation [K, K] between W_Q and W_K^T.
 
-  Rotary positions make the score of a query at t and a key at s
-  x W_Q R_(t - s) W_K^T y^T: with R_0 = 1 the weights are as they are, with
-  another offset every QK measure becomes the one at that offset.
+  With rotary positions the score of a query at t and a key at s is
+  x W_Q R_(t - s) W_K^T y^T. Unchanged weights are those at offset 0, since
+  R_0 = 1; after inserting R_delta every QK score is the one at offset delta.
   """
   turned = jnp.matmul(weights.w_q, rotation[None, None], precision="highest")
   return weights._replace(w_q=turned)
 
 
 def random_weights(key: Key, like: CircuitWeights) -> CircuitWeights:
-  """Gaussian weights of the same shapes: the null of every circuit score."""
+  """Gaussian weights of the same shapes: the null of eigenvalue scores."""
   flat, unravel = ravel_pytree(like)
   return unravel(jax.random.normal(key, flat.shape, flat.dtype))
 
@@ -85,8 +85,8 @@ def _check_shapes(params: Params) -> None:
     heads = params[name].shape[1]
     if heads != n_heads:
       raise ValueError(
-        "grouped-query heads have no circuits here: w_k and w_v must have as "
-        f"many heads as w_q, {n_heads}, got {heads} in {name}"
+        "circuits are not defined for grouped-query attention: w_k and w_v "
+        f"must have as many heads as w_q, {n_heads}, got {heads} in {name}"
       )
   vocab = params["w_e"].shape[0]
   qkv = (n_layers, n_heads, d_model, d_head)

@@ -67,14 +67,14 @@ def make_blocks_probe(config: Config, curvature: Curvature) -> Probe:
       jax.random.fold_in(key, 8),
       max_order=c.max_order,
       tolerance=config.spectra.tolerance,
-      layout=curvature.layout,
+      sharding=curvature.layout,
     )
     norms = spectra.block_norms(
       hessian,
       state.params,
       partition,
       jax.random.fold_in(key, 9),
-      n_probes=c.probes,
+      probes=c.probes,
     )
     # That of the whole Hessian bounds that of each block.
     rounding = curvature.rounding(

@@ -52,7 +52,7 @@ class Curvature(NamedTuple):
   shapes: Params
   plan: spectra.ProductPlan
   told: str
-  layout: spectra.Layout
+  layout: spectra.VectorSharding
   solve: Solve
   partition: spectra.Partition
   split: Callable[[HeldOut], spectra.MicroBatches]
@@ -130,12 +130,12 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   )
 
 
-def _layout(placement: Placement) -> spectra.Layout:
+def _layout(placement: Placement) -> spectra.VectorSharding:
   """Vectors in as many parts as devices share them."""
   if placement.params == 1:
-    return spectra.WHOLE
-  return spectra.Layout(
-    placement.params, split=placement.shard_vectors, gather=placement.replicate
+    return spectra.UNSHARDED
+  return spectra.VectorSharding(
+    placement.params, shard=placement.shard_vectors, gather=placement.replicate
   )
 
 

@@ -135,7 +135,7 @@ def _by_probes(
     rules_key,
     order=c.order,
     probes=c.probes,
-    layout=curvature.layout,
+    sharding=curvature.layout,
   )
   ones = jax.tree.map(jnp.ones_like, params)
   wanted = Wanted("", ones, k, k, outliers_key)

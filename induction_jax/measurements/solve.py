@@ -26,7 +26,9 @@ class Wanted(NamedTuple):
 Solve = Callable[[spectra.Operator, Params, Wanted], spectra.Spectrum]
 
 
-def make_solve(c: SpectraConfig, basis: int, layout: spectra.Layout) -> Solve:
+def make_solve(
+  c: SpectraConfig, basis: int, layout: spectra.VectorSharding
+) -> Solve:
   """Lanczos with a basis of so many rows, or the dense matrix if `exact`."""
 
   def solve(
@@ -44,7 +46,7 @@ def make_solve(c: SpectraConfig, basis: int, layout: spectra.Layout) -> Solve:
       max_basis=basis,
       tolerance=c.tolerance,
       start=wanted.start,
-      layout=layout,
+      sharding=layout,
       **ks,
     )
 

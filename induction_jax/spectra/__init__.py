@@ -1,9 +1,38 @@
-"""Curvature: operators on pytrees and their spectra. Never sees the network."""
+"""Curvature of a loss: linear operators on pytrees, and their spectra.
+
+Nothing here knows a network: a loss is any scalar function of a pytree of
+parameters and a batch. P is the number of parameters, M the number of rows of a
+Lanczos basis, N the number of probe vectors, k the number of eigenpairs.
+
+  operator        a function v -> A v on pytrees like the parameters, linear and
+                  symmetric, evaluated in float32 at the highest matrix
+                  precision. A product is one evaluation of it.
+  eigenpair       (lambda, v), lambda signed, v of unit norm. `top` pairs
+                  descend from the largest eigenvalue, `bottom` pairs ascend
+                  from the smallest.
+  residual bound  an upper bound r on ||A v - lambda v||. Some eigenvalue lies
+                  within r of lambda. If the next eigenvalue is at a distance
+                  gap > r from lambda, the error of lambda is at most r^2 / gap
+                  and the sine of the angle between v and its eigenvector at
+                  most r / gap (Parlett 1998, theorems 4.5.1 and 11.7.1).
+                  The bound does not say that no eigenvalue lies further out,
+                  nor how often lambda is repeated, nor how far the spectrum of
+                  this batch is from the spectrum of the population. It holds
+                  for the operator as computed: `rounding_error` estimates what
+                  the rounding of products adds, and `add_rounding` adds it.
+  converged       the residual bound is at most tolerance * |lambda|, or as
+                  small as rounding permits.
+  probe vector    a random vector z of independent signs, E z z^T = 1, from
+                  which traces, norms and densities are estimated. A standard
+                  error is that of the mean over N of them.
+  null value      the value of a score if only chance is at work: here the exact
+                  mean over vectors, or subspaces, of uniformly random
+                  direction. Alignment with an eigenvector: 1 / P. Overlap of
+                  two k-dimensional subspaces: k / P. Mass on a block: its
+                  size / P. Nothing is sampled for them.
+"""
 
 from induction_jax.spectra.blocks import (
-  BlockExtremes,
-  BlockNorms,
-  Extremes,
   Partition,
   block_extremes,
   block_norms,
@@ -12,17 +41,24 @@ from induction_jax.spectra.blocks import (
 )
 from induction_jax.spectra.checks import check_operator
 from induction_jax.spectra.density import (
-  Count,
-  Density,
   Quadrature,
   count_above,
   count_below,
   density,
   linear,
-  make_grid,
-  moment,
   quadrature,
   symlog,
+)
+from induction_jax.spectra.eigenpairs import (
+  POWER_STEPS,
+  Eigenpairs,
+  Spectrum,
+  add_rounding,
+  alignment,
+  dominant,
+  extremes,
+  overlap,
+  rounding_error,
 )
 from induction_jax.spectra.exact import (
   MAX_PARAMETERS,
@@ -36,8 +72,8 @@ from induction_jax.spectra.gauss_newton import (
   exact_fisher,
   gauss_newton,
 )
-from induction_jax.spectra.lanczos import Eigenpairs, Spectrum, lanczos
-from induction_jax.spectra.layout import WHOLE, Layout
+from induction_jax.spectra.krylov import UNSHARDED, VectorSharding
+from induction_jax.spectra.lanczos import lanczos
 from induction_jax.spectra.memory import (
   ProductPlan,
   linear_map_bytes,
@@ -50,7 +86,6 @@ from induction_jax.spectra.operators import (
   gradient,
   hessian,
   linearize,
-  linearized_hessian,
   rescale,
   restrict,
   split_batch,
@@ -61,30 +96,14 @@ from induction_jax.spectra.preconditioner import (
   adam_preconditioner,
   sgd_preconditioner,
 )
-from induction_jax.spectra.rounding import (
-  POWER_STEPS,
-  add_rounding,
-  dominant,
-  extremes,
-  nudge,
-  rounding_error,
-)
-from induction_jax.spectra.subspaces import alignment, overlap
-from induction_jax.spectra.trace import Estimate, Sizes, estimate_sizes
+from induction_jax.spectra.trace import Sizes, estimate_sizes
 from induction_jax.spectra.warm import make_start, may_start_warm
 
 __all__ = [
   "MAX_PARAMETERS",
   "POWER_STEPS",
-  "WHOLE",
-  "BlockExtremes",
-  "BlockNorms",
-  "Count",
-  "Density",
+  "UNSHARDED",
   "Eigenpairs",
-  "Estimate",
-  "Extremes",
-  "Layout",
   "MicroBatches",
   "Operator",
   "Partition",
@@ -93,6 +112,7 @@ __all__ = [
   "Quadrature",
   "Sizes",
   "Spectrum",
+  "VectorSharding",
   "adam_preconditioner",
   "add_rounding",
   "alignment",
@@ -118,14 +138,10 @@ __all__ = [
   "linear",
   "linear_map_bytes",
   "linearize",
-  "linearized_hessian",
-  "make_grid",
   "make_partition",
   "make_start",
   "mass",
   "may_start_warm",
-  "moment",
-  "nudge",
   "overlap",
   "plan_basis",
   "plan_products",

@@ -1,8 +1,9 @@
 """Curvature by blocks of parameters: one head's circuit, an embedding, norms.
 
-A partition gives every parameter to exactly one block. H_ab is the block of
-rows in a and columns in b: diagonal blocks say how curved the loss is in one
-block alone, the others how strongly two blocks are coupled.
+A partition assigns every parameter to exactly one block. H_ab is the submatrix
+with rows in block a and columns in block b. A diagonal block is the curvature
+of the loss in the parameters of one block alone; an off-diagonal block is the
+coupling of two.
 """
 
 from collections.abc import Sequence
@@ -13,16 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from induction_jax.spectra.lanczos import Eigenpairs, lanczos
-from induction_jax.spectra.layout import WHOLE, Layout
+from induction_jax.spectra.eigenpairs import Eigenpairs
+from induction_jax.spectra.krylov import UNSHARDED, VectorSharding
+from induction_jax.spectra.lanczos import lanczos
 from induction_jax.spectra.operators import Operator
+from induction_jax.spectra.trace import check_probes
 from induction_jax.types import Array, Key, PyTree
 
 
 class Partition(NamedTuple):
-  """Which block every parameter is in. Static: numpy, never traced.
+  """The block of every parameter. Static: numpy, never traced.
 
-  A program that uses a partition holds its ids as a constant, 4 P bytes.
+  A compiled program that uses a partition contains its ids as a constant of
+  4 P bytes.
   """
 
   names: tuple[str, ...]
@@ -38,7 +42,7 @@ class Extremes(NamedTuple):
   """One extreme eigenvalue of every diagonal block."""
 
   values: Array  # [n_blocks]
-  residuals: Array  # [n_blocks], some eigenvalue of the block lies that near
+  residuals: Array  # [n_blocks], residual bounds
   converged: Array  # [n_blocks] bool
 
 
@@ -47,11 +51,11 @@ class BlockExtremes(NamedTuple):
 
   top: Extremes
   bottom: Extremes
-  products: Array  # [n_blocks], products used for each
+  products: Array  # [n_blocks], number of products used
 
 
 class BlockNorms(NamedTuple):
-  """Frobenius norms of all blocks, both symmetric in (a, b)."""
+  """||H_ab||_F of every pair of blocks, symmetric in (a, b)."""
 
   norms: Array  # [n_blocks, n_blocks]
   errors: Array  # [n_blocks, n_blocks], their standard errors
@@ -60,17 +64,18 @@ class BlockNorms(NamedTuple):
 def make_partition(
   names: Sequence[str], ids: PyTree, like: PyTree
 ) -> Partition:
-  """Checks that every parameter is in one block and no block is empty.
+  """A partition, checked: every parameter in one block, and no block empty.
 
   Args:
     names: of the blocks, in the order of their ids.
-    ids: a pytree like `like` of integers, each leaf broadcastable to the leaf
-      of `like`: the block of every parameter, from 0. For w_q [L, H, D, K]
-      with a block per head it is [L, H, 1, 1].
+    ids: a pytree like `like` of integers, the block of every parameter from 0.
+      Each leaf must broadcast to the leaf of `like`: with one block per head,
+      the leaf for w_q [L, H, D, K] is [L, H, 1, 1].
     like: the parameters, or their shapes.
 
   Raises:
-    ValueError: if ids do not fit `like`, name no block, or leave one empty.
+    ValueError: if an id does not broadcast or is out of range, a block is
+      empty, or a name is repeated.
     TypeError: if ids are not integers.
   """
 
@@ -103,7 +108,7 @@ def make_partition(
 def mass(vectors: PyTree, partition: Partition) -> Array:
   """Share of each vector's squared norm in each block.
 
-  Null: sizes / P, from a vector of uniformly random direction.
+  Null: block size / P, the mean over vectors of uniformly random direction.
 
   Args:
     vectors: k pytrees, leaves [k, ...], such as eigenvectors.
@@ -125,27 +130,23 @@ def block_extremes(
   *,
   max_order: int,
   tolerance: float,
-  batch_size: int | None = None,
-  layout: Layout = WHOLE,
+  sharding: VectorSharding = UNSHARDED,
 ) -> BlockExtremes:
   """Both extreme eigenvalues of every diagonal block, by Lanczos on each.
 
-  Lanczos sees a block as an operator on vectors of that block's own size: its
-  basis is [max_order, block size], and no parameter outside can leave a false
-  zero eigenvalue. Blocks of one size are one program, run one after another
-  or `batch_size` at a time; as many programs are compiled as there are
-  sizes. A product of a block costs one of the whole operator.
+  Lanczos runs on vectors of the block's own size: its basis is [max_order,
+  block size], and parameters outside the block add no zero eigenvalues. One
+  program is compiled for each distinct block size, and runs on the blocks of
+  that size in turn. A product with a block costs a product with the operator.
 
   Args:
     operator: symmetric, on pytrees like `like`.
     like: a pytree with the shapes and the one floating dtype of v.
     partition: of the parameters.
     key: for the random starts.
-    max_order: most products for one block, at least 2.
+    max_order: the largest number of products for one block, at least 2.
     tolerance: relative residual at which an eigenvalue counts as converged.
-    batch_size: blocks measured at once, None for one; takes as many times the
-      memory of a product.
-    layout: of the vectors of a block's basis.
+    sharding: of the vectors of a block's basis.
   """
   flat, unravel = ravel_pytree(like)
 
@@ -164,7 +165,7 @@ def block_extremes(
       k_bottom=1,
       max_order=max_order,
       tolerance=tolerance,
-      layout=layout,
+      sharding=sharding,
     )
 
     def first(pairs: Eigenpairs) -> Extremes:
@@ -179,9 +180,7 @@ def block_extremes(
     group = np.flatnonzero(sizes == size)
     indices = np.stack([np.flatnonzero(partition.ids == b) for b in group])
     keys = jax.random.split(jax.random.fold_in(key, size), len(group))
-    found.append(
-      jax.lax.map(extremes, (jnp.asarray(indices), keys), batch_size=batch_size)
-    )
+    found.append(jax.lax.map(extremes, (jnp.asarray(indices), keys)))
     order.append(group)
   restore = np.argsort(np.concatenate(order))
   return jax.tree.map(lambda *x: jnp.concatenate(x)[restore], *found)
@@ -193,49 +192,46 @@ def block_norms(
   partition: Partition,
   key: Key,
   *,
-  n_probes: int,
-  batch_size: int | None = None,
+  probes: int,
 ) -> BlockNorms:
-  """||H_ab||_F for every pair of blocks, by random probes.
+  """||H_ab||_F for every pair of blocks, from random probe vectors.
 
   For z of independent random signs on block b and zero elsewhere,
-  E||(H z)_a||^2 = ||H_ab||_F^2 (Hutchinson 1990): one product serves all
-  pairs of b. H_ab and H_ba have one norm, so their squares are averaged; that
-  is unbiased, with the standard error of two independent means. Errors of the
-  norm follow by the delta method, se(norm^2) / (2 norm), and say little where
-  they are not well below the norm, which is then biased low. Costs n_blocks *
-  n_probes products.
+  E||(H z)_a||^2 = ||H_ab||_F^2 (Hutchinson 1990): one product serves all pairs
+  with b. H_ab and H_ba have the same norm, so their squares are averaged, which
+  is unbiased and has the standard error of two independent means. The standard
+  error of the norm follows by the delta method, se(norm^2) / (2 norm); where it
+  is not well below the norm it is unreliable and the norm is biased low. Costs
+  n_blocks * probes products.
 
   Args:
     operator: symmetric, on pytrees like `like`.
     like: a pytree with the shapes and the one floating dtype of v.
     partition: of the parameters.
-    key: for the probes.
-    n_probes: probes for each block, at least 2.
-    batch_size: products taken at once, None for one.
+    key: for the probe vectors.
+    probes: the number of probe vectors for each block, at least 2.
 
   Raises:
-    ValueError: if n_probes is below 2.
+    ValueError: if probes is below 2.
   """
-  if n_probes < 2:
-    raise ValueError(f"n_probes must be at least 2, got {n_probes}")
+  check_probes(probes)
   flat, unravel = ravel_pytree(like)
   n_blocks = len(partition.names)
 
-  def probe(block: tuple[Array, Key]) -> Array:  # [n_blocks]
+  def sample(block: tuple[Array, Key]) -> Array:  # [n_blocks]
     b, key = block
     signs = jax.random.rademacher(key, flat.shape, flat.dtype)
     z = jnp.where(partition.ids == b, signs, 0)
     return _square_norms(ravel_pytree(operator(unravel(z)))[0], partition)
 
-  columns = jnp.repeat(jnp.arange(n_blocks), n_probes)
-  keys = jax.random.split(key, n_blocks * n_probes)
-  samples = jax.lax.map(probe, (columns, keys), batch_size=batch_size)
-  samples = samples.reshape(n_blocks, n_probes, n_blocks)  # [b, probe, a]
+  columns = jnp.repeat(jnp.arange(n_blocks), probes)
+  keys = jax.random.split(key, n_blocks * probes)
+  samples = jax.lax.map(sample, (columns, keys))
+  samples = samples.reshape(n_blocks, probes, n_blocks)  # [b, probe, a]
   mean = jnp.mean(samples, axis=1)
-  variance = jnp.var(samples, axis=1, ddof=1) / n_probes
+  variance = jnp.var(samples, axis=1, ddof=1) / probes
   mean, variance = (mean + mean.T) / 2, (variance + variance.T) / 4
-  # A diagonal block was measured once and not twice.
+  # A diagonal block has one mean, not two.
   variance = jnp.where(np.eye(n_blocks, dtype=bool), 2 * variance, variance)
   norms = jnp.sqrt(mean)
   errors = jnp.sqrt(variance) / jnp.where(norms > 0, 2 * norms, 1)

@@ -1,4 +1,4 @@
-"""What can be wrong with a loss or an operator, said where it is built."""
+"""Checks of a loss, its parameters and an operator, with messages that help."""
 
 from collections.abc import Callable
 
@@ -26,15 +26,15 @@ def check_dtype(like: PyTree) -> None:
     names = ", ".join(sorted(map(str, dtypes))) or "no leaf"
     raise TypeError(
       "parameters and vectors must be all float32 or all float64, got "
-      f"{names}: convert them, and close over what is no parameter"
+      f"{names}: convert them, and close over what is not a parameter"
     )
 
 
 def check_scalar(name: str, function: Callable, *args: PyTree) -> None:
-  """Traces `function(*args)` and requires one floating scalar of it.
+  """Traces `function(*args)` and requires it to return one floating scalar.
 
   Raises:
-    TypeError: with the shape it got.
+    TypeError: with the shapes and dtypes that it returned.
   """
   leaves = jax.tree.leaves(jax.eval_shape(function, *args))
   shapes = [(leaf.shape, leaf.dtype.name) for leaf in leaves]
@@ -48,18 +48,18 @@ def check_scalar(name: str, function: Callable, *args: PyTree) -> None:
 
 
 def check_product(operator: Callable[[PyTree], PyTree], like: PyTree) -> None:
-  """Traces one product, to find out now what has no derivative.
+  """Traces one product, so that a missing derivative rule is reported early.
 
   Raises:
-    TypeError: if something in the network has no rule for the derivatives
-      that a product takes; the first cause is chained.
+    TypeError: if something in the network has no rule for a derivative that a
+      product takes; the original error is chained.
   """
   try:
     jaxpr = jax.make_jaxpr(lambda a, v: a(v))(operator, like)
   except (NotImplementedError, TypeError, ValueError) as error:
     raise TypeError(f"{NO_RULE}. The cause: {error}") from error
-  # What jax leaves in a trace where a custom_vjp function was pushed forward;
-  # its own error comes when the program is compiled, and names no remedy.
+  # JAX leaves this primitive in a trace where it took the jvp of a custom_vjp
+  # function. Its own error comes only at compilation, and names no remedy.
   if "custom_lin" in _primitives(jaxpr.jaxpr):
     raise TypeError(f"{NO_RULE}. The cause: jvp of a custom_vjp function")
 
@@ -71,20 +71,20 @@ def check_operator(
   *,
   tolerance: float | None = None,
 ) -> None:
-  """Requires products to be finite and the operator symmetric; for the host.
+  """Raises unless products are finite and the operator is symmetric.
 
-  For Gaussian u and v, u . Av - v . Au has the standard deviation
-  ||A - A^T||_F, and E||Av||^2 = ||A||_F^2: their ratio, over a few pairs, is
-  the relative asymmetry that must not exceed `tolerance`. An error confined
-  to a part of A too small to show in its Frobenius norm is not seen. Takes
-  eight products; not for use under jit.
+  For Gaussian u and v, u . Av - v . Au has standard deviation ||A - A^T||_F,
+  and E||Av||^2 = ||A||_F^2. The ratio of the two, estimated from a few pairs,
+  is the relative asymmetry that must not exceed `tolerance`. An error in a part
+  of A too small to show in its Frobenius norm goes unnoticed. Costs eight
+  products. It inspects values, so it cannot be used under jit.
 
   Args:
     operator: v -> Av on pytrees like `like`.
     like: a pytree with the shapes and the one floating dtype of v.
     key: for the random vectors.
-    tolerance: largest relative asymmetry that may be rounding; the square
-      root of the dtype's rounding unit by default.
+    tolerance: the largest relative asymmetry attributed to rounding; by
+      default the square root of the dtype's rounding unit.
 
   Raises:
     FloatingPointError: if a product is not finite.
@@ -120,7 +120,7 @@ def _dot(a: Array, b: Array) -> Array:
 
 
 def _primitives(jaxpr: PyTree) -> set[str]:
-  """Names of all primitives in a jaxpr, and in those inside it."""
+  """Names of all primitives in a jaxpr and in the jaxprs nested in it."""
   names = set()
   for equation in jaxpr.eqns:
     names.add(equation.primitive.name)

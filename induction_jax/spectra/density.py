@@ -1,15 +1,16 @@
-"""The whole spectrum by stochastic Lanczos quadrature, with error bars.
+"""The spectral density by stochastic Lanczos quadrature, with error bars.
 
-A unit vector z sees the spectrum through the measure that puts (z . v_i)^2 on
-the eigenvalue lambda_i; over random z its mean is the spectral density, 1 / P
-on each. M steps of Lanczos from z give the measure's Gauss rule: nodes are the
-eigenvalues of T, weights the squared first components of its eigenvectors,
-exact on polynomials up to degree 2 M - 1 (Golub and Welsch 1969; Lin, Saad and
-Yang 2016, arXiv 1308.5467; Ghorbani et al. 2019, arXiv 1901.10159).
+A unit vector z sees the spectrum through the measure that puts weight
+(z . v_i)^2 on the eigenvalue lambda_i. Its mean over random z is the spectral
+density, which puts 1 / P on each eigenvalue. M steps of Lanczos from z give the
+Gauss rule of the measure: its nodes are the eigenvalues of T, its weights the
+squared first components of T's eigenvectors, and it is exact on polynomials up
+to degree 2 M - 1 (Golub and Welsch 1969; Lin, Saad and Yang 2016, arXiv
+1308.5467; Ghorbani et al. 2019, arXiv 1901.10159).
 
-Two errors, kept apart: a few probes stand for all vectors, and M nodes stand
-for P eigenvalues. The second shrinks with M only; where eigenvalues crowd, as
-they do near zero, no number of probes counts them.
+There are two errors, reported apart: N probe vectors stand for all vectors, and
+M nodes stand for P eigenvalues. The second decreases only with M. Where
+eigenvalues crowd, as they do near zero, no number of probe vectors counts them.
 """
 
 from collections.abc import Callable
@@ -20,25 +21,34 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from induction_jax.spectra.checks import check_dtype
-from induction_jax.spectra.krylov import eigh, extend, init_krylov
-from induction_jax.spectra.lanczos import ROUNDING_UNITS
-from induction_jax.spectra.layout import WHOLE, Layout
+from induction_jax.spectra.eigenpairs import ROUNDING_UNITS
+from induction_jax.spectra.krylov import (
+  UNSHARDED,
+  VectorSharding,
+  eigh,
+  extend,
+  init_krylov,
+  make_product,
+)
 from induction_jax.spectra.operators import Operator
-from induction_jax.spectra.trace import Estimate, check_probes, mean_of
+from induction_jax.spectra.trace import check_probes, map_probes, mean_of
 from induction_jax.types import Array, Key, PyTree
 
-Axis = Callable[[Array], Array]  # eigenvalues to places along an axis
+# Standard errors in the bar of a count, on either side.
+SIGMAS = 3.0
+
+Axis = Callable[[Array], Array]  # eigenvalues to coordinates along an axis
 
 
 class Quadrature(NamedTuple):
-  """The spectrum as N probes see it: a rule of M nodes each.
+  """Gauss rules of the spectrum, one with M nodes for each of N probe vectors.
 
   Attributes:
     nodes: [N, M], ascending.
     weights: [N, M], summing to 1 over nodes.
     size: P.
-    slack: nodes by which a share may be off: 1 for a Gauss rule, 0 where the
-      nodes are the eigenvalues themselves.
+    slack: number of nodes by which a share of the spectrum may be off: 1 for
+      a Gauss rule, 0 if the nodes are the eigenvalues themselves.
   """
 
   nodes: Array
@@ -50,13 +60,13 @@ class Quadrature(NamedTuple):
 class Density(NamedTuple):
   """Spectral density along an axis; its integral over the axis is 1."""
 
-  grid: Array  # [G], places along the axis
-  value: Array  # [G], mean over probes
-  standard_error: Array  # [G], over probes
+  grid: Array  # [G], coordinates along the axis
+  value: Array  # [G], mean over probe vectors
+  standard_error: Array  # [G], over probe vectors
 
 
 class Count(NamedTuple):
-  """How many eigenvalues, and the bar that holds the number."""
+  """A number of eigenvalues, and an error bar from low to high."""
 
   value: Array
   low: Array
@@ -70,23 +80,21 @@ def quadrature(
   *,
   order: int,
   probes: int,
-  batch_size: int = 1,
-  layout: Layout = WHOLE,
+  sharding: VectorSharding = UNSHARDED,
 ) -> Quadrature:
-  """Gauss rules of the spectral measures of random probes.
+  """Gauss rules of the spectral measures of random probe vectors.
 
-  Takes N * M products. Memory is batch_size * M * P, for the whole basis is
-  kept: without it eigenvalues come back as copies that take weight from
-  others. A product that is not finite makes all of its probe's rule nan.
+  Costs N * M products. Memory is M * P numbers: the whole basis is kept, since
+  without it eigenvalues come back as copies that take weight from others. A
+  product that is not finite makes the rule of its probe vector nan.
 
   Args:
     operator: v -> A v, linear and symmetric, on pytrees like `like`.
     like: a pytree with the shapes and the one floating dtype of v.
-    key: for the probes, vectors of random signs.
-    order: M, nodes for each probe; P if that is less.
-    probes: N, at least 2.
-    batch_size: probes taken at once, under vmap.
-    layout: of the vectors of the basis.
+    key: for the probe vectors, which have random signs.
+    order: M, nodes for each probe vector; at most P are used.
+    probes: N, the number of probe vectors, at least 2.
+    sharding: of the vectors of the basis.
 
   Raises:
     TypeError: if `like` has more than one dtype, or none that is floating.
@@ -98,10 +106,7 @@ def quadrature(
     raise ValueError(f"order must be at least 1, got order={order}")
   flat, unravel = ravel_pytree(like)
   order = min(order, flat.size)
-
-  def product(vector: Array) -> Array:
-    vector = layout.unpack(vector, flat.size)
-    return layout.pack(ravel_pytree(operator(unravel(vector)))[0])
+  product = make_product(operator, unravel, flat.size, sharding)
 
   def rule(key: Key) -> tuple[Array, Array]:
     start_key, spare_key = jax.random.split(key)
@@ -110,30 +115,18 @@ def quadrature(
     krylov = jax.lax.fori_loop(
       0,
       order,
-      lambda _, krylov: extend(product, krylov, spare, layout),
-      init_krylov(start, order, layout),
+      lambda _, krylov: extend(product, krylov, spare, sharding),
+      init_krylov(start, order, sharding),
     )
     nodes, vectors = eigh(krylov.projected)
-    # Not left to eigh, whose vectors may look sound.
+    # Set here, since eigh may return sound vectors for a matrix with nan.
     finite = jnp.isfinite(krylov.residual)
     return jax.tree.map(
       lambda x: jnp.where(finite, x, jnp.nan), (nodes, vectors[0] ** 2)
     )
 
-  nodes, weights = jax.lax.map(
-    lambda i: rule(jax.random.fold_in(key, i)),
-    jnp.arange(probes),
-    batch_size=batch_size,
-  )
+  nodes, weights = map_probes(rule, key, probes)
   return Quadrature(nodes, weights, jnp.asarray(flat.size), jnp.asarray(1))
-
-
-def moment(rules: Quadrature, power: int) -> Estimate:
-  """Mean of the eigenvalues' powers: tr(A^p) / P, for p up to 2 M - 1.
-
-  The first is trace / P and the second ||A||_F^2 / P.
-  """
-  return mean_of(jnp.sum(rules.weights * rules.nodes**power, axis=1))
 
 
 def linear(values: Array) -> Array:
@@ -150,26 +143,18 @@ def symlog(threshold: float) -> Axis:
   return lambda x: jnp.sign(x) * jnp.log10(1 + jnp.abs(x) / threshold)
 
 
-def make_grid(
-  rules: Quadrature, points: int, width: float, axis: Axis = linear
-) -> Array:
-  """Even grid [G] along `axis` that holds the density to five widths."""
-  places = axis(rules.nodes)
-  low, high = jnp.min(places) - 5 * width, jnp.max(places) + 5 * width
-  return jnp.linspace(low, high, points)
-
-
 def density(
   rules: Quadrature, grid: Array, width: float, axis: Axis = linear
 ) -> Density:
   """The density per unit of an axis, each node a Gaussian of one width.
 
-  Integrates to 1 over an axis on which `grid` has two points to a width or
-  more and covers the spectrum. The error bar is that of the probes alone.
+  Integrates to 1 over `grid` if that covers the spectrum, five widths further
+  on each side, with at least two points to a width. The standard error
+  contains the choice of probe vectors alone.
 
   Args:
     rules: from quadrature.
-    grid: [G], places along the axis.
+    grid: [G], coordinates along the axis.
     width: standard deviation of the Gaussians, in units of the axis.
     axis: linear, or symlog(threshold).
   """
@@ -182,30 +167,25 @@ def density(
 
 
 def count_below(
-  rules: Quadrature,
-  threshold: Array,
-  *,
-  sigmas: float = 3.0,
-  rounding: Array | float = 0.0,
+  rules: Quadrature, threshold: Array, *, rounding: Array | float = 0.0
 ) -> Count:
-  """How many eigenvalues are below a threshold, with the whole error.
+  """The number of eigenvalues below a threshold, with its full error.
 
-  A Gauss rule knows the share of its measure below a threshold only to the
-  weights of the nodes on either side: with the nodes in order and W_i their
-  weights summed up to the i-th, the share at x_k is from W_{k-1} to W_k, so
-  that between x_k and x_{k+1} it is from W_{k-1} to W_{k+1} (the separation
-  theorem of Chebyshev, Markov and Stieltjes; Szego 1939, section 3.41). The
-  bar is from the mean of one bound to the mean of the other, and `sigmas`
-  standard errors over probes further on each side. A bar as wide as the count
-  says that these nodes cannot tell. Of an exact spectrum only the rounding is
-  in the bar.
+  A Gauss rule determines the share of its measure below a threshold only up
+  to the weights of the adjacent nodes. With nodes x_k in ascending order and
+  W_k the sum of the first k weights, the share below x_k is from W_{k-1} to
+  W_k, so the share below a threshold between x_k and x_{k+1} is from W_{k-1}
+  to W_{k+1} (separation theorem of Chebyshev, Markov and Stieltjes; Szego 1939,
+  section 3.41). The bar extends from the mean of the lower bounds, less SIGMAS
+  standard errors over probe vectors, to the mean of the upper bounds, plus as
+  many. A bar as wide as the count says that these nodes cannot resolve it. For
+  an exact spectrum the bar contains only rounding.
 
   Args:
     rules: from quadrature.
     threshold: a scalar.
-    sigmas: standard errors on either side.
-    rounding: how far an eigenvalue may have been moved by the rounding of the
-      products, from rounding_error; Lanczos' own is added.
+    rounding: how far the rounding of products may have moved an eigenvalue,
+      from rounding_error; the rounding of Lanczos is added here.
   """
   units = ROUNDING_UNITS * jnp.finfo(rules.nodes.dtype).eps
   moved = rounding + units * jnp.max(jnp.abs(rules.nodes))
@@ -222,22 +202,18 @@ def count_below(
   bounds = jnp.stack(
     [
       jnp.mean(share(threshold, 0)),
-      low.value - sigmas * low.standard_error,
-      high.value + sigmas * high.standard_error,
+      low.value - SIGMAS * low.standard_error,
+      high.value + SIGMAS * high.standard_error,
     ]
   )
   return Count(*(rules.size * jnp.clip(bounds, 0, 1)))
 
 
 def count_above(
-  rules: Quadrature,
-  threshold: Array,
-  *,
-  sigmas: float = 3.0,
-  rounding: Array | float = 0.0,
+  rules: Quadrature, threshold: Array, *, rounding: Array | float = 0.0
 ) -> Count:
-  """How many eigenvalues are above a threshold; see count_below."""
+  """The number of eigenvalues above a threshold: count_below, mirrored."""
   mirrored = rules._replace(
     nodes=-rules.nodes[:, ::-1], weights=rules.weights[:, ::-1]
   )
-  return count_below(mirrored, -threshold, sigmas=sigmas, rounding=rounding)
+  return count_below(mirrored, -threshold, rounding=rounding)

@@ -1,6 +1,6 @@
-"""Exact mode: the dense matrix and all of its eigenvalues, for small nets.
+"""Exact mode: the dense matrix and all of its eigenvalues, for small networks.
 
-The same outputs as Lanczos, quadrature and random probes have, without their
+Returns what Lanczos, quadrature and estimate_sizes return, without their
 errors.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from induction_jax.spectra.density import Quadrature
-from induction_jax.spectra.lanczos import (
+from induction_jax.spectra.eigenpairs import (
   ROUNDING_UNITS,
   Eigenpairs,
   Spectrum,
@@ -20,23 +20,20 @@ from induction_jax.spectra.operators import Operator
 from induction_jax.spectra.trace import Estimate, Sizes
 from induction_jax.types import Array, PyTree
 
-# The matrix, its eigenvectors and the solver's work are some four times
+# The matrix, its eigenvectors and the solver's workspace take about four times
 # 4 P^2 bytes in float32: 1.6 GB at this many parameters, and minutes of eigh.
-# Relative asymmetry, in the Frobenius norm, that may be rounding.
-SYMMETRY = 1e-2
 MAX_PARAMETERS = 10_000
+# The largest asymmetry, relative in the Frobenius norm, put down to rounding.
+MAX_ASYMMETRY = 1e-2
 
 
-def dense(
-  operator: Operator, like: PyTree, *, batch_size: int | None = None
-) -> Array:
+def dense(operator: Operator, like: PyTree) -> Array:
   """The operator as a matrix, [P, P], by P products with unit vectors.
 
   Args:
     operator: linear, on pytrees like `like`.
     like: a pytree with the shapes and the one floating dtype of v; rows and
       columns are in the order of ravel_pytree.
-    batch_size: products taken at once, None for one.
 
   Raises:
     ValueError: if P is above MAX_PARAMETERS.
@@ -52,30 +49,25 @@ def dense(
     unit = jnp.zeros_like(flat).at[i].set(1)
     return ravel_pytree(operator(unravel(unit)))[0]
 
-  return jax.lax.map(column, jnp.arange(flat.size), batch_size=batch_size).T
+  return jax.lax.map(column, jnp.arange(flat.size)).T
 
 
 def exact_spectrum(
-  operator: Operator,
-  like: PyTree,
-  *,
-  k_top: int,
-  k_bottom: int,
-  batch_size: int | None = None,
+  operator: Operator, like: PyTree, *, k_top: int, k_bottom: int
 ) -> tuple[Spectrum, Array]:
   """What lanczos returns, and every eigenvalue, from the dense matrix.
 
-  Every copy of a repeated eigenvalue is there. Eigenpairs are those of the
-  matrix's symmetric part, their residuals those of the matrix itself and so
-  at the level of rounding where it is symmetric. All are then converged, and
-  none if it is not symmetric, beyond SYMMETRY of its norm, or not finite.
+  Every copy of a repeated eigenvalue is included. The eigenpairs are those of
+  the symmetric part of the matrix; their residuals are computed with the matrix
+  itself, and so are at the level of rounding if it is symmetric. All pairs are
+  converged, unless the matrix is not finite, or its asymmetry exceeds
+  MAX_ASYMMETRY: then none is.
 
   Args:
     operator: symmetric, on pytrees like `like`.
     like: a pytree with the shapes and the one floating dtype of v.
     k_top: pairs wanted at the upper end.
     k_bottom: pairs wanted at the lower end.
-    batch_size: products taken at once, None for one.
 
   Returns:
     A Spectrum, with P products, and all eigenvalues, [P] ascending.
@@ -87,10 +79,10 @@ def exact_spectrum(
   flat, unravel = ravel_pytree(like)
   size = flat.size
   check_ks(size, k_top, k_bottom)
-  matrix = dense(operator, like, batch_size=batch_size)
+  matrix = dense(operator, like)
   values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
   gap = jnp.linalg.norm(matrix - matrix.T)
-  symmetric = gap <= SYMMETRY * jnp.linalg.norm(matrix)  # false for nan
+  symmetric = gap <= MAX_ASYMMETRY * jnp.linalg.norm(matrix)  # false for nan
   epsilon = jnp.finfo(values.dtype).eps
   floor = ROUNDING_UNITS * epsilon * jnp.max(jnp.abs(values))
 
@@ -114,10 +106,11 @@ def exact_spectrum(
 
 
 def exact_quadrature(values: Array) -> Quadrature:
-  """All eigenvalues [P], ascending, in the form of a quadrature.
+  """All eigenvalues [P], ascending, in the form of a Quadrature.
 
-  Density, moments and counts follow as from probes. The one rule is there
-  twice, so that standard errors over probes are zero and not undefined.
+  Density and counts follow as they do from probe vectors. The one exact rule
+  is repeated, so that standard errors over probe vectors are zero instead of
+  undefined.
   """
   size = values.shape[0]
   weights = jnp.full_like(values, 1 / size)
@@ -126,7 +119,7 @@ def exact_quadrature(values: Array) -> Quadrature:
 
 
 def exact_sizes(values: Array) -> Sizes:
-  """Trace and Frobenius norm of a spectrum [P], with no error."""
+  """Trace and Frobenius norm of a spectrum [P], with standard errors of 0."""
   square = jnp.sum(values**2)
   exact = (jnp.sum(values), square, jnp.sqrt(square))
   return Sizes(*(Estimate(x, jnp.zeros_like(x)) for x in exact))

@@ -1,7 +1,7 @@
 """Positive semi-definite curvature: Gauss-Newton and the Fisher matrices.
 
-All are J^T C J, with J the Jacobian of a network's outputs and C a small
-matrix in output space, which is never formed: a product is a jvp through the
+Each has the form J^T C J, with J the Jacobian of a network's outputs and C a
+small matrix in output space. Neither is formed: a product is a jvp through the
 network, a product with C, and a vjp back.
 """
 
@@ -17,7 +17,7 @@ from induction_jax.spectra.operators import (
   MicroBatches,
   Operator,
   accumulate,
-  one_batch,
+  shapes_of_one,
 )
 from induction_jax.types import Array, PyTree
 
@@ -30,12 +30,12 @@ def gauss_newton(
 ) -> Operator:
   """The generalised Gauss-Newton matrix of criterion(predict(params)).
 
-  G = J^T C J with C the criterion's Hessian in the outputs (Schraudolph 2002;
-  Martens 2020, arXiv 1412.1193, section 8): the loss Hessian without the
-  curvature of the outputs themselves. Positive semi-definite where the
-  criterion is convex. G depends on where the network ends and the criterion
-  begins; the usual place is the logits. A product costs about as much as one
-  of the Hessian, in the memory of one micro-batch.
+  G = J^T C J with C the Hessian of the criterion in the outputs (Schraudolph
+  2002; Martens 2020, arXiv 1412.1193, section 8): the Hessian of the loss
+  without the curvature of the outputs themselves. It is positive semi-definite
+  if the criterion is convex. G depends on where the network ends and the
+  criterion begins; the usual place is the logits. A product costs about as much
+  as a Hessian product, in the memory of one micro-batch.
 
   Args:
     predict: (params, micro-batch) -> outputs, a pytree of floating arrays.
@@ -45,9 +45,9 @@ def gauss_newton(
 
   Raises:
     TypeError: if the criterion is not a scalar, or the network or the
-      criterion has something in it without the derivatives needed.
+      criterion contains something without the derivatives needed.
   """
-  batch = one_batch(data)
+  batch = shapes_of_one(data)
   outputs = jax.eval_shape(predict, params, batch)
   check_scalar("criterion", criterion, outputs, batch)
   product = partial(_gauss_newton_product, predict, criterion)
@@ -64,12 +64,12 @@ def exact_fisher(
 ) -> Operator:
   """The Fisher matrix: E[g g^T] over the inputs and the model's own labels.
 
-  g is the gradient of one example's loss with its label drawn from the
-  model's distribution. It is the Gauss-Newton matrix wherever the outputs are
-  the natural parameters of an exponential family, as logits are of a softmax
-  and a mean is of a Gaussian (Martens 2020, arXiv 1412.1193, section 9.2),
-  and is computed as such; for any other likelihood the two differ, and this
-  is not its Fisher matrix.
+  g is the gradient of one example's loss, its label drawn from the model's
+  distribution. If the outputs are the natural parameters of an exponential
+  family, as logits are for a softmax and means for a Gaussian, the Fisher
+  matrix equals the Gauss-Newton matrix (Martens 2020, arXiv 1412.1193, section
+  9.2), and that is what is computed. For any other likelihood the two differ,
+  and the result is not the Fisher matrix.
 
   Args:
     predict: (params, micro-batch) -> natural parameters.
@@ -78,7 +78,7 @@ def exact_fisher(
     data: the batch, from split_batch.
 
   Raises:
-    TypeError: as gauss_newton does.
+    TypeError: if the likelihood is not a scalar, or a derivative is missing.
   """
   return gauss_newton(predict, negative_log_likelihood, params, data)
 
@@ -91,25 +91,25 @@ def empirical_fisher(
 ) -> Operator:
   """sum_i w_i g_i g_i^T over the examples, with the labels of the data.
 
-  g_i is the gradient of example i's loss, and w_i its weight over the sum of
-  weights. It differs from the exact Fisher by its labels: only where the
-  model's distribution is that of the data do they agree in expectation, and
-  it vanishes where every example is fitted (Kunstner, Hennig and Balles 2019,
-  arXiv 1905.12558). What an example is matters too: one gradient per token is
-  not one per sequence.
+  g_i is the gradient of example i's loss, and w_i its weight divided by the sum
+  of weights. The exact Fisher matrix draws labels from the model instead: the
+  two agree in expectation only if the model's distribution is that of the
+  data, and the empirical one vanishes where every example is fitted (Kunstner,
+  Hennig and Balles 2019, arXiv 1905.12558). It also depends on what counts as
+  an example: one gradient per token differs from one per sequence.
 
-  No gradient is formed alone: with J the Jacobian of the vector of losses it
+  No gradient is formed: with J the Jacobian of the vector of losses the matrix
   is J^T diag(w) J, a Gauss-Newton matrix.
 
   Args:
     losses: (params, micro-batch) -> the loss of every example, any shape.
-    weights: micro-batch -> how much each counts, of the same shape; the
-      micro-batch's loss is the mean so weighted.
+    weights: micro-batch -> the weight of every example, same shape; the loss
+      of the micro-batch is the weighted mean.
     params: where the matrix is taken.
     data: the batch, from split_batch.
 
   Raises:
-    TypeError: as gauss_newton does.
+    TypeError: if a derivative of the losses is missing.
   """
   return gauss_newton(losses, partial(_half_mean_square, weights), params, data)
 
@@ -117,7 +117,7 @@ def empirical_fisher(
 def _half_mean_square(
   weights: Callable[[PyTree], Array], losses: Array, batch: PyTree
 ) -> Array:
-  """The criterion whose Hessian is diag(w)."""
+  """The criterion whose Hessian in the losses is diag(w)."""
   share = weights(batch).astype(losses.dtype)
   total = jnp.sum(share)
   return jnp.sum(share * losses**2) / jnp.where(total > 0, total, 1) / 2

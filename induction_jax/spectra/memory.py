@@ -1,7 +1,7 @@
-"""What fits in memory: a linear map or not, and how large a Lanczos basis.
+"""Planning for memory: linear maps or streaming, and the size of a basis.
 
-Decided from shapes alone, before anything is computed, so that the answer is
-the same on every machine and can be written down.
+Plans follow from shapes alone, before anything is computed, so that they are
+the same on every machine and can be recorded.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,18 @@ from induction_jax.types import PyTree
 
 
 class ProductPlan(NamedTuple):
-  """How products are to be made, and the memory that goes with it."""
+  """How products are computed, and the memory that this takes.
 
-  linear_map: bool  # built once and kept, or streamed
-  micro_batch_size: int  # examples
-  bytes: int  # of the linear map of one micro-batch
+  Attributes:
+    linear_map: true if the operator is linearised once on the whole batch,
+      false if every product streams over micro-batches.
+    micro_batch_size: examples in a micro-batch.
+    bytes: of the linear map of one micro-batch.
+  """
+
+  linear_map: bool
+  micro_batch_size: int
+  bytes: int
 
   def __str__(self) -> str:
     if self.linear_map:
@@ -33,10 +40,11 @@ class ProductPlan(NamedTuple):
 
 
 def linear_map_bytes(operator: Operator, like: PyTree) -> int:
-  """Bytes that `linearize(operator, like)` keeps resident, from shapes alone.
+  """Bytes that `linearize(operator, like)` keeps in memory, from shapes alone.
 
-  The sum of its leaves, as a program returns them: an array that is also an
-  input (a parameter, say) counts, since a program returns it as a copy.
+  The sum over the leaves of the linear map as a jitted program returns it. A
+  leaf that is also an input, such as a parameter, counts: the program returns a
+  copy of it.
 
   Args:
     operator: a Partial; its arrays may be jax.ShapeDtypeStructs.
@@ -54,25 +62,24 @@ def plan_products(
   memory: int,
   shared_by: int = 1,
 ) -> ProductPlan:
-  """The linear map of the whole batch where it fits, else streamed.
+  """Plans a linear map of the whole batch if it fits, else streaming.
 
-  Streamed, the micro-batch is the largest divisor of the batch whose own
-  linear map would fit: a product's intermediates are about as large. Where
-  not even one example fits the plan is one example all the same, and its
-  `bytes` say so. A deterministic function of shapes; costs a trace for each
-  divisor tried.
+  For streaming the micro-batch is the largest divisor of the batch whose own
+  linear map would fit, since the intermediates of a product are about as large.
+  If not even one example fits, the plan is one example all the same, and its
+  `bytes` exceed `memory`. Costs one trace for each divisor tried.
 
   Args:
-    make_operator: (params, data) -> operator, the streamed one:
+    make_operator: (params, data) -> the streamed operator, such as
       `functools.partial(hessian, loss)`.
     params: parameters or their shapes (jax.eval_shape).
     batch: the batch or its shapes; leaves share a leading axis of B examples.
-    memory: bytes that the linear map, or one micro-batch, may take; of each
-      of those who share it, the parameters in it counted as shared as well.
-    shared_by: how many share a micro-batch equally.
+    memory: bytes on each device that the linear map, or one micro-batch, may
+      take. Parameters in it count as if they were sharded too.
+    shared_by: number of devices that share a micro-batch equally.
 
   Raises:
-    ValueError: if `memory` is not positive, or the batch cannot be shared so.
+    ValueError: if `memory` is not positive, or `shared_by` does not divide B.
   """
   if memory <= 0:
     raise ValueError(f"memory must be positive, got {memory}")
@@ -84,8 +91,8 @@ def plan_products(
   shares = examples // shared_by
   divisors = [n for n in range(1, shares + 1) if shares % n == 0]
   for size in (shared_by * n for n in reversed(divisors)):
-    whole = _micro_batch_bytes(make_operator, params, batch, size)
-    needed = -(-whole // shared_by)
+    on_all = _micro_batch_bytes(make_operator, params, batch, size)
+    needed = -(-on_all // shared_by)
     if needed <= memory:
       break
   return ProductPlan(size == examples and needed <= memory, size, needed)
@@ -94,17 +101,17 @@ def plan_products(
 def plan_basis(
   like: PyTree, *, wanted: int, max_order: int, memory: int
 ) -> int:
-  """Rows of Lanczos' basis: all of max_order where they fit, else fewer.
+  """Rows of Lanczos' basis: max_order if they fit, else fewer.
 
-  With fewer Lanczos restarts, which costs products: about half as many again
-  at the least basis of max(2 k, k + 15) rows, k pairs being wanted (Wu and
-  Simon 2000 restart from such a one). No fewer than that are planned, whether
-  they fit or not.
+  With fewer rows Lanczos restarts, which costs products: about half as many
+  again with the smallest basis planned here, of max(2 k, k + 15) rows for k
+  pairs (the size of Wu and Simon 2000). That many are planned even if they do
+  not fit.
 
   Args:
     like: a pytree with the shapes and dtypes of v.
     wanted: k, pairs at both ends together.
-    max_order: the most products.
+    max_order: the largest number of products.
     memory: bytes that the basis may take.
   """
   leaves = jax.tree.leaves(like)

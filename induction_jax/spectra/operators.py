@@ -1,9 +1,9 @@
-"""Linear operators v -> Av on pytrees, from a loss and a batch.
+"""Linear operators v -> A v on pytrees, made from a loss and a batch.
 
-Every operator here is the average of a loss over micro-batches: memory is that
-of one micro-batch however large the batch, and the arithmetic is float32 at
-the highest matrix precision (a GPU's default, TF32, loses the small
-eigenvalues).
+Operators of a loss are sums over micro-batches, so that their memory is the
+memory of one micro-batch however large the batch is. All products are in
+float32 at the highest matrix precision: a GPU's default, TF32, loses the small
+eigenvalues.
 """
 
 from collections.abc import Callable
@@ -21,16 +21,16 @@ from induction_jax.spectra.checks import (
 )
 from induction_jax.types import Array, PyTree
 
-# The operators made here are Partials, pytrees themselves: a jitted function
-# may return one or take one.
+# The operators made here are Partials and so pytrees: a jitted function can
+# take one as an argument and return one.
 Operator = Callable[[PyTree], PyTree]
 Loss = Callable[[PyTree, PyTree], Array]
 
 
 class MicroBatches(NamedTuple):
-  """A batch cut up for accumulation.
+  """A batch cut into n micro-batches, over which a loss is accumulated.
 
-  The loss of the whole batch is sum_i weights[i] * loss(params, batches[i]).
+  The loss of the batch is sum_i weights[i] * loss(params, batches[i]).
 
   Attributes:
     batches: the batch's pytree, every leaf with a leading micro-batch axis.
@@ -46,14 +46,16 @@ def split_batch(batch: PyTree, counts: Array, size: int) -> MicroBatches:
 
   Args:
     batch: a pytree whose leaves share a leading axis of B examples.
-    counts: [B], how much each example counts in the loss, which is a mean over
-      what counts (tokens, say): micro-batches are weighted by their share,
-      and one in which nothing counts adds nothing, whatever its loss is.
-      Where nothing counts at all every operator is zero.
+    counts: [B], the number of terms (tokens, say) that each example
+      contributes to the loss, which is a mean over terms. A micro-batch is
+      weighted by its share of the terms. One without terms contributes
+      nothing, even if its loss is nan, and a batch without terms makes every
+      operator zero.
     size: examples in a micro-batch; must divide B.
 
   Raises:
-    ValueError: if `size` does not divide B, or a leaf has not B examples.
+    ValueError: if `size` does not divide B, or the leading axis of a leaf is
+      not B.
   """
   examples = counts.shape[0]
   if size < 1 or examples % size:
@@ -76,21 +78,21 @@ def split_batch(batch: PyTree, counts: Array, size: int) -> MicroBatches:
 
 
 def gradient(loss: Loss, params: PyTree, data: MicroBatches) -> PyTree:
-  """Gradient of the whole batch's loss.
+  """Gradient of the loss of the batch, accumulated over micro-batches.
 
   Raises:
     TypeError: if the loss is not a scalar.
   """
-  check_scalar("loss", loss, params, one_batch(data))
+  check_scalar("loss", loss, params, shapes_of_one(data))
   return accumulate(lambda batch: jax.grad(loss)(params, batch), params, data)
 
 
 def hessian(loss: Loss, params: PyTree, data: MicroBatches) -> Operator:
-  """The Hessian of the whole batch's loss at `params`, streamed.
+  """The Hessian of the loss of the batch at `params`.
 
-  A product is `jvp` of `grad` (forward over reverse; Pearlmutter 1994), exact
-  up to rounding and signed. It costs about 2 to 3.5 gradients, in the memory
-  of one micro-batch.
+  A product is `jvp` of `grad` (forward over reverse; Pearlmutter 1994): exact
+  up to rounding, and signed. It costs 2 to 3.5 gradients, in the memory of one
+  micro-batch.
 
   Args:
     loss: (params, micro-batch) -> scalar, twice differentiable.
@@ -98,71 +100,62 @@ def hessian(loss: Loss, params: PyTree, data: MicroBatches) -> Operator:
     data: the batch, from split_batch.
 
   Raises:
-    TypeError: if the loss is not a scalar, or has something in it that cannot
-      be differentiated twice, or the parameters or the batch are of the wrong
+    TypeError: if the loss is not a scalar, contains something that cannot be
+      differentiated twice, or if the parameters or the batch have the wrong
       type.
   """
   check_dtype(params)
-  check_scalar("loss", loss, params, one_batch(data))
+  check_scalar("loss", loss, params, shapes_of_one(data))
   operator = Partial(partial(_hessian_product, loss), params, data)
   check_product(operator, params)
   return operator
 
 
-def linearized_hessian(
-  loss: Loss, params: PyTree, data: MicroBatches
-) -> Operator:
-  """The same Hessian as a linear map built once: faster, in more memory.
-
-  See `linearize`; about three times the gradient's memory.
-  """
-  return linearize(hessian(loss, params, data), params)
-
-
 def linearize(operator: Operator, like: PyTree) -> Operator:
-  """The same operator with all that does not depend on v computed once.
+  """The operator as a linear map: everything independent of v is computed once.
 
-  For an operator that differentiates a network this is the forward pass: a
-  product of the Hessian then costs 1.5 to 2 gradients. What it computed stays
-  resident for the whole batch; memory.linear_map_bytes says how much. It pays
-  only across programs: call this under one jit and pass the result, a pytree,
-  to another.
+  For an operator that differentiates a network this is the forward pass; a
+  Hessian product then costs 1.5 to 2 gradients. The intermediate values of the
+  whole batch stay in memory: `linear_map_bytes` returns how many bytes, about
+  three times what a gradient needs. It saves time only across jitted programs:
+  call it in one and pass the result, a pytree, to another.
 
   Args:
-    operator: any operator of this package: a Partial, linear in v.
+    operator: a Partial, linear in v, as all operators of this package are.
     like: a pytree with the shapes and dtypes of v.
   """
   return jax.linearize(operator, like)[1]
 
 
 def rescale(operator: Operator, scale: PyTree) -> Operator:
-  """D A D for a diagonal D given by `scale`: symmetric where A is."""
+  """D A D for the diagonal matrix D of `scale`; symmetric if A is."""
   return Partial(_rescaled_product, operator, scale)
 
 
 def restrict(operator: Operator, mask: PyTree) -> Operator:
   """P A P, with P the projection on the parameters where `mask` is true.
 
-  Its eigenvalues are those of the chosen rows and columns of A, and one zero
-  for every parameter left out. To choose by name, make the mask by
+  Its eigenvalues are those of the submatrix of A, and a zero for every
+  parameter left out. To choose parameters by name, make the mask by
   `jax.tree_util.tree_map_with_path`.
 
   Args:
     operator: A.
-    mask: a pytree of booleans like v; each leaf a scalar, or an array of the
-      same number of axes as v's leaf, broadcast to it.
+    mask: a pytree of booleans like v; each leaf a scalar, or an array with as
+      many axes as the leaf of v, to which it is broadcast.
 
   Raises:
-    ValueError: at a product, if a mask is not of its leaf's shape.
+    ValueError: at a product, if a mask does not have the shape of its leaf.
   """
   return Partial(_restricted_product, operator, mask)
 
 
 def subtract(a: Operator, b: Operator) -> Operator:
-  """A - B; of the Hessian and its Gauss-Newton part, the functional part.
+  """A - B.
 
-  H - G = E[sum_k (d loss / d output_k) (Hessian of output_k)]: what is left
-  of the curvature because the network is not linear in its parameters.
+  The Hessian minus its Gauss-Newton part is the functional part,
+  H - G = E[sum_k (d loss / d output_k) (Hessian of output_k)]: the curvature
+  that exists because the network is not linear in its parameters.
   """
   return Partial(_difference_product, a, b)
 
@@ -172,8 +165,8 @@ def accumulate(
 ) -> PyTree:
   """sum_i weights[i] * term(batches[i]), one micro-batch at a time.
 
-  Terms of no weight are left out and not multiplied by zero: the mean over a
-  micro-batch in which nothing counts may well be 0 / 0.
+  Terms of weight zero are left out instead of multiplied by zero: the mean
+  over a micro-batch without terms may be 0 / 0.
   """
 
   def body(total: PyTree, micro: MicroBatches) -> tuple[PyTree, None]:
@@ -187,8 +180,8 @@ def accumulate(
     return jax.lax.scan(body, jax.tree.map(jnp.zeros_like, like), data)[0]
 
 
-def one_batch(data: MicroBatches) -> PyTree:
-  """Shapes of one micro-batch.
+def shapes_of_one(data: MicroBatches) -> PyTree:
+  """Shapes and dtypes of one micro-batch.
 
   Raises:
     TypeError: if `data` is not from split_batch.
@@ -220,8 +213,8 @@ def _rescaled_product(
 def _restricted_product(
   operator: Operator, mask: PyTree, vector: PyTree
 ) -> PyTree:
-  # Chosen and not multiplied: what is left out may not even be finite.
-  def choose(keep: Array, x: Array) -> Array:
+  # Selected, not multiplied: what is left out may not be finite.
+  def select(keep: Array, x: Array) -> Array:
     if jnp.ndim(keep) not in (0, x.ndim):
       raise ValueError(
         "a mask must be a scalar or have as many axes as its leaf, "
@@ -230,7 +223,7 @@ def _restricted_product(
     return jnp.where(jnp.broadcast_to(keep, x.shape), x, 0)
 
   def project(x: PyTree) -> PyTree:
-    return jax.tree.map(choose, mask, x)
+    return jax.tree.map(select, mask, x)
 
   return project(operator(project(vector)))
 

@@ -1,10 +1,11 @@
-"""The curvature an optimiser sees: its preconditioner and stability edge.
+"""The preconditioner of an optimiser and the edge of its stability.
 
-An optimiser that moves by -eta P^{-1} m, with m an exponential moving average
+An optimiser that updates by -eta P^{-1} m, with m an exponential moving average
 of gradients at decay beta, is unstable along directions in which P^{-1} H has
-an eigenvalue above the edge (2 + 2 beta) / ((1 - beta) eta): 38 / eta at
-beta = 0.9 (Cohen et al. 2022, arXiv 2207.14484). P^{-1} H has the eigenvalues
-of the symmetric P^{-1/2} H P^{-1/2}.
+an eigenvalue above the edge (2 + 2 beta) / ((1 - beta) eta), which is 38 / eta
+at beta = 0.9 (Cohen et al. 2022, arXiv 2207.14484). P^{-1} H has the
+eigenvalues of the symmetric P^{-1/2} H P^{-1/2}, which is
+`rescale(hessian, inverse_sqrt)`.
 """
 
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from induction_jax.types import Array, PyTree
 
 
 class Preconditioner(NamedTuple):
-  """A diagonal P, as what the spectrum needs of it."""
+  """A diagonal preconditioner P and the optimiser's stability edge."""
 
   inverse_sqrt: PyTree  # P^{-1/2}
   edge: Array  # the eigenvalue above which the optimiser is unstable
@@ -26,21 +27,21 @@ class Preconditioner(NamedTuple):
 def adam_preconditioner(
   opt_state: PyTree, learning_rate: Array, b1: float, b2: float, eps: float
 ) -> Preconditioner:
-  """P = (1 - b1^t) (sqrt(nu / (1 - b2^t)) + eps), with t the updates done.
+  """P = (1 - b1^t) (sqrt(nu / (1 - b2^t)) + eps) after t updates.
 
-  Weight decay, clipping and eps_root are left out of P. P has no meaning
-  before the first update.
+  P does not contain weight decay, clipping or eps_root. It has no meaning
+  before the first update, where nu = 0.
 
   Args:
-    opt_state: an optax state with one Adam or AdamW in it.
+    opt_state: an optax state that contains exactly one Adam or AdamW.
     learning_rate: eta at this step.
     b1: decay of the gradient's average.
     b2: decay of the squared gradient's average.
     eps: the term added to the root.
 
   Raises:
-    ValueError: if there is no Adam in it, or more than one, or one of some
-      parameters only.
+    ValueError: if opt_state contains no Adam, more than one, or one that
+      covers only some of the parameters.
   """
   found = optax.tree.get_all_with_path(opt_state, "nu")
   if not found:
@@ -60,7 +61,7 @@ def adam_preconditioner(
       "opt_state must hold one Adam or AdamW of all parameters, got "
       f"{len(found)}{', of some parameters only' if masked else ''}"
     )
-  # A schedule keeps a count too; both count the same updates.
+  # A schedule has a count as well; both count the same updates.
   count = optax.tree.get_all_with_path(opt_state, "count")[0][1]
   count = count.astype(jnp.result_type(float))
   correct_mean, correct_square = 1 - b1**count, 1 - b2**count
@@ -75,9 +76,9 @@ def adam_preconditioner(
 def sgd_preconditioner(
   params: PyTree, learning_rate: Array, momentum: float
 ) -> Preconditioner:
-  """P = 1 for SGD with heavy-ball momentum, m <- momentum m + g.
+  """P = 1, for SGD with heavy-ball momentum, m <- momentum m + g.
 
-  The edge is (2 + 2 momentum) / eta; 2 / eta without momentum.
+  The edge is (2 + 2 momentum) / eta.
   """
   edge = (2 + 2 * momentum) / learning_rate
   return Preconditioner(jax.tree.map(jnp.ones_like, params), edge)

@@ -1,28 +1,29 @@
-"""Trace and Frobenius norm from random probes, with standard errors.
+"""Trace and Frobenius norm from probe vectors, with standard errors.
 
-For a probe z of random signs, E z z^T = 1, so that z^T A z is the trace of A
-on average (Hutchinson 1990) and ||A z||^2 is ||A||_F^2: one product serves
-both. A probe's variance comes from the off-diagonal entries of A, of which
-most belong to a few outlying eigenvalues. Where these are known they are
-counted exactly, and the probes see what is orthogonal to them (the idea of
-Hutch++, Meyer et al. 2021, arXiv 2010.09649, with eigenvectors already at
-hand in place of a sketch that would take products of its own).
+A probe vector z has independent random signs, so E z z^T = 1: z^T A z is the
+trace of A in expectation (Hutchinson 1990) and ||A z||^2 is ||A||_F^2. One
+product serves both. The variance comes from the off-diagonal entries of A,
+which are due mostly to a few outlying eigenvalues. If those eigenpairs are
+known they are counted exactly, and the probe vectors are projected onto what
+is orthogonal to them (the idea of Hutch++, Meyer et al. 2021, arXiv 2010.09649,
+with eigenvectors instead of a sketch that would cost products of its own).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from induction_jax.spectra.eigenpairs import Spectrum
 from induction_jax.spectra.krylov import dot, inner
-from induction_jax.spectra.lanczos import Spectrum
 from induction_jax.spectra.operators import Operator
 from induction_jax.types import Array, Key, PyTree
 
 
 class Estimate(NamedTuple):
-  """A mean over probes and its standard error."""
+  """A mean over probe vectors and its standard error."""
 
   value: Array
   standard_error: Array
@@ -33,7 +34,7 @@ class Sizes(NamedTuple):
 
   trace: Estimate  # their sum
   square_frobenius: Estimate  # the sum of their squares, ||A||_F^2
-  frobenius: Estimate  # its root, to first order in the error
+  frobenius: Estimate  # its root; the error to first order (delta method)
 
 
 def estimate_sizes(
@@ -42,21 +43,18 @@ def estimate_sizes(
   key: Key,
   *,
   probes: int,
-  batch_size: int = 1,
   deflate: Spectrum | None = None,
 ) -> Sizes:
-  """Trace and Frobenius norm of a symmetric operator, one product a probe.
+  """Trace and Frobenius norm, at one product for each probe vector.
 
-  Standard errors are those of the mean over probes. The trace is unbiased
-  however rough the deflated pairs; ||A||_F^2 is too low by at most the sum of
-  their squared residuals.
+  The trace is unbiased however inaccurate the deflated pairs are; ||A||_F^2 is
+  too low by at most the sum of their squared residuals.
 
   Args:
     operator: v -> A v, linear and symmetric, on pytrees like `like`.
     like: a pytree with the shapes and the one floating dtype of v.
-    key: for the probes.
-    probes: N, at least 2.
-    batch_size: probes whose products are taken at once, under vmap.
+    key: for the probe vectors.
+    probes: N, the number of probe vectors, at least 2.
     deflate: eigenpairs of the operator, from lanczos, to count exactly.
 
   Raises:
@@ -64,7 +62,7 @@ def estimate_sizes(
   """
   check_probes(probes)
   flat, unravel = ravel_pytree(like)
-  values, vectors = _known(deflate, flat)
+  values, vectors = _known_pairs(deflate, flat)
 
   def sample(key: Key) -> tuple[Array, Array]:
     z = jax.random.rademacher(key, flat.shape, flat.dtype)
@@ -72,18 +70,27 @@ def estimate_sizes(
     product = ravel_pytree(operator(unravel(z)))[0]
     return jnp.sum(z * product), jnp.sum(product**2)
 
-  traces, squares = jax.lax.map(
-    lambda i: sample(jax.random.fold_in(key, i)),
-    jnp.arange(probes),
-    batch_size=batch_size,
-  )
+  traces, squares = map_probes(sample, key, probes)
   trace, square = mean_of(traces), mean_of(squares)
   trace = trace._replace(value=trace.value + jnp.sum(values))
   square = square._replace(value=square.value + jnp.sum(values**2))
   norm = jnp.sqrt(square.value)
-  # A zero operator is known to be zero.
+  # The norm of a zero operator is known exactly.
   slope = jnp.where(norm > 0, 0.5 / jnp.where(norm > 0, norm, 1), 0)
   return Sizes(trace, square, Estimate(norm, slope * square.standard_error))
+
+
+def map_probes(
+  sample: Callable[[Key], PyTree], key: Key, probes: int
+) -> PyTree:
+  """`sample` of one key for each probe vector, stacked along a first axis."""
+  # A batch of one is still a vmap. Without it the results would differ in the
+  # last bits from those recorded so far.
+  return jax.lax.map(
+    lambda i: sample(jax.random.fold_in(key, i)),
+    jnp.arange(probes),
+    batch_size=1,
+  )
 
 
 def mean_of(samples: Array) -> Estimate:
@@ -93,16 +100,12 @@ def mean_of(samples: Array) -> Estimate:
 
 
 def check_probes(probes: int) -> None:
-  """A standard error needs two.
-
-  Raises:
-    ValueError: if there are fewer.
-  """
+  """Raises ValueError for fewer probe vectors than a standard error needs."""
   if probes < 2:
     raise ValueError(f"probes must be at least 2, got probes={probes}")
 
 
-def _known(
+def _known_pairs(
   spectrum: Spectrum | None, flat: Array
 ) -> tuple[Array, Array]:  # [k], [k, P]
   if spectrum is None:
