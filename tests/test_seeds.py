@@ -33,7 +33,7 @@ from induction_jax.run.seeds import (
   over_seeds,
   seed_bytes,
 )
-from induction_jax.storage import checkpoints, history
+from induction_jax.storage import checkpoints, history, version_1
 from induction_jax.storage.run_directory import (
   RunDirectory,
   open_run,
@@ -82,8 +82,8 @@ class SeedsTest(parameterized.TestCase):
     for row, seed in enumerate(SEEDS):
       root = cls.root / name / f"seed_{seed}"
       runs.append(open_run(root, config_of(cls.config, seed), resume=True))
-      part = checkpoints.Part(stacked.checkpoints, row, len(SEEDS))
-      checkpoints.link(runs[-1].checkpoints, part)
+      part = version_1.Part(stacked.checkpoints, row, len(SEEDS))
+      version_1.link(runs[-1].checkpoints, part)
     stacked.root.mkdir()
     return runs, stacked
 

@@ -1,4 +1,4 @@
-"""What is on disk: history, results, checkpoints, whose run it is."""
+"""A run directory: history, results, lock, environment and config."""
 
 import contextlib
 import dataclasses
@@ -6,34 +6,24 @@ import errno
 import hashlib
 import io
 import json
-import logging
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from unittest import mock
 
-import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
 from configs import quick
 from induction_jax.config import ConfigError, make_config
-from induction_jax.devices.mesh import make_seeds_mesh, seeds_sharding
 from induction_jax.storage import (
-  checkpoints,
   dataset,
-  disk,
   environment,
   files,
   history,
   lock,
-  manifest,
-  vectors,
 )
 from induction_jax.storage.run_directory import (
   changed_environment,
@@ -243,304 +233,6 @@ class DatasetTest(DirectoryTest):
   def test_refuses_what_is_not_declared(self, values, message):
     with self.assertRaisesRegex(ValueError, message):
       dataset.make_dataset([{"step": 0, "values": values}], VARIABLES, {}, {})
-
-
-class CheckpointsTest(DirectoryTest):
-  def test_failed_save_says_which_and_what_is_left(self):
-    tree = {"x": jnp.arange(3.0)}
-    checkpoints.save(self.root, 1, tree)
-
-    def fail(*_):
-      logging.getLogger("absl").error("a hundred lines")
-      raise ValueError("No space left on device\nand much more")
-
-    with (
-      mock.patch.object(checkpoints.ocp.StandardCheckpointer, "save", fail),
-      self.assertNoLogs("absl"),
-      self.assertRaisesRegex(
-        OSError, r"/2 was not saved \(No space left on device\).*: steps 1$"
-      ),
-    ):
-      checkpoints.save(self.root, 2, tree)
-    chex.assert_trees_all_equal(checkpoints.restore(self.root, 1, tree), tree)
-
-  def test_all_is_on_disk_before_it_has_its_name(self):
-    forced = []
-
-    def force(path):
-      named = (self.root / "1").exists()
-      forced.append((path, path.stat().st_ino, named))
-
-    with mock.patch.object(checkpoints, "force_to_disk", force):
-      checkpoints.save(self.root, 1, {"x": jnp.arange(3.0)})
-    *before, (last, _, named) = forced
-    self.assertEqual((last, named), (self.root, True))
-    self.assertEqual({named for *_, named in before}, {False})
-    # The same files, not copies of them.
-    self.assertEqual(
-      {inode for _, inode, _ in before},
-      {path.stat().st_ino for path in (self.root / "1").rglob("*")},
-    )
-
-  def test_nothing_is_left_of_a_save_that_fails_half_way(self):
-    full = OSError(errno.ENOSPC, "No space left on device")
-    with (
-      mock.patch.object(manifest, "write", side_effect=full),
-      self.assertRaisesRegex(OSError, "1 was not saved .*: steps none$"),
-    ):
-      checkpoints.save(self.root, 1, {"x": jnp.arange(3.0)})
-    self.assertEqual(list(self.root.iterdir()), [])
-
-  def tree(self, scale=1.0):
-    return {
-      "x": scale * jnp.arange(6.0).reshape(2, 3),
-      "key": jax.random.key(3),
-      "count": jnp.int32(4),
-      "empty": (),
-    }
-
-  def test_round_trip_with_typed_keys(self):
-    directory = self.root / "checkpoints"
-    checkpoints.save(directory, 5, self.tree())
-    checkpoints.save(directory, 40, self.tree(2.0))
-    self.assertEqual(checkpoints.steps(directory), [5, 40])
-    got = checkpoints.restore(directory, 5, self.tree(0.0))
-    chex.assert_trees_all_equal(got["x"], self.tree()["x"])
-    self.assertEqual(got["count"].dtype, jnp.int32)
-    self.assertEqual(
-      float(jax.random.uniform(got["key"])),
-      float(jax.random.uniform(jax.random.key(3))),
-    )
-
-  @parameterized.parameters(False, True)
-  def test_a_run_that_goes_on_has_its_programs_already(self, committed):
-    shared = seeds_sharding(make_seeds_mesh(CONFIG.mesh, 1))
-    keys = jax.random.split(jax.random.key(0), 4)
-    tree = jax.device_put(
-      {"x": jnp.ones(4), "keys": keys}, shared if committed else None
-    )
-    program = jax.jit(
-      lambda tree: tree["x"] + jax.vmap(jax.random.uniform)(tree["keys"])
-    )
-    program(tree)
-    checkpoints.save(self.root, 5, tree)
-    program(checkpoints.restore(self.root, 5, tree))
-    self.assertEqual(program._cache_size(), 1)
-
-  def test_a_save_takes_the_place_of_an_earlier_one(self):
-    checkpoints.save(self.root, 5, self.tree())
-    checkpoints.save(self.root, 5, self.tree(2.0))
-    got = checkpoints.restore(self.root, 5, self.tree(0.0))
-    chex.assert_trees_all_equal(got["x"], self.tree(2.0)["x"])
-    self.assertEqual([path.name for path in self.root.iterdir()], ["5"])
-
-  @parameterized.parameters(
-    (Path, "rename", "3.saving", 0.0), (shutil, "rmtree", "3.before", 1.0)
-  )
-  def test_the_earlier_one_is_there_until_its_place_is_taken(
-    self, module, name, killed_at, expected
-  ):
-    kept = self.root / "checkpoints"
-    checkpoints.save(kept, 3, {"x": jnp.zeros(3)})
-    original = getattr(module, name)
-
-    class KilledError(BaseException):
-      pass
-
-    def kill(path, *arguments, **options):
-      if Path(path).name == killed_at:
-        raise KilledError
-      return original(path, *arguments, **options)
-
-    with (
-      mock.patch.object(module, name, kill),
-      self.assertRaises(KilledError),
-    ):
-      checkpoints.save(kept, 3, {"x": jnp.ones(3)})
-    like = {"x": jnp.zeros(3)}
-    found = checkpoints.restore_newest(kept, like, set_aside=True)
-    np.testing.assert_array_equal(found["x"], np.full(3, expected))
-    self.assertEqual([path.name for path in kept.iterdir()], ["3"])
-
-  def test_a_directory_that_goes_during_a_save_is_missed(self):
-    kept, elsewhere = self.root / "run" / "checkpoints", self.root / "elsewhere"
-    kept.parent.mkdir()
-    checkpoints.save(kept, 1, {"x": jnp.zeros(3)})
-    write = manifest.write
-
-    def move(path, *arguments):
-      kept.parent.rename(elsewhere)
-      path.mkdir(parents=True)  # as orbax does
-      write(path, *arguments)
-
-    with (
-      mock.patch.object(manifest, "write", move),
-      self.assertRaisesRegex(OSError, "was not saved .*has gone"),
-    ):
-      checkpoints.save(kept, 2, {"x": jnp.ones(3)})
-    self.assertEqual(checkpoints.steps(elsewhere / "checkpoints"), [1])
-    self.assertEqual(checkpoints.steps(kept), [])
-
-  def test_names_that_only_look_like_steps(self):
-    kept = self.root / "checkpoints"
-    checkpoints.save(kept, 7, {"x": jnp.zeros(3)})
-    shutil.copytree(kept / "7", kept / "009")
-    self.assertEqual(checkpoints.steps(kept), [7])
-    self.root.joinpath("eigenvectors").mkdir()
-    for name in ("00000003", "00000010 (1)", "1a"):
-      (self.root / "eigenvectors" / f"{name}.npz").touch()
-    self.assertEqual(vectors.count(self.root / "eigenvectors", 20), 1)
-
-  def test_empty_and_foreign_directories_are_passed_over(self):
-    checkpoints.save(self.root, 5, self.tree())
-    (self.root / "9").mkdir()
-    (self.root / "notes").mkdir()
-    (self.root / "7").write_text("a file")
-    (self.root / "8.saving").mkdir()  # left by a crash
-    self.assertEqual(checkpoints.steps(self.root), [5])
-    self.newest(set_aside=False)
-    self.assertLen(list(self.root.iterdir()), 5)
-    _, told = self.newest(set_aside=True)
-    self.assertEqual(told.count("is no whole checkpoint; set aside"), 2)
-    self.assertEqual(self.names(self.root), ["5", "notes", "set_aside"])
-    self.assertEqual(self.names(self.root / "set_aside"), ["7", "9"])
-    checkpoints.save(self.root, 9, self.tree(3.0))
-    self.assertEqual(checkpoints.steps(self.root), [5, 9])
-
-  @parameterized.parameters(
-    ({"x": jnp.zeros((4, 3))}, r"x must be float32\[4, 3\], got float32\[2"),
-    ({"x": jnp.zeros((2, 3), jnp.int32)}, r"x must be int32.* got float32"),
-    ({"y": jnp.zeros(2)}, r"y must be float32\[2\], got nothing"),
-  )
-  def test_mismatch_is_an_error(self, change, message):
-    checkpoints.save(self.root, 5, self.tree())
-    with self.assertRaisesRegex(ValueError, message):
-      checkpoints.restore(self.root, 5, self.tree() | change)
-
-  def test_every_damage_is_found_and_the_one_before_it_used(self):
-    for step, scale in (5, 1.0), (7, 2.0):
-      checkpoints.save(self.root, step, self.tree(scale))
-    files = [path for path in (self.root / "7").rglob("*") if path.is_file()]
-    self.assertGreater(len(files), 8)
-    for path in files:
-      data = path.read_bytes()
-      flipped = bytearray(data)
-      flipped[len(data) // 2] ^= 1
-      for bad in (flipped, data[: len(data) // 2], None):
-        path.unlink() if bad is None else path.write_bytes(bad)
-        with self.subTest(path.name, bad=bad and len(bad)):
-          got, told = self.newest(set_aside=False)
-          chex.assert_trees_all_equal(got["x"], self.tree()["x"])
-          # Without a manifest it is no checkpoint at all.
-          known = path.name != "manifest.json" or bad is not None
-          self.assertEqual(told.count("\n"), known)
-        path.write_bytes(data)
-    got, told = self.newest(set_aside=False)
-    self.assertEqual(told, "")
-    chex.assert_trees_all_equal(got["x"], self.tree(2.0)["x"])
-
-  def test_damaged_and_foreign_ones_are_set_aside_by_the_owner(self):
-    checkpoints.save(self.root, 5, self.tree())
-    checkpoints.save(self.root, 7, self.tree() | {"x": jnp.zeros((9, 9))})
-    shutil.copytree(self.root / "5", self.root / "8")  # of another step
-    got, told = self.newest(set_aside=True)
-    chex.assert_trees_all_equal(got["x"], self.tree()["x"])
-    self.assertEqual(told.count("\n"), 2)
-    self.assertRegex(told, "it is of step 5.*; set aside as .*set_aside/8")
-    self.assertEqual(self.names(self.root), ["5", "set_aside"])
-    # A second one of that step finds a place beside the first.
-    checkpoints.save(self.root, 7, self.tree() | {"x": jnp.zeros(3)})
-    self.newest(set_aside=True)
-    self.assertEqual(self.names(self.root / "set_aside"), ["7", "7.1", "8"])
-
-  def test_what_orbax_gives_back_is_compared_with_what_was_saved(self):
-    checkpoints.save(self.root, 5, self.tree())
-    other = jax.tree.map(jnp.copy, self.tree(2.0) | {"key": jnp.uint32([0, 3])})
-    with (
-      mock.patch.object(
-        checkpoints.ocp.StandardCheckpointer, "restore", return_value=other
-      ),
-      self.assertRaisesRegex(ConfigError, r"damaged \(x is not what was saved"),
-    ):
-      checkpoints.restore(self.root, 5, self.tree())
-
-  def test_a_part_of_what_is_damaged_is_not_given(self):
-    stacked = {"x": jnp.arange(6.0).reshape(3, 2)}
-    for step in (1, 2):
-      checkpoints.save(self.root / "all", step, stacked)
-    own = self.root / "own"
-    checkpoints.link(own, checkpoints.Part(self.root / "all", 1, 3))
-    array = next((self.root / "all" / "2" / "d").iterdir())
-    array.write_bytes(array.read_bytes()[:-1])
-    like = {"x": jnp.zeros(2)}
-    with self.assertRaisesRegex(ConfigError, "all/2 is damaged"):
-      checkpoints.restore(own, 2, like)
-    got, told = self.newest(set_aside=True, directory=own, like=like)
-    np.testing.assert_array_equal(got["x"], [2.0, 3.0])
-    self.assertIn("not used", told)
-    self.assertEqual(self.names(self.root / "all"), ["1", "2"])
-
-  def newest(self, set_aside, directory=None, like=None):
-    """What is restored, and what is said."""
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err):
-      got = checkpoints.restore_newest(
-        directory or self.root, like or self.tree(0.0), set_aside
-      )
-    return got, err.getvalue()
-
-  def names(self, directory):
-    return sorted(path.name for path in directory.iterdir())
-
-
-class DiskTest(DirectoryTest):
-  def free(self, count):
-    found = mock.Mock(free=count)
-    return mock.patch.object(disk.shutil, "disk_usage", return_value=found)
-
-  def test_what_fits_and_what_does_not(self):
-    place = self.root / "checkpoints"
-    each = 10**6
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err):
-      with self.free(8 * each):
-        disk.check_disk(place, 10**6, 8)
-      self.assertEqual(err.getvalue(), "")
-      with self.free(8 * each - 1):
-        disk.check_disk(place, 10**6, 8)
-      self.assertRegex(err.getvalue(), "^warning: .* 8 checkpoints due need")
-      with self.free(3 * each - 1), self.assertRaisesRegex(OSError, "3 check"):
-        disk.check_disk(place, 10**6, 8)
-    self.assertEqual(list(place.iterdir()), [])
-
-  def test_a_full_disk_is_seen_before_a_save(self):
-    tree = {"x": jnp.zeros(1000)}
-    checkpoints.save(self.root, 1, tree)
-    taken = sum(path.stat().st_size for path in self.root.rglob("*"))
-    room = checkpoints.room_for(tree)
-    self.assertBetween(room, taken, taken + 2**17)
-    with self.free(room - 1), self.assertRaisesRegex(OSError, "No space left"):
-      checkpoints.save(self.root, 2, tree)
-    self.assertEqual([path.name for path in self.root.iterdir()], ["1"])
-
-  def test_a_disk_that_gives_back_something_else(self):
-    read = manifest.read
-
-    def spoil(checkpoint):
-      path = next(iter((checkpoint / "d").iterdir()))
-      path.write_bytes(b"x" + path.read_bytes()[1:])
-      return read(checkpoint)
-
-    with (
-      mock.patch.object(manifest, "read", spoil),
-      self.assertRaisesRegex(OSError, "does not give back what is written"),
-    ):
-      disk.check_disk(self.root, 1, 1)
-
-  def test_nothing_is_made_again_of_a_directory_that_has_gone(self):
-    with self.assertRaisesRegex(OSError, "was not saved"):
-      checkpoints.save(self.root / "gone" / "x", 1, {"x": jnp.zeros(2)})
-    self.assertFalse((self.root / "gone").exists())
 
 
 class LockTest(DirectoryTest):

@@ -116,7 +116,7 @@ def run(
   snapshot, resumed = load_together(experiment, directory, ledger)
   snapshot = _with_alarm_on_host(snapshot)
   start, recorded = snapshot.step, snapshot.recorded
-  size = checkpoints.room_for(snapshot)
+  size = checkpoints.checkpoint_bytes(snapshot)
   processes.on_first_process(
     lambda: check_start(directory, start, resumed, size, ledger, config)
   )

@@ -98,11 +98,11 @@ def make_plan(
       f"{directory.checkpoints} holds no checkpoint at or before step {first}: "
       "there is nothing to replay from"
     )
-  whole = partial(checkpoints.whole, directory.checkpoints)
+  whole = partial(checkpoints.verified_steps, directory.checkpoints)
   start = next(whole(reversed(before)), None)
   if start is None:
     raise ConfigError(
-      f"{directory.checkpoints} holds no whole checkpoint at or before step "
+      f"{directory.checkpoints} holds no complete checkpoint at or before step "
       f"{first}: there is nothing to replay from"
     )
   stop = min((step for step in saved if step >= last), default=last)

@@ -14,7 +14,7 @@ from induction_jax.run.loop import End, Watcher, run
 from induction_jax.run.seeds.experiment import make_group
 from induction_jax.run.seeds.ledger import SeedsLedger
 from induction_jax.run.timing import Cost
-from induction_jax.storage import checkpoints, lock
+from induction_jax.storage import lock, version_1
 from induction_jax.storage.run_directory import (
   RunDirectory,
   open_run,
@@ -103,9 +103,9 @@ def _open_seed(
 ) -> RunDirectory:
   """A run directory like any other, but for whose its checkpoints are."""
   own = directory.seed(seed)
-  part = checkpoints.Part(group.checkpoints, seeds.index(seed), len(seeds))
+  part = version_1.Part(group.checkpoints, seeds.index(seed), len(seeds))
   run = open_run(own.root, config_of(config, seed), resume=True)
-  checkpoints.link(own.checkpoints, part)
+  version_1.link(own.checkpoints, part)
   return run
 
 
