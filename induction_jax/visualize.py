@@ -1,7 +1,9 @@
 """Draws the figures of a run again, from its directory alone.
 
-python -m induction_jax.visualize runs/a
-python -m induction_jax.visualize runs/a --format pdf
+  python -m induction_jax.visualize runs/a
+  python -m induction_jax.visualize runs/a --format pdf
+
+They are written to runs/a/figures.
 """
 
 import xarray as xr

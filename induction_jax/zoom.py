@@ -52,14 +52,13 @@ from induction_jax.storage.run_directory import (
 FAILED = 1  # not the same bits, or numbers that are not finite
 PROBES = ("behaviour", "spectra")  # by default, where the run has them
 MEASUREMENTS = 100  # about as many by default
-STATUS = (
-  "  1 also means that the replay differs from the run, on the same device"
-)
 
 
 def main(argv: list[str]) -> int:
   """Runs the command line; returns the exit status."""
-  parser = command_line.make_parser("zoom", "RUN", __doc__, STATUS)
+  parser = command_line.make_parser(
+    "zoom", "RUN", __doc__, ", or the replay differs from the run"
+  )
   command_line.add_run_argument(parser)
   for flag, meaning in (
     ("--from", "First step to measure. Default: before the transition."),

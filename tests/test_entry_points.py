@@ -211,6 +211,7 @@ class MistakeTest(TrainTest):
     (measure, ["{run}", "--ablate"], "--ablate needs --weights"),
     (measure, ["{run}", "--weights=x"], "unexpected argument '{run}'"),
     (measure, ["--weights=x", "--step=4"], "--weights is a file"),
+    (measure, ["--weights=x", "--batch-size=1"], "at least 2, got 1"),
     (export, [], "a run directory is required: python -m induction_jax.export"),
   )
   def test_says_which_run_was_meant(self, command, arguments, message):

@@ -30,8 +30,8 @@ FILE_ERROR = 1
 USAGE_ERROR = 2
 STATUSES = """exit status:
   0    the command is complete
-  1    a file cannot be read or written, memory is short, or numbers are not
-       finite
+  1    a file cannot be read or written, memory is short, or numbers are
+       not finite{failure}
   2    the command line, the config or a file of the run must be changed
   130  stopped by Ctrl-C (SIGINT)
   143  stopped by SIGTERM"""
@@ -62,7 +62,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(
-  command: str, argument: str, doc: str | None, statuses: str = ""
+  command: str, argument: str, doc: str | None, failure: str = ""
 ) -> Parser:
   """A parser for `python -m induction_jax.<command>`.
 
@@ -70,14 +70,14 @@ def make_parser(
     command: its name.
     argument: what it needs at least, for the line of usage.
     doc: the module's docstring: what the command does, and examples.
-    statuses: exit statuses of this command beyond STATUSES.
+    failure: another reason for exit status 1, such as ", or it differs".
   """
   prog = f"python -m induction_jax.{command}"
   return Parser(
     prog=prog,
     usage=f"{prog} {argument} [flags]",
     description=doc,
-    epilog="\n".join(filter(None, (STATUSES, statuses))),
+    epilog=STATUSES.format(failure=failure),
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )

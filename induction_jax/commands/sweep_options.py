@@ -49,7 +49,11 @@ def parse(argv: list[str], doc: str | None) -> argparse.Namespace:
     "--seeds", type=int, metavar="N", help="Number of seeds (required)."
   )
   parser.add_argument(
-    "--first-seed", type=int, default=0, metavar="N", help="Default 0."
+    "--first-seed",
+    type=int,
+    default=0,
+    metavar="N",
+    help="The first seed. Default 0.",
   )
   parser.add_argument(
     "--over",
