@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from absl.testing import absltest, parameterized
 
 from induction_jax import export, measure, sweep, train, visualize, zoom
 from induction_jax.commands import command_line
+from induction_jax.config import Config
 from induction_jax.config.reading import value_of
+from induction_jax.storage.run_directory import open_run
 from tests.entry_point import EntryPointTest, call
 
 
@@ -65,6 +68,17 @@ class HelpTest(EntryPointTest):
     self.assertEqual((done.returncode, done.stdout), (2, ""))
     self.assertEqual(done.stderr, "error: unexpected argument 'extra'\n")
 
+  def test_a_warning_is_one_line(self):
+    path = open_run(self.workdir, Config(), resume=True).config
+    values = json.loads(path.read_text())
+    values["task"]["colour\n"] = 1
+    path.write_text(json.dumps(values))
+    done = self.module("visualize", str(self.workdir))
+    self.assertEqual((done.returncode, done.stdout), (2, ""))
+    warning, error = done.stderr.splitlines()
+    self.assertRegex(warning, "^warning: .* are ignored: task.colour$")
+    self.assertRegex(error, "^error: .* has no checkpoint yet")
+
   def module(self, *arguments):
     return subprocess.run(
       [sys.executable, "-m", "induction_jax", *arguments],
@@ -72,6 +86,25 @@ class HelpTest(EntryPointTest):
       text=True,
       check=False,
     )
+
+
+class SpellingTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ("--first-seed=3", "first_seed", "3"),
+    ("--first_seed=3", "first_seed", "3"),
+    ("-first-seed=3", "first_seed", "3"),
+    ("--measurements=a_b", "measurements", "a_b"),
+    ("--probes=a_b", "measurements", "a_b"),
+    ("--noresume", "resume", False),
+    ("--no-resume", "resume", False),
+  )
+  def test_of_a_flag(self, argument, name, value):
+    parser = command_line.make_parser("x", "", None)
+    parser.add_argument("--first-seed")
+    parser.add_argument("--measurements")
+    parser.add_argument("--noresume", dest="resume", action="store_false")
+    values = command_line.parse(parser, ["x", argument])
+    self.assertEqual(getattr(values, name), value)
 
 
 class SettingsTest(EntryPointTest):
