@@ -8,17 +8,17 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 
+from induction_jax.commands.mistakes import Parser, inside_run, unexpected
 from induction_jax.config import (
   Config,
   ConfigError,
   change,
   check_leaf_name,
   config_names,
-  did_you_mean,
   leaves,
   load_config,
   parse_leaves,
@@ -42,23 +42,6 @@ BY_HAND = ("coordinator", "num-processes", "process-id")
 # run take less, but there are many.
 LEAST_COMPILE_SECONDS = 0.1
 _DEFAULT_FORMAT = warnings.formatwarning
-
-
-class Parser(argparse.ArgumentParser):
-  """A parser whose errors are ConfigErrors."""
-
-  def error(self, message: str) -> NoReturn:
-    raise ConfigError(message)
-
-  @property
-  def flags(self) -> list[str]:
-    """The flags that it knows."""
-    return list(self._option_string_actions)
-
-  @property
-  def takes_run(self) -> bool:
-    """Whether its argument is the directory of a run."""
-    return any(action.dest == "run" for action in self._actions)
 
 
 def make_parser(
@@ -180,7 +163,7 @@ def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
       check_leaf_name(argument.removeprefix("--config.").split("=")[0])
   values, extra = parser.parse_known_args(arguments)
   if extra:
-    raise ConfigError(_unexpected(parser, extra[0], values))
+    raise ConfigError(unexpected(parser, extra[0], values))
   if getattr(values, "describe", False):
     print(describe(config_from(values)))
     sys.exit(0)
@@ -197,16 +180,9 @@ def run_directory(parser: Parser, values: argparse.Namespace) -> Path:
   if values.run is None:
     raise ConfigError(f"a run directory is required: {parser.prog} runs/a")
   path = Path(values.run)
-  inside = [x for x in path.parents if (x / "config.json").is_file()]
-  if (path / "config.json").exists() or not inside:
-    return path
-  meant = f"{parser.prog} {inside[0]}"
-  place = path.relative_to(inside[0]).parts
-  if place[0] == "checkpoints" and place[-1].isdecimal():
-    meant += f" --step={place[-1]}" if "--step" in parser.flags else ""
-  raise ConfigError(
-    f"{path} is inside the run directory {inside[0]}; did you mean {meant}?"
-  )
+  if hint := inside_run(parser, path):
+    raise ConfigError(hint)
+  return path
 
 
 def _normalise(argument: str) -> str:
@@ -225,25 +201,6 @@ def _normalise(argument: str) -> str:
     return f"--{name}{equals}{value}"
   name = name.replace("_", "-")
   return f"--{RENAMED.get(name, name)}{equals}{value}"
-
-
-def _unexpected(
-  parser: Parser, argument: str, values: argparse.Namespace
-) -> str:
-  """The message for an argument that a command does not have."""
-  if argument.startswith("-"):
-    name, _, value = argument.partition("=")
-    run = value or getattr(values, "run", None)
-    if parser.takes_run and run and name in ("--workdir", "--run"):
-      return f"unknown flag {name}; did you mean {parser.prog} {run}?"
-    return f"unknown flag {name}{did_you_mean(name, parser.flags)}"
-  message, hint = f"unexpected argument {argument!r}", ""
-  if "--config" in parser.flags:
-    if argument.endswith(".py") or argument in config_names():
-      hint = f"; did you mean --config {argument}?"
-    elif Path(argument).is_dir():
-      hint = f"; did you mean --workdir {argument}?"
-  return message + hint
 
 
 def split(listed: str) -> list[str]:

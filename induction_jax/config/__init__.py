@@ -14,12 +14,10 @@ from induction_jax.config.reading import (
   to_dict,
   to_json,
 )
-from induction_jax.config.sections import (
-  Config,
-  MeshConfig,
+from induction_jax.config.sections import Config, MeshConfig, SpectraConfig
+from induction_jax.config.training import (
   ModelConfig,
   OptimConfig,
-  SpectraConfig,
   TaskConfig,
   TrainConfig,
 )

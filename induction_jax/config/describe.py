@@ -22,7 +22,7 @@ Command:
 
 What to expect: the transition between steps 700 and 900.
 
-This file is generated from induction_jax/config/sections.py:
+This file is generated from the declarations in induction_jax/config/:
   python -m induction_jax.config.describe > configs/base.py
 """
 

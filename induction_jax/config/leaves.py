@@ -148,6 +148,16 @@ def require(holds: bool, rule: str, **got: Any) -> None:
     raise ConfigError(f"{rule}, got {values}" if got else rule)
 
 
+def require_divides(section: str, micro_batch: int, batch: int) -> None:
+  """Raises ConfigError unless micro-batches of a section fill its batch."""
+  require(
+    not micro_batch or batch % micro_batch == 0,
+    f"{section}.micro_batch_size must divide {section}.batch_size",
+    micro_batch_size=micro_batch,
+    batch_size=batch,
+  )
+
+
 def shown(value: Any) -> str:
   """A value as a message quotes it: abbreviated, on one line."""
   try:

@@ -14,7 +14,8 @@ from induction_jax.config.leaves import (
   parse_leaf,
   shown,
 )
-from induction_jax.config.sections import OPTIM_LEAVES, Config, ModelConfig
+from induction_jax.config.sections import Config
+from induction_jax.config.training import OPTIM_LEAVES, ModelConfig
 
 # Of a stored config. A setting that is added gets a default that means what
 # runs did before it, so that their configs, which lack it, stay readable.
