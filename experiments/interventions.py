@@ -30,7 +30,7 @@ from experiments.shared.reporting import Cell, make_parser, make_table, report
 from experiments.verdicts import format_interval
 from induction_jax.config import Config
 from induction_jax.report.findings import find
-from induction_jax.report.write import write_summary
+from induction_jax.report.summary import write_summary
 from induction_jax.run.experiment import make_experiment
 from induction_jax.run.loop import run
 from induction_jax.run.results import write_results

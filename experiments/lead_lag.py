@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 
 from experiments.shared.reporting import Table, make_parser, report
 from induction_jax.report import style
-from induction_jax.report.leads import plot_leads, read_sweep, summarise
-from induction_jax.report.write import save_figure
+from induction_jax.report.figures import save_figure
+from induction_jax.report.leads import plot_leads, read_sweep, summarise_leads
 
 CONFIG = "configs/lead_lag.py"
 # Controls in which no induction head forms: with too few layers, with a
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, group in sweeps.items()
   }
   runs = controls.pop("quick")
-  figures = summarise(runs, controls)
+  figures = summarise_leads(runs, controls)
   print(f"transitions: {figures['n_seeds']} of {figures['n_trained']} seeds")
   report(make_tables(figures), options.json)
   with style.paper_style():

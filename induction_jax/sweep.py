@@ -43,7 +43,7 @@ from induction_jax.report.seeds import (
   outcome,
   summarise_seeds,
 )
-from induction_jax.report.write import write_summary
+from induction_jax.report.summary import write_summary
 from induction_jax.run.experiment import Experiment, make_pure_experiment
 from induction_jax.run.log import read_divergence
 from induction_jax.run.loop import Progress, Watcher

@@ -23,8 +23,8 @@ from induction_jax.config import Config, ConfigError
 from induction_jax.devices import processes
 from induction_jax.devices.mesh import check_all_devices_used, devices
 from induction_jax.report.findings import find
-from induction_jax.report.summary import format_summary
-from induction_jax.report.write import write_summary
+from induction_jax.report.summary import write_summary
+from induction_jax.report.text import format_summary
 from induction_jax.run.experiment import (
   Experiment,
   make_experiment,

@@ -31,8 +31,7 @@ from induction_jax.config import ConfigError
 from induction_jax.devices.mesh import fit_to_devices
 from induction_jax.measurements import Probe
 from induction_jax.report.findings import find
-from induction_jax.report.summary import summarise_zoom
-from induction_jax.report.write import add_zoom
+from induction_jax.report.summary import add_zoom, summarise_zoom
 from induction_jax.run.experiment import Experiment, make_experiment
 from induction_jax.run.replay import (
   Comparison,

@@ -1,6 +1,10 @@
 """Figures: what a reader could miss."""
 
+import doctest
 import io
+import tempfile
+from pathlib import Path
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,19 +14,19 @@ from absl.testing import absltest, parameterized
 from matplotlib.figure import Figure
 
 from induction_jax.measurements.density import EIGENVALUES
-from induction_jax.report import findings, style, task_figures
-from induction_jax.report.ablation_figure import (
+from induction_jax.report import figures, findings, style, task_figures
+from induction_jax.report.ablation_figures import (
   KINDS,
   TOKENS,
   plot_ablation,
   plot_paths,
 )
+from induction_jax.report.behaviour_figures import plot_context
 from induction_jax.report.circuit_figures import (
   plot_circuits,
+  plot_compositions,
   plot_eigenvalues,
 )
-from induction_jax.report.composition_figure import plot_compositions
-from induction_jax.report.context_figure import plot_context
 from induction_jax.report.curvature_figures import (
   LEAST_DENSITY,
   plot_blocks,
@@ -44,7 +48,7 @@ def with_circuits(results: xr.Dataset) -> xr.Dataset:
   pairs[:, 0] = np.nan
   pairs[:, :, :, 1] = np.nan
   chance = np.where(np.isnan(pairs), np.nan, 0.5)
-  # Past the transition head 1.0 reads head 0.1.
+  # After the transition head L1H0 reads head L0H1.
   chance[STEPS > 410, 1, 0, 0, 1] = 0.001
   return results.assign(
     {
@@ -91,7 +95,7 @@ class CircuitsFigureTest(absltest.TestCase):
     np.testing.assert_allclose(high[:, 1], [-0.2, 0.2])
     for ax in plane, shares:
       named = {text.get_text() for text in ax.texts}
-      self.assertEqual(named, {"0.1", "1.0"})
+      self.assertEqual(named, {"L0H1", "L1H0"})
     legend = [text.get_text() for text in shares.get_legend().get_texts()]
     self.assertEqual(legend, ["null 0.02"])
     plt.close(figure)
@@ -319,7 +323,7 @@ class CausesFigureTest(absltest.TestCase):
     figure = plot_paths(self.results, self.found)
     self.assertEqual([text for text, _ in texts(figure.axes[3])], ["0.25"] * 4)
     labels = [label.get_text() for label in figure.axes[3].get_xticklabels()]
-    self.assertEqual(labels, ["0.0", "0.1"])
+    self.assertEqual(labels, ["L0H0", "L0H1"])
     plt.close(figure)
 
   def test_what_was_not_measured_is_said(self):
@@ -409,6 +413,41 @@ class TaskFigureTest(absltest.TestCase):
       self.assertBetween(min(heights), low, high)
       self.assertBetween(max(heights), low, 2.0)
       plt.close(figure)
+
+
+class TableTest(absltest.TestCase):
+  """The table of figures, and the example of a further one."""
+
+  def setUp(self):
+    super().setUp()
+    self.enter_context(mock.patch.dict(figures.FIGURES))
+    self.root = Path(self.enter_context(tempfile.TemporaryDirectory()))
+
+  def write(self, results):
+    paths = figures.write_figures(
+      self.root / "figures", results, found_in_induction(), "svg"
+    )
+    self.assertCountEqual(paths, (self.root / "figures").iterdir())
+    return [path.stem for path in paths]
+
+  def test_a_figure_is_drawn_where_its_variable_was_measured(self):
+    for name in list(figures.FIGURES):
+      if name not in ("circuits", "eigenvalues", "markov"):
+        del figures.FIGURES[name]
+    results = with_circuits(induction_results())
+    self.assertEqual(self.write(results), ["circuits", "eigenvalues"])
+
+  def test_the_documented_example_adds_a_figure(self):
+    figures.FIGURES.clear()
+    exec(doctest.script_from_examples(figures.__doc__), {})
+    results = induction_results()
+    self.assertEqual(self.write(results), [])
+    results = results.assign(
+      trace=2 * results.induction_loss, trace_se=0.1 * results.induction_loss
+    )
+    self.assertEqual(self.write(results), ["trace"])
+    text = (self.root / "figures" / "trace.svg").read_text()
+    self.assertIn("trace of the Hessian", text)
 
 
 class LogAxisTest(parameterized.TestCase):

@@ -22,7 +22,7 @@ def jump(low, high, midpoint=400.0, scale=15.0):
 
 
 def make_results(accuracy, prefix, loss, ablation=2.0, error=0.05):
-  """Two layers of two heads; head 1.0 has `prefix`, the others nothing."""
+  """Two layers of two heads; head L1H0 has `prefix`, the others nothing."""
   n = len(STEPS)
   rng = np.random.default_rng(0)
 
@@ -101,7 +101,7 @@ class FindTest(parameterized.TestCase):
   def test_each_condition_of_the_verdict_is_needed(self, changes, reason):
     results = induction_results(**changes)
     head = findings.best_head(results, "prefix_matching")
-    verdict = findings.judge(results, head)
+    verdict = findings.decide_verdict(results, head)
     self.assertFalse(verdict.has_induction_head)
     failed = [" < " in text for text in verdict.reasons]
     self.assertEqual(failed, [i == reason for i in range(3)])
@@ -111,7 +111,7 @@ class FindTest(parameterized.TestCase):
       ["ablation_cost", "ablation_cost_se"]
     )
     head = findings.best_head(results, "prefix_matching")
-    self.assertFalse(findings.judge(results, head).has_induction_head)
+    self.assertFalse(findings.decide_verdict(results, head).has_induction_head)
 
   def test_curvature_has_no_say(self):
     flat = induction_results()

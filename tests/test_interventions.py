@@ -27,7 +27,7 @@ from induction_jax.interventions.clamp import LEAST_MASS, no_previous_token
 from induction_jax.measurements import make_curvature, make_draw
 from induction_jax.measurements.partition import partition_by_circuit
 from induction_jax.model import NO_EDITS, Edits, make_model
-from induction_jax.report.patterns import run_sequence
+from induction_jax.report.behaviour_figures import run_sequence
 from induction_jax.run.experiment import (
   Experiment,
   make_experiment,
@@ -147,12 +147,12 @@ class ClampTest(parameterized.TestCase):
     config, model, params = _parts()
     model = clamp_heads(model, clamp, config.model)
     batch = Batch(*map(jnp.asarray, (TOKENS, TOKENS, TOKENS > 0)))
-    shown = run_sequence(model, params, batch)
+    shown = run_sequence(model, params, batch).attention.values
     patterns = jax.jit(lambda x: model.apply(params, x)[1].pattern)
     whole, alone = patterns(TOKENS), patterns(TOKENS[:1])
-    np.testing.assert_allclose(shown.pattern, whole[:, 0], atol=1e-5)
+    np.testing.assert_allclose(shown, whole[:, 0], atol=1e-5)
     # The company counts.
-    apart = np.abs(alone[1, 0] - shown.pattern[1])
+    apart = np.abs(alone[1, 0] - shown[1])
     self.assertGreater(np.max(apart), 1e-3)
 
   def test_stars_and_order(self):

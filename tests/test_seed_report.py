@@ -10,9 +10,9 @@ from absl.testing import absltest, parameterized
 from induction_jax.report import leads, seed_figures
 from induction_jax.report.seeds import (
   Outcome,
-  event_times,
   format_seeds,
   format_settings,
+  point_times,
   summarise_seeds,
 )
 from induction_jax.storage.seeds_dataset import join_seeds
@@ -68,13 +68,13 @@ class CountingTest(parameterized.TestCase):
     (undated(9, "before_start", "before_start"), "onset", 0, True),
     (undated(9, "before_start", "before_start"), "completion", 1000, False),
   )
-  def test_one_more_seed(self, outcome, event, time, is_seen):
-    times, seen = event_times([*DATED, outcome], event)
+  def test_one_more_seed(self, outcome, point, time, is_seen):
+    times, seen = point_times([*DATED, outcome], point)
     self.assertEqual((times[-1], seen[-1]), (time, is_seen))
     self.assertLen(times, 4)
 
   def test_ambiguous_seeds_say_nothing(self):
-    times, seen = event_times(
+    times, seen = point_times(
       [*DATED, undated(9, "ambiguous", "ambiguous")], "midpoint"
     )
     np.testing.assert_array_equal(times, [300, 340, 420])
@@ -82,7 +82,7 @@ class CountingTest(parameterized.TestCase):
 
   def test_a_date_before_the_divergence_counts(self):
     outcome = dated(9, 200.0)._replace(status="diverged", last_step=500)
-    times, seen = event_times([outcome], "midpoint")
+    times, seen = point_times([outcome], "midpoint")
     self.assertEqual((times[0], seen[0]), (200, True))
 
 
@@ -174,12 +174,12 @@ class LeadsTest(absltest.TestCase):
     def run(seed, onset, peak):
       rise = 5.0 * np.heaviside(STEPS - peak, 1.0) if peak else 0.0
       signal = leads.Signal(STEPS, rise + 0.1 * rng.normal(size=len(STEPS)))
-      events = {"gradient_norm, onset": None, "gradient_norm, peak": peak}
-      return leads.Run(seed, onset, {"gradient_norm": signal}, events)
+      dates = {"gradient_norm, onset": None, "gradient_norm, peak": peak}
+      return leads.SeedEvents(seed, onset, {"gradient_norm": signal}, dates)
 
     runs = [run(7, 300.0, 350.0), run(3, 340.0, 400.0), run(5, None, 420.0)]
     quiet = {"untrained": [run(seed, None, None) for seed in range(3)]}
-    figures = leads.summarise(runs, quiet)
+    figures = leads.summarise_leads(runs, quiet)
     lead = figures["events"]["gradient_norm, peak"]
     self.assertEqual((lead["n_dated"], lead["median_lead"]), (2, -55.0))
     told = {each["seed"]: each for each in figures["seeds"]}

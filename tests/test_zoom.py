@@ -16,7 +16,7 @@ from absl.testing import absltest, parameterized
 
 from induction_jax import train, zoom
 from induction_jax.config import make_config
-from induction_jax.report import figures, style
+from induction_jax.report import behaviour_figures, style
 from induction_jax.report.findings import find
 from induction_jax.report.summary import summarise_zoom
 from induction_jax.run import loop, replay, snapshots
@@ -159,9 +159,9 @@ class ZoomTest(parameterized.TestCase):
     """A panel of the zoom beside each of the run, and none without a zoom."""
     with style.paper_style():
       for found, panels in ((results, 8), (self.own, 4)):
-        axes = figures.plot_transition(found, find(found)).axes
+        axes = behaviour_figures.plot_transition(found, find(found)).axes
         self.assertLen(axes, panels)
-      axes = figures.plot_transition(results, find(results)).axes
+      axes = behaviour_figures.plot_transition(results, find(results)).axes
       for run, closer in zip(axes[::2], axes[1::2]):
         self.assertEqual(closer.get_xlim(), (5, 9))
         self.assertIsNone(closer.get_legend())

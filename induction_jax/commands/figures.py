@@ -2,9 +2,9 @@
 
 import xarray as xr
 
+from induction_jax.report.behaviour_figures import run_sequence
+from induction_jax.report.figures import write_figures
 from induction_jax.report.findings import Findings
-from induction_jax.report.patterns import run_sequence
-from induction_jax.report.write import write_figures
 from induction_jax.run.experiment import Experiment
 from induction_jax.run.snapshots import load_or_init
 from induction_jax.storage.run_directory import RunDirectory
@@ -20,6 +20,6 @@ def draw_figures(
   """Draws every figure of a run and prints where they are."""
   state = load_or_init(experiment, run)[0].state
   batch = experiment.draw(state.key).induction
-  sequence = run_sequence(experiment.model, state.params, batch)
-  for path in write_figures(run, results, findings, sequence, form):
+  results = results.assign(run_sequence(experiment.model, state.params, batch))
+  for path in write_figures(run.figures, results, findings, form):
     print(f"figure: {path}")

@@ -18,7 +18,7 @@ from induction_jax.config import ConfigError
 from induction_jax.exchange import Architecture
 from induction_jax.measurements import pretrained
 from induction_jax.measurements.pretrained import Sequences
-from induction_jax.report.pretrained import format_heads
+from induction_jax.report.text import format_heads
 from induction_jax.storage import dataset
 from induction_jax.types import Params
 

@@ -1,4 +1,8 @@
-"""Events of curvature, and of the scalars beside it, in a run's results."""
+"""Events of curvature in a run: when a signal rises, and when it peaks.
+
+The signals are measures of curvature, and for comparison the scalars that every
+training run has.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,13 +13,13 @@ import xarray as xr
 from induction_jax.transition import MIN_POINTS
 from induction_jax.transition.events import Excursion, date_excursion
 
-# Until then curvature and loss fall from where chance put them, further than
-# noise goes and faster than a drift does.
-WARM_UP = 100  # steps
+# Steps that are left out. In them curvature and loss fall from their values at
+# initialisation, which neither a drift nor noise describes.
+WARM_UP = 100
 
 
 class Signal(NamedTuple):
-  """A signal over its own steps [N]."""
+  """A signal [N] at the steps [N] at which it was measured."""
 
   steps: np.ndarray
   values: np.ndarray
@@ -25,7 +29,7 @@ Read = Callable[[xr.Dataset], xr.DataArray]
 
 
 def _log(name: str, sign: int = 1) -> Read:
-  """Of a norm, or of the first eigenvalue of one end."""
+  """Reads the logarithm of a norm or of the first eigenvalue of an end."""
 
   def read(results: xr.Dataset) -> xr.DataArray:
     values = sign * results[name]
@@ -40,8 +44,8 @@ def _loss_slope(results: xr.Dataset) -> xr.DataArray:
   return -loss.diff("step") / loss.step.diff("step")
 
 
-# Each rises with the transition; norms as logarithms, so that a rise is a
-# factor. The losses are held out, on repeats.
+# Each signal rises at the transition. Eigenvalues and norms are logarithms. The
+# losses are measured on held-out sequences of the `repeats` task.
 CURVATURE: dict[str, Read] = {
   "top_eigenvalue": _log("top_eigenvalues"),
   "preconditioned_top_eigenvalue": _log("preconditioned_top_eigenvalues"),
@@ -58,17 +62,16 @@ SCALARS: dict[str, Read] = {
 
 
 def read_signals(results: xr.Dataset) -> dict[str, Signal]:
-  """The signals of which a run's results have enough measurements.
+  """Reads the signals with enough measurements after the warm-up.
 
-  Without the first WARM_UP steps, and only where the signal is defined (a
-  logarithm of what is not positive is not).
+  Measurements whose logarithm is undefined are left out.
   """
   signals = {}
   for name, read in (CURVATURE | SCALARS).items():
     try:
       with np.errstate(invalid="ignore", divide="ignore"):
         values = read(results)
-    except KeyError:  # not measured in this run
+    except KeyError:  # the run did not measure it
       continue
     values = values.where(np.isfinite(values)).dropna("step")
     values = values.sel(step=slice(WARM_UP, None))
@@ -79,10 +82,10 @@ def read_signals(results: xr.Dataset) -> dict[str, Signal]:
 
 
 def date_events(results: xr.Dataset) -> dict[str, Excursion]:
-  """Rise and peak of every signal, each dated without a look at another.
+  """Dates the rise and the peak of every signal independently.
 
-  Empty where curvature was measured too seldom, for the scalars are there to be
-  compared with it. About a second a signal.
+  The result is empty if no measure of curvature has enough measurements, since
+  the scalars only serve as a comparison. Takes about a second per signal.
   """
   signals = read_signals(results)
   if not signals.keys() & CURVATURE.keys():

@@ -1,4 +1,9 @@
-"""What sweeps of many seeds and of controls say: leads, alarms, events."""
+"""Leads of events over the transition, for sweeps of many seeds and controls.
+
+A lead is the number of steps by which an event of a signal (see `events`) comes
+before the onset of the transition. An alarm is an online detection of the same
+rise, compared at equal false-alarm rates.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,21 +24,27 @@ from induction_jax.transition.lead_lag import (
   first_alarm,
 )
 
-# Share of the control runs that may give an alarm.
-FALSE_ALARMS = 0.05
+FALSE_ALARMS = 0.05  # share of the control runs that may raise an alarm
 
 
-class Run(NamedTuple):
-  """One seed: its transition's onset, and what curvature and scalars did."""
+class SeedEvents(NamedTuple):
+  """One seed of a sweep.
+
+  Attributes:
+    seed: the seed.
+    onset: step of the transition's onset, or None.
+    signals: name -> signal.
+    events: "name, onset" and "name, peak" -> step of the event, or None.
+  """
 
   seed: int
   onset: float | None
   signals: dict[str, Signal]
-  events: dict[str, float | None]  # onset and peak of every signal, in steps
+  events: dict[str, float | None]
 
 
-def read_sweep(directory: Path) -> list[Run]:
-  """The runs of a finished sweep, as its own reports have them."""
+def read_sweep(directory: Path) -> list[SeedEvents]:
+  """Reads the seeds of a finished sweep from its results and summaries."""
   results = read_dataset(directory / "results.nc")
   runs = []
   for i, seed in enumerate(results.seed.values):
@@ -45,7 +56,7 @@ def read_sweep(directory: Path) -> list[Run]:
       for what in ("onset", "peak")
     }
     runs.append(
-      Run(
+      SeedEvents(
         int(seed),
         onset and onset["estimate"],
         read_signals(results.isel(seed=i)),
@@ -55,39 +66,30 @@ def read_sweep(directory: Path) -> list[Run]:
   return runs
 
 
-def summarise(
-  runs: Sequence[Run], controls: Mapping[str, Sequence[Run]]
+def summarise_leads(
+  runs: Sequence[SeedEvents], controls: Mapping[str, Sequence[SeedEvents]]
 ) -> dict[str, Any]:
-  """The figures of lead_lag.json, and of every seed what they are made of."""
+  """Computes the contents of lead_lag.json: leads, controls, and all seeds.
+
+  Args:
+    runs: the seeds of the setting of interest.
+    controls: name -> seeds of a control, in which no induction head forms.
+  """
   onsets = [run.onset for run in runs]
   dated = [{n for n, step in run.events.items() if step} for run in runs]
   names = [name for name in runs[0].events if any(name in d for d in dated)]
   leads = compare(onsets, {n: [run.events[n] for run in runs] for n in names})
   alarms = raise_alarms(runs, controls)
+  of_curvature = {n: alarms[n] for n in alarms if n in CURVATURE}
+  before_gradient = compare(alarms["gradient_norm"], of_curvature)
   return {
     "n_seeds": leads[names[0]].n_seeds,
     "n_trained": len(runs),
-    "events": {name: _figures(lead) for name, lead in leads.items()},
-    "alarms": {
-      name: _figures(lead) for name, lead in compare(onsets, alarms).items()
-    },
-    "alarms_before_gradient_norm": {
-      name: _figures(lead)
-      for name, lead in compare(
-        alarms["gradient_norm"],
-        {n: alarms[n] for n in alarms if n in CURVATURE},
-      ).items()
-    },
+    "events": _as_numbers(leads),
+    "alarms": _as_numbers(compare(onsets, alarms)),
+    "alarms_before_gradient_norm": _as_numbers(before_gradient),
     "controls": {
-      name: {
-        "n_trained": len(each),
-        "transitions": sum(run.onset is not None for run in each),
-        "events": {
-          event: sum(run.events[event] is not None for run in each)
-          for event in names
-        },
-      }
-      for name, each in controls.items()
+      name: _count_events(control, names) for name, control in controls.items()
     },
     "seeds": [
       {
@@ -102,12 +104,14 @@ def summarise(
 
 
 def raise_alarms(
-  runs: Sequence[Run], controls: Mapping[str, Sequence[Run]]
+  runs: Sequence[SeedEvents], controls: Mapping[str, Sequence[SeedEvents]]
 ) -> dict[str, list[float | None]]:
-  """First step, by signal and run, at which it leaves its own recent line.
+  """The first step, by signal and run, at which a signal raises an alarm.
 
-  By further than a share of FALSE_ALARMS of the controls ever does, so that
-  all signals are equally often wrong.
+  A signal raises an alarm when it departs from the line through its recent
+  values (see `departures`). The threshold of each signal is the one that a
+  share FALSE_ALARMS of the control runs exceeds, so that all signals have the
+  same false-alarm rate.
   """
   quiet = [run for each in controls.values() for run in each]
   alarms: dict[str, list[float | None]] = {}
@@ -119,18 +123,8 @@ def raise_alarms(
   return alarms
 
 
-def _figures(lead: Lead) -> dict[str, Any]:
-  return {
-    "n_dated": lead.n_dated,
-    "median_lead": lead.median,
-    "interval": None if lead.low is None else [lead.low, lead.high],
-    "p_value": lead.p_value,
-    "corrected_p_value": lead.corrected,
-  }
-
-
 def format_leads(title: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
-  """Markdown: one line an event."""
+  """Formats leads as a Markdown table with one row for each event."""
   lines = [
     f"| {title} | seeds | median lead (steps) | 95 % interval | p, corrected |",
     "|---|---|---|---|---|",
@@ -148,7 +142,7 @@ def format_leads(title: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def format_controls(controls: Mapping[str, Mapping[str, Any]]) -> str:
-  """Markdown: of each control, how many runs had which event."""
+  """Formats the number of control runs with each event as Markdown."""
   events = list(next(iter(controls.values()))["events"])
   lines = [
     "| event | " + " | ".join(controls) + " |",
@@ -168,35 +162,34 @@ def format_controls(controls: Mapping[str, Mapping[str, Any]]) -> str:
   return "\n".join(lines)
 
 
-def plot_leads(runs: Sequence[Run], figures: Mapping[str, Any]) -> Figure:
-  """Every seed's lead and the median of each event, the earliest on top.
+def plot_leads(
+  runs: Sequence[SeedEvents], summary: Mapping[str, Any]
+) -> Figure:
+  """The lead of each event in every seed, with its median and interval.
 
-  In brackets the seeds in which the event was dated.
+  The number of seeds in which the event was dated stands in brackets.
+
+  Args:
+    runs: the seeds.
+    summary: what `summarise_leads` returned for them.
   """
-  events = figures["events"]
+  events = summary["events"]
   names = sorted(
     (name for name in events if events[name]["median_lead"] is not None),
     key=lambda name: events[name]["median_lead"],
   )
-  rng = np.random.default_rng(0)  # of the scatter that parts equal leads
+  rng = np.random.default_rng(0)  # for the scatter that separates equal leads
   figure, ax = plt.subplots(figsize=(style.WIDTH, 0.28 * len(names) + 0.9))
   for row, name in enumerate(names):
-    color = style.BLUE if name.split(",")[0] in CURVATURE else style.VERMILION
     leads = [
       run.onset - event
       for run in runs
       if run.onset is not None and (event := run.events[name]) is not None
     ]
-    ax.scatter(
-      leads,
-      row + rng.uniform(-0.25, 0.25, len(leads)),
-      s=5,
-      color=color,
-      alpha=0.35,
-      linewidths=0,
-    )
-    low, high = events[name]["interval"]
-    ax.plot([low, high], [row, row], color=color, linewidth=2.5)
+    heights = row + rng.uniform(-0.25, 0.25, len(leads))
+    color = style.BLUE if name.split(",")[0] in CURVATURE else style.VERMILION
+    ax.scatter(leads, heights, s=5, color=color, alpha=0.35, linewidths=0)
+    ax.plot(events[name]["interval"], [row, row], color=color, linewidth=2.5)
     ax.plot(events[name]["median_lead"], row, "|", color="black", markersize=9)
   ax.axvline(0, **style.NULL_STYLE)
   labels = [
@@ -210,3 +203,30 @@ def plot_leads(runs: Sequence[Run], figures: Mapping[str, Any]) -> Figure:
     ax.plot([], [], color=color, linewidth=2.5, label=label)
   ax.legend(loc="lower right")
   return figure
+
+
+def _as_numbers(leads: Mapping[str, Lead]) -> dict[str, dict[str, Any]]:
+  return {
+    name: {
+      "n_dated": lead.n_dated,
+      "median_lead": lead.median,
+      "interval": None if lead.low is None else [lead.low, lead.high],
+      "p_value": lead.p_value,
+      "corrected_p_value": lead.corrected,
+    }
+    for name, lead in leads.items()
+  }
+
+
+def _count_events(
+  control: Sequence[SeedEvents], names: Sequence[str]
+) -> dict[str, Any]:
+  """In how many runs of a control each event occurred."""
+  return {
+    "n_trained": len(control),
+    "transitions": sum(run.onset is not None for run in control),
+    "events": {
+      name: sum(run.events[name] is not None for run in control)
+      for name in names
+    },
+  }

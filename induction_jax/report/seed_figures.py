@@ -1,4 +1,4 @@
-"""The figures of a sweep: when each seed turned, and how, seen together."""
+"""Figures of a sweep: dates of the transition, and signals around it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from induction_jax.report import style
+from induction_jax.report.figures import save_figure
 from induction_jax.report.findings import measured
-from induction_jax.report.seeds import EVENTS, Outcome, event_times
-from induction_jax.report.write import save_figure
+from induction_jax.report.seeds import POINTS, Outcome, point_times
 from induction_jax.transition.survival import Survival, survival
 
-# What is drawn of each seed, [seed, step], where it was measured. Of heads
-# the best at every step, of eigenvalues the extreme one.
+# The aligned signals with their labels and colours. The highest head and the
+# extreme eigenvalue represent a variable with several of them.
 SIGNALS = {
   "induction_accuracy": ("accuracy on repeats", style.BLUE),
   "induction_loss": ("loss on repeats (nats)", style.VERMILION),
@@ -38,25 +38,27 @@ SIGNALS = {
 }
 LOGARITHMIC = ("top_eigenvalues", "preconditioned_top_eigenvalues")
 BAND = (0.1, 0.9)  # quantiles over seeds
-EVENT_COLORS = dict(zip(EVENTS, (style.SKY, style.BLACK, style.VERMILION)))
-POINTS = 201  # at which aligned curves are compared
-# The least share of the dated seeds behind a median.
-LEAST_SHARE = 0.5
+POINT_COLORS = dict(zip(POINTS, (style.SKY, style.BLACK, style.VERMILION)))
+GRID_SIZE = 201  # relative steps at which aligned curves are compared
+MIN_SHARE = 0.5  # smallest share of the dated seeds in a median
 
 
 def write_seed_figures(
   figures: Path, results: xr.Dataset, outcomes: Sequence[Outcome], form: str
 ) -> list[Path]:
-  """Draws the figures for which there is data; returns their paths.
+  """Draws the figures of a sweep; without a dated transition there are none.
 
   Args:
-    figures: the directory.
-    results: with a `seed` dimension.
-    outcomes: of all seeds.
+    figures: the directory of the figures.
+    results: results of all seeds, with a `seed` dimension.
+    outcomes: outcomes of all seeds.
     form: file format: png, svg or pdf.
+
+  Returns:
+    The paths of the figures.
   """
-  if not event_times(outcomes, "midpoint")[1].any():
-    return []  # no seed's transition was seen
+  if not point_times(outcomes, "midpoint")[1].any():
+    return []
   with style.paper_style():
     drawn = {
       "times": plot_times(outcomes),
@@ -70,9 +72,9 @@ def write_seed_figures(
 
 
 def plot_times(outcomes: Sequence[Outcome]) -> Figure:
-  """Each seed's transition with its intervals, above the survival curve.
+  """The transition of each seed with its intervals, and the survival curve.
 
-  An arrow is a seed whose midpoint was not seen; it may come later.
+  An arrow is a seed whose midpoint was not seen and may come later.
   """
   rows = sorted(outcomes, key=_order)
   heights = [0.4 + 0.11 * len(rows), 1.5]
@@ -91,8 +93,8 @@ def plot_times(outcomes: Sequence[Outcome]) -> Figure:
   forest.set_yticks(range(len(rows)), [str(each.seed) for each in rows])
   forest.tick_params(axis="y", labelsize=min(8, 5 + 24 / len(rows)))
   forest.set_ylabel("seed")
-  for event, color in EVENT_COLORS.items():
-    forest.plot([], [], "o-", color=color, markersize=3, label=event)
+  for point, color in POINT_COLORS.items():
+    forest.plot([], [], "o-", color=color, markersize=3, label=point)
   if any(each.transition.midpoint is None for each in outcomes):
     forest.plot([], [], ">", color="0.5", markersize=4, label="not seen")
   style.legend_above(forest, ncols=4)
@@ -102,18 +104,18 @@ def plot_times(outcomes: Sequence[Outcome]) -> Figure:
 
 
 def plot_aligned(results: xr.Dataset, outcomes: Sequence[Outcome]) -> Figure:
-  """Every signal around the midpoint: median and 10-90 % band over seeds.
+  """Every signal around the midpoint, with median and 10-90 % band over seeds.
 
-  Each seed's curve is moved by its own midpoint and drawn straight between
-  its measurements, so nothing faster than their interval can be seen. Seeds
-  without a midpoint are in the other figure alone. Dotted lines are nulls.
+  Each curve is shifted by the midpoint of its own seed and interpolated
+  linearly, so that nothing faster than the measuring interval is visible. Seeds
+  without a midpoint are left out. Dotted lines are null values.
   """
   midpoints = {
     each.seed: each.transition.midpoint.estimate
     for each in outcomes
     if each.transition.midpoint is not None
   }
-  grid = np.linspace(-1, 1, POINTS) * _reach(outcomes)
+  grid = np.linspace(-1, 1, GRID_SIZE) * _reach(outcomes)
   shown = [name for name in SIGNALS if name in results]
   rows = -(-len(shown) // 2)
   figure, axes = plt.subplots(
@@ -130,7 +132,7 @@ def plot_aligned(results: xr.Dataset, outcomes: Sequence[Outcome]) -> Figure:
 
 
 def _legend() -> list[Artist]:
-  """In grey, for every panel has a colour of its own."""
+  """Legend entries in grey, because every panel has its own colour."""
   return [
     Patch(color="0.3", alpha=0.25, linewidth=0, label="10 to 90 % of seeds"),
     Line2D([], [], color="0.3", label="median"),
@@ -142,9 +144,16 @@ def _legend() -> list[Artist]:
 def align(
   series: xr.DataArray, midpoints: dict[int, float], grid: np.ndarray
 ) -> np.ndarray:
-  """A signal [seed, step] at steps relative to each midpoint, [N, grid].
+  """Interpolates a signal [seed, step] around the midpoint of each seed.
 
-  nan beyond a seed's first and last measurement.
+  Args:
+    series: the signal.
+    midpoints: seed -> step of its midpoint, of N seeds.
+    grid: [G] steps relative to the midpoint.
+
+  Returns:
+    The aligned curves [N, G], nan before the first and after the last
+    measurement of a seed.
   """
   rows = []
   for seed, midpoint in midpoints.items():
@@ -163,16 +172,15 @@ def _plot_signal(
 ) -> None:
   label, color = SIGNALS[name]
   curves = align(_reduce(results[name]), midpoints, grid)
-  known = np.mean(np.isfinite(curves), axis=0) >= LEAST_SHARE
+  known = np.mean(np.isfinite(curves), axis=0) >= MIN_SHARE
   ax.plot(grid, curves.T, color=color, alpha=0.2, linewidth=0.4)
   low, middle, high = np.nanquantile(
     curves[:, known], (BAND[0], 0.5, BAND[1]), axis=0
   )
-  ax.fill_between(grid[known], low, high, color=color, alpha=0.25, linewidth=0)
+  style.plot_band(ax, grid[known], low, high, color)
   ax.plot(grid[known], middle, color=color)
   if f"{name}_null" in results:
-    null = float(results[f"{name}_null"].mean())
-    ax.axhline(null, **style.NULL_STYLE)
+    style.plot_null(ax, results[f"{name}_null"].mean(), None)
   ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
   ax.set_xlim(grid[0], grid[-1])
   ax.set_ylabel(label)
@@ -181,15 +189,15 @@ def _plot_signal(
 
 
 def _reduce(variable: xr.DataArray) -> xr.DataArray:
-  """[seed, step]: the best head, the extreme eigenvalue, or as it is."""
+  """Reduces a variable to [seed, step]: highest head or extreme eigenvalue."""
   if "head" in variable.dims:
     return variable.max(("layer", "head"))
   return variable[..., 0] if variable.ndim > 2 else variable
 
 
 def _plot_seed(ax: Axes, row: int, each: Outcome, end: float) -> None:
-  for event, color in EVENT_COLORS.items():
-    interval = getattr(each.transition, event)
+  for point, color in POINT_COLORS.items():
+    interval = getattr(each.transition, point)
     if interval is not None:
       ax.plot([interval.low, interval.high], [row, row], color=color)
       ax.plot(interval.estimate, row, "o", color=color, markersize=3)
@@ -209,19 +217,19 @@ def _plot_seed(ax: Axes, row: int, each: Outcome, end: float) -> None:
 
 
 def _plot_survival(ax: Axes, outcomes: Sequence[Outcome], end: float) -> None:
-  curve = _extended(survival(*event_times(outcomes, "midpoint")), end)
+  curve = _extended(survival(*point_times(outcomes, "midpoint")), end)
   ax.fill_between(
     curve.times, curve.low, curve.high, step="post", color="0.85", linewidth=0
   )
   ax.step(curve.times, curve.share, where="post", color=style.BLACK)
-  ax.axhline(0.5, **style.NULL_STYLE)
+  style.plot_null(ax, 0.5, None)
   ax.set_ylim(-0.02, 1.04)
   ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
   ax.set_ylabel("share of seeds\nbefore midpoint")
 
 
 def _extended(curve: Survival, end: float) -> Survival:
-  """From step 0, with nothing happened, on to the end of the axis."""
+  """Extends a survival curve to step 0 and to the end of the axis."""
   last = (curve.share[-1], curve.low[-1], curve.high[-1])
   times = np.concatenate([[0], curve.times, [max(end, curve.times[-1])]])
   shares = (
@@ -232,12 +240,12 @@ def _extended(curve: Survival, end: float) -> Survival:
 
 
 def _limits(outcomes: Sequence[Outcome]) -> tuple[float, float]:
-  """Steps that hold every interval, and a margin."""
+  """The range of steps of all intervals, with a margin."""
   intervals = [
     interval
     for each in outcomes
-    for event in EVENTS
-    if (interval := getattr(each.transition, event)) is not None
+    for point in POINTS
+    if (interval := getattr(each.transition, point)) is not None
   ]
   low = min(interval.low for interval in intervals)
   high = max(interval.high for interval in intervals)
@@ -246,7 +254,7 @@ def _limits(outcomes: Sequence[Outcome]) -> tuple[float, float]:
 
 
 def _reach(outcomes: Sequence[Outcome]) -> float:
-  """How far to look on both sides: four times the usual transition."""
+  """Steps shown on both sides: four times the median transition's length."""
   widths = [
     each.transition.completion.estimate - each.transition.onset.estimate
     for each in outcomes

@@ -1,4 +1,4 @@
-"""What many seeds found: one line each, and their spread."""
+"""Outcomes of the seeds of a sweep, and the spread of their transitions."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,21 +10,22 @@ from induction_jax.report.findings import Findings
 from induction_jax.transition import Interval, Transition
 from induction_jax.transition.survival import spread
 
-EVENTS = ("onset", "midpoint", "completion")
-# A seed of which it is not known whether it had a transition says nothing of
-# when; all others do.
-SAYS_NOTHING = "ambiguous"
+# The points of a transition that are dated.
+POINTS = ("onset", "midpoint", "completion")
+# Seeds of this status are left out of the spread, because it is not known
+# whether they had a transition.
+UNKNOWN = "ambiguous"
 
 
 class Outcome(NamedTuple):
-  """What one seed came to.
+  """The findings of one seed that are compared across seeds.
 
   Attributes:
-    seed: which.
-    status: that of its transition, or `diverged`.
-    transition: as found in what it measured.
+    seed: the seed.
+    status: the status of its transition, or `diverged`.
+    transition: the transition in the steps that were measured.
     has_induction_head: the verdict at its last measurement.
-    last_step: of its measurements; that of the divergence if it diverged.
+    last_step: the step of its last measurement, or of its divergence.
   """
 
   seed: int
@@ -37,7 +38,14 @@ class Outcome(NamedTuple):
 def outcome(
   seed: int, results: xr.Dataset, findings: Findings, diverged: int | None
 ) -> Outcome:
-  """The outcome of a seed from its results; `diverged` at a step, or None."""
+  """Makes the outcome of a seed.
+
+  Args:
+    seed: the seed.
+    results: its results.
+    findings: its findings.
+    diverged: the step at which it diverged, or None.
+  """
   last_step = int(results.step[-1]) if diverged is None else diverged
   found = findings.transition
   return Outcome(
@@ -49,23 +57,27 @@ def outcome(
   )
 
 
-def event_times(
-  outcomes: Sequence[Outcome], event: str
+def point_times(
+  outcomes: Sequence[Outcome], point: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Times of an event, or until when a seed was without it; and which.
+  """Steps of a point of the transition over seeds, with right-censoring.
 
-  Right-censored is a seed that ended or diverged before the event. Of one
-  whose event came before its first measurement (`before_start`) no time is
-  known but that it is no later than that: it counts as seen at step 0.
+  A seed that ended or diverged before the point is right-censored. A point
+  before the first measurement (`before_start`) counts as seen at step 0.
+
+  Returns:
+    The step of the point, or the last step at which it had not come [N]; and
+    whether the point was seen [N].
   """
   times, seen = [], []
   for each in outcomes:
-    interval = getattr(each.transition, event)
+    interval = getattr(each.transition, point)
     status = each.transition.status
-    past = status == "before_start" and event != "completion"
-    # A seed that diverged early has too few measurements to be sure of more.
-    silent = status == SAYS_NOTHING and each.status != "diverged"
-    if interval is None and silent:
+    past = status == "before_start" and point != "completion"
+    # A seed that diverged early is ambiguous for lack of measurements, but
+    # certainly had no such point before it diverged.
+    unknown = status == UNKNOWN and each.status != "diverged"
+    if interval is None and unknown:
       continue
     times.append(_time(each, interval, past))
     seen.append(interval is not None or past)
@@ -73,14 +85,14 @@ def event_times(
 
 
 def summarise_seeds(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-  """summary.json of a sweep: every seed, then the spread over seeds."""
+  """Makes summary.json of a sweep: every seed, and the spread over seeds."""
   statuses = [each.status for each in outcomes]
   return {
     "seeds": [
       {
         "seed": each.seed,
         "status": each.status,
-        **{event: _interval(each.transition, event) for event in EVENTS},
+        **{point: _interval(each.transition, point) for point in POINTS},
         "has_induction_head": each.has_induction_head,
         "last_step": each.last_step,
       }
@@ -89,13 +101,13 @@ def summarise_seeds(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     "statuses": {name: statuses.count(name) for name in sorted({*statuses})},
     "induction_heads": sum(each.has_induction_head for each in outcomes),
     "spread": {
-      event: spread(*event_times(outcomes, event))._asdict() for event in EVENTS
+      point: spread(*point_times(outcomes, point))._asdict() for point in POINTS
     },
   }
 
 
 def format_seeds(summary: dict[str, Any]) -> str:
-  """Markdown: a table of the seeds, then one of their spread."""
+  """Formats a sweep's summary as Markdown: the seeds, then their spread."""
   lines = [
     "| seed | status | onset | midpoint | completion | induction head |",
     "|---|---|---|---|---|---|",
@@ -104,23 +116,23 @@ def format_seeds(summary: dict[str, Any]) -> str:
     status = each["status"]
     if status == "diverged":
       status += f" at {each['last_step']}"
-    cells = [each["seed"], status, *(_cell(each[event]) for event in EVENTS)]
+    cells = [each["seed"], status, *(_cell(each[point]) for point in POINTS)]
     cells.append("yes" if each["has_induction_head"] else "no")
     lines.append(_row(cells))
   found = summary["spread"]
   lines += [
     "",
-    "| event | seen | median | quartiles | range |",
+    "| point | seen | median | quartiles | range |",
     "|---|---|---|---|---|",
-    *(_row([event, *_spread_cells(found[event])]) for event in EVENTS),
+    *(_row([point, *_spread_cells(found[point])]) for point in POINTS),
     "",
-    _heads(summary),
+    _note(summary),
   ]
   return "\n".join(lines)
 
 
 def format_settings(summaries: dict[str, dict[str, Any]]) -> str:
-  """Markdown: one line for each setting of a grid, by name."""
+  """Formats a grid as Markdown: one row for each setting, by name."""
   lines = [
     "| setting | induction heads | statuses | midpoint seen | median | "
     "quartiles | range |",
@@ -140,8 +152,8 @@ def _time(each: Outcome, interval: Interval | None, past: bool) -> float:
   return 0.0 if past else float(each.last_step)
 
 
-def _interval(transition: Transition, event: str) -> dict[str, float] | None:
-  interval = getattr(transition, event)
+def _interval(transition: Transition, point: str) -> dict[str, float] | None:
+  interval = getattr(transition, point)
   if interval is None:
     return None
   return {name: float(step) for name, step in interval._asdict().items()}
@@ -157,7 +169,7 @@ def _cell(interval: dict[str, float] | None) -> str:
 
 
 def _spread_cells(found: dict[str, Any]) -> list[str]:
-  """Seen, median with its limits, quartiles, range."""
+  """Cells with the number seen, median, quartiles and range."""
   seen = f"{found['seen']} of {found['runs']}"
   if not found["seen"]:
     return [seen, "-", "-", "-"]
@@ -177,13 +189,13 @@ def _spread_cells(found: dict[str, Any]) -> list[str]:
   ]
 
 
-def _heads(summary: dict[str, Any]) -> str:
-  silent = summary["statuses"].get(SAYS_NOTHING, 0)
-  note = f"; {silent} ambiguous, not in the spread" if silent else ""
+def _note(summary: dict[str, Any]) -> str:
+  unknown = summary["statuses"].get(UNKNOWN, 0)
+  note = f"; {unknown} ambiguous, not in the spread" if unknown else ""
   return (
     f"Induction head in {summary['induction_heads']} of "
     f"{len(summary['seeds'])} seeds{note}. Median with its 95 % interval "
-    "(Kaplan-Meier); a seed that ended before the event counts as later."
+    "(Kaplan-Meier); a seed that ended before the point is right-censored."
   )
 
 

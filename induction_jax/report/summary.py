@@ -1,9 +1,11 @@
-"""The summary of a run: as plain numbers, and as a screen of text."""
+"""The summary of a run: its findings as plain numbers, in summary.json."""
 
+import contextlib
 from typing import Any
 
 import xarray as xr
 
+from induction_jax.config import ConfigError
 from induction_jax.report.events import date_events
 from induction_jax.report.findings import (
   ENDS,
@@ -12,6 +14,12 @@ from induction_jax.report.findings import (
   Head,
   measured,
 )
+from induction_jax.storage.documents import read_object
+from induction_jax.storage.run_directory import (
+  RunDirectory,
+  read_cost,
+  write_json,
+)
 from induction_jax.transition import Interval, Transition
 from induction_jax.transition.events import Excursion
 
@@ -19,7 +27,7 @@ from induction_jax.transition.events import Excursion
 def summarise(
   results: xr.Dataset, findings: Findings, cost: dict[str, float]
 ) -> dict[str, Any]:
-  """summary.json: what the run found, as plain numbers."""
+  """Makes the contents of summary.json from the findings and the results."""
   transition = findings.transition
   final = {
     name: float(measured(results[name])[-1])
@@ -68,10 +76,11 @@ def summarise(
 
 
 def summarise_zoom(transition: Transition) -> dict[str, Any]:
-  """The transition as dated from a zoom's measurements too, and its width.
+  """Makes the summary of a transition dated with a zoom's measurements.
 
-  The ends' intervals are taken together for that of the width: never too
-  narrow. Without both ends there is none.
+  It adds the width of the transition. The interval of the width combines the
+  intervals of both ends conservatively. The width is None unless both ends are
+  dated.
   """
   onset, completion = transition.onset, transition.completion
   width = (
@@ -86,42 +95,28 @@ def summarise_zoom(transition: Transition) -> dict[str, Any]:
   return _transition_summary(transition) | {"width": _interval_summary(width)}
 
 
-def format_summary(summary: dict[str, Any]) -> str:
-  """What a person reads first."""
-  transition = summary["transition"]
-  verdict = summary["verdict"]
-  spectrum = summary["spectrum"]
-  final = summary["final"]
-  cost = summary["cost"]
-  answer = "yes" if verdict["has_induction_head"] else "no"
-  lines = [
-    f"at step {final['step']}",
-    f"transition on repeats: {transition['status']}{_why(transition)}",
-    *(
-      f"  {event:<11}{_interval(transition[event])}"
-      for event in ("onset", "midpoint", "completion")
-      if transition[event] is not None
-    ),
-    f"induction head: {answer}",
-    *(f"  {reason}" for reason in verdict["reasons"]),
-    _head("best previous-token head", summary["heads"]["previous_token"]),
-    f"accuracy: {final['pattern_accuracy']:.3f} on predictable tokens, "
-    f"{final['random_accuracy']:.3f} on the rest",
-  ]
-  for end in ENDS:
-    if spectrum[f"{end}_final"] is not None:
-      lines += _eigenvalue_lines(end, spectrum)
-  if summary["events"]:
-    lines += ["events, by signal:", *_event_lines(summary["events"])]
-  lines.append(
-    f"cost: {cost['wall_seconds']:.0f} s, of which "
-    f"{cost['train_seconds']:.0f} training and "
-    f"{cost['measure_seconds']:.0f} measuring; "
-    f"{cost['hvp_count']} Hessian products"
-  )
-  if first := cost.get("first_step_seconds"):  # runs of old have none
-    lines.append(f"first steps after {first:.1f} s")
-  return "\n".join(lines)
+def write_summary(
+  run: RunDirectory, results: xr.Dataset, findings: Findings
+) -> dict[str, Any]:
+  """Writes summary.json and returns its contents.
+
+  The summary of the newest zoom (`add_zoom`) is kept.
+  """
+  summary = summarise(results, findings, read_cost(run.cost))
+  # There may be no earlier summary, or a damaged one.
+  with contextlib.suppress(OSError, ConfigError):
+    summary |= {"zoom": read_object(run.summary, zoom=dict)["zoom"]}
+  write_json(run.summary, summary)
+  return summary
+
+
+def add_zoom(run: RunDirectory, zoomed: dict[str, Any]) -> None:
+  """Adds the summary of a zoom to summary.json, replacing an earlier one.
+
+  A run that has not ended has no summary, and then nothing is written.
+  """
+  if run.summary.exists():
+    write_json(run.summary, read_object(run.summary) | {"zoom": zoomed})
 
 
 def _transition_summary(transition: Transition) -> dict[str, Any]:
@@ -167,12 +162,12 @@ def _extremes_summary(extremes: Extremes | None) -> dict[str, Any]:
 
 
 def _edge_summary(results: xr.Dataset) -> dict[str, Any]:
-  """The stability edge at the end, and how often the top was above it."""
+  """The final stability edge, and how often the top eigenvalue exceeded it."""
   none = {"preconditioned_edge": None, "preconditioned_above_edge": None}
   if "preconditioned_edge" not in results:
     return none
   edge = measured(results["preconditioned_edge"])
-  if not edge.size:  # it ended before Adam had moments
+  if not edge.size:  # the run ended before Adam had moments
     return none
   top = results["preconditioned_top_eigenvalues"][:, 0].sel(step=edge.step)
   return {
@@ -182,7 +177,7 @@ def _edge_summary(results: xr.Dataset) -> dict[str, Any]:
 
 
 def _counts(results: xr.Dataset) -> dict[str, int]:
-  one_of_each_probe = (
+  one_of_each_measurement = (
     "pattern_accuracy",
     "ov_copying",
     "ablation_cost",
@@ -195,64 +190,7 @@ def _counts(results: xr.Dataset) -> dict[str, int]:
     "hvp_count": int(sum(float(results[name].sum()) for name in products)),
     "measurements": sum(
       measured(results[name]).sizes["step"]
-      for name in one_of_each_probe
+      for name in one_of_each_measurement
       if name in results
     ),
   }
-
-
-def _why(transition: dict[str, Any]) -> str:
-  """The reason, where the answer alone leaves one wondering."""
-  ambiguous = transition["status"] == "ambiguous"
-  return f" ({transition['reason']})" if ambiguous else ""
-
-
-def _eigenvalue_lines(end: str, spectrum: dict[str, Any]) -> list[str]:
-  value = {name: spectrum[f"{end}_{name}"] for name in Extremes._fields}
-  lines = [f"{end.replace('_', ' ')} eigenvalue:"]
-  if value["peak"] is not None:
-    lines.append(
-      f"  transition {value['before']:.3g} before (step "
-      f"{value['before_step']}), {value['peak']:.3g} at the peak "
-      f"({value['peak_step']}), {value['after']:.3g} after "
-      f"({value['after_step']})"
-    )
-  lines.append(
-    f"  whole run  {value['run_peak']:.3g} at the peak (step "
-    f"{value['run_peak_step']}), {value['final']:.3g} at the end"
-  )
-  if end.startswith("preconditioned"):
-    lines.append(
-      f"  edge       {spectrum['preconditioned_edge']:.5g}, exceeded in "
-      f"{spectrum['preconditioned_above_edge']:.0%} of the measurements"
-    )
-  return lines
-
-
-def _event_lines(events: dict[str, Any]) -> list[str]:
-  return [
-    f"  {name.replace('_', ' '):<30}"
-    + (
-      ", ".join(
-        f"{what} at {_interval(event[what])}"
-        for what in ("onset", "peak")
-        if event[what] is not None
-      )
-      or f"{event['status']}: {event['reason']}"
-    )
-    for name, event in events.items()
-  ]
-
-
-def _interval(interval: dict[str, float]) -> str:
-  return (
-    f"step {interval['estimate']:.0f} "
-    f"[{interval['low']:.0f}, {interval['high']:.0f}]"
-  )
-
-
-def _head(name: str, head: dict[str, Any]) -> str:
-  return (
-    f"{name}: {head['layer']}.{head['head']}, score "
-    f"{head['previous_token']:.3f}, null {head['null']:.3f}"
-  )

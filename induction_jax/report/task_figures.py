@@ -1,4 +1,4 @@
-"""Figures of tasks with references of their own: markov, bigram_trigger."""
+"""Figures of the tasks with reference solutions: markov, bigram_trigger."""
 
 from typing import NamedTuple
 
@@ -11,19 +11,20 @@ from matplotlib.figure import Figure
 from induction_jax.report import style
 from induction_jax.report.findings import Findings, measured
 
-# A memory that never gets so far above its null has not been formed.
-LEAST_RISE = 0.25
+# A memory whose recall never rises so far above its null has not formed.
+MIN_RISE = 0.25
 
 
 class Memory(NamedTuple):
-  """One memory through training.
+  """One associative memory through training.
 
   Attributes:
-    recall: [step], of the head or pair of heads that is best at that step.
-    null: of one head; the best of several lies a little higher.
-    half_way: the first step from which on it stays at least half-way from its
-      null to its highest value; None if it never rises by LEAST_RISE, or is
-      lost again.
+    recall: [step], the highest recall over heads or pairs of heads.
+    null: the null value for a single head. The highest of several heads has a
+      slightly larger one.
+    half_way: the first step after which the recall stays at least half-way
+      between its null and its maximum. None if the recall never rises by
+      MIN_RISE or is lost again.
   """
 
   recall: xr.DataArray
@@ -32,7 +33,7 @@ class Memory(NamedTuple):
 
 
 def plot_markov(results: xr.Dataset, findings: Findings) -> Figure:
-  """Loss against the strategies' losses, and the distance to each of them."""
+  """Loss beside that of known strategies, and the divergence from each."""
   figure, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 2.8))
   _plot_losses(axes[0], results)
   for name, color in (
@@ -40,8 +41,7 @@ def plot_markov(results: xr.Dataset, findings: Findings) -> Figure:
     ("unigram", style.ORANGE),
     ("bigram", style.BLUE),
   ):
-    series = measured(results[f"kl_{name}"])
-    axes[1].plot(series.step, series, color=color, label=name)
+    style.plot_curve(axes[1], results[f"kl_{name}"], name, color)
   axes[1].set_ylabel("KL(strategy ‖ network) (nats)")
   style.log_axis(axes[1].yaxis)
   style.legend_above(axes[1], ncols=3)
@@ -51,21 +51,20 @@ def plot_markov(results: xr.Dataset, findings: Findings) -> Figure:
 
 
 def plot_memory(results: xr.Dataset, findings: Findings) -> Figure:
-  """Recall of the three memories, and what the network can do meanwhile."""
+  """Recall of the three memories, beside accuracy and attention scores."""
   figure, axes = plt.subplots(1, 2, figsize=(style.WIDTH, 2.8), sharey=True)
   for (name, memory), color in zip(
     find_memories(results).items(), (style.VERMILION, style.GREEN, style.BLUE)
   ):
     _plot_memory(axes[0], name, memory, color)
   axes[0].set_ylabel("recall (best head; dotted: null)")
-  style.legend_above(axes[0], ncols=3, title="stays half-way up from step")
+  style.legend_above(axes[0], ncols=3, title="stays above half-way from step")
   for name, label, color in (
     ("pattern_accuracy", "accuracy", style.BLACK),
     ("previous_token", "previous token", style.BLUE),
     ("prefix_matching", "prefix matching", style.GREEN),
   ):
-    series = _best(results[name])
-    axes[1].plot(series.step, series, color=color, label=label)
+    style.plot_curve(axes[1], _best(results[name]), label, color)
   axes[1].set_ylabel("accuracy; attention of the best head")
   axes[1].tick_params(labelleft=True)
   style.legend_above(axes[1], ncols=3)
@@ -76,7 +75,7 @@ def plot_memory(results: xr.Dataset, findings: Findings) -> Figure:
 
 
 def find_memories(results: xr.Dataset) -> dict[str, Memory]:
-  """Those measured: W_O2 in later layers, W_K2 in pairs, W_K1 in layer 0."""
+  """The measured ones of W_O2 (later layers), W_K2 (pairs), W_K1 (layer 0)."""
   later = slice(1, None) if results.sizes["layer"] > 1 else slice(None)
   layers = {"w_o2": later, "w_k2": slice(None), "w_k1": slice(1)}
   return {
@@ -91,7 +90,7 @@ def find_memories(results: xr.Dataset) -> dict[str, Memory]:
 
 def _memory(recall: xr.DataArray, null: float) -> Memory:
   highest = float(recall.max())
-  if highest < null + LEAST_RISE:
+  if highest < null + MIN_RISE:
     return Memory(recall, null, None)
   below = np.flatnonzero(recall.values < (null + highest) / 2)
   first = below[-1] + 1 if below.size else 0
@@ -100,7 +99,7 @@ def _memory(recall: xr.DataArray, null: float) -> Memory:
 
 
 def _best(scores: xr.DataArray) -> xr.DataArray:
-  """The highest of all heads at each step."""
+  """The highest value over heads at each step."""
   return measured(scores.max([dim for dim in scores.dims if dim != "step"]))
 
 
@@ -108,17 +107,15 @@ def _plot_memory(ax: Axes, name: str, memory: Memory, color: str) -> None:
   half_way = memory.half_way
   symbol = f"$W_{{{name[2].upper()}}}^{{{name[3]}}}$"
   when = "-" if half_way is None else str(half_way)
-  recall = memory.recall
-  ax.plot(recall.step, recall, color=color, label=f"{symbol}: {when}")
-  ax.axhline(memory.null, **style.NULL_STYLE | {"color": color})
+  style.plot_curve(ax, memory.recall, f"{symbol}: {when}", color)
+  style.plot_null(ax, memory.null, None, color=color)
   if half_way is not None:
-    at = float(recall.sel(step=half_way))
+    at = float(memory.recall.sel(step=half_way))
     ax.plot(half_way, at, "o", color=color, markersize=4)
 
 
 def _plot_losses(ax: Axes, results: xr.Dataset) -> None:
-  series = measured(results["markov_loss"])
-  ax.plot(series.step, series, color=style.VERMILION, label="network")
+  style.plot_curve(ax, results["markov_loss"], "network", style.VERMILION)
   known = "bayes_loss" in results
   bigrams = "bigrams (Bayes)" if known else "bigrams"
   references = {
@@ -127,13 +124,14 @@ def _plot_losses(ax: Axes, results: xr.Dataset) -> None:
     "unigrams, smoothed": ("smoothed_unigram_loss", style.ORANGE, "--"),
     bigrams: ("bigram_loss", style.BLUE, "--"),
   }
-  if not known:  # then the optimum lies between bigrams and this
+  if not known:  # the optimum lies between the bigrams and this loss
     references["matrix known"] = ("chain_loss", style.GREEN, "-.")
   values = []
   for label, (name, color, line) in references.items():
     values.append(float(results[name]))
     ax.axhline(values[-1], color=color, linestyle=line, label=label)
   margin = 0.15 * (max(values) - min(values))
-  ax.set_ylim(min(values) - margin, max(values) + margin)  # not the start
+  # The high losses at the start of training are cut off.
+  ax.set_ylim(min(values) - margin, max(values) + margin)
   ax.set_ylabel("loss, all tokens (nats)")
   style.legend_above(ax, ncols=3)

@@ -1,4 +1,4 @@
-"""Figures of causal evidence: what heads, pairs and paths are worth."""
+"""Figures of causal effects: ablated heads, pairs of heads, and paths."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,30 +9,37 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from induction_jax.report import style
-from induction_jax.report.findings import Findings, measured
+from induction_jax.report.findings import Findings, head_names, measured
 
-# What is done to a head, by variable, as a figure calls it.
+# Labels of the interventions on a head, by prefix of the variable's name.
 KINDS = {
-  "ablation": "silenced",
-  "mean_ablation": "its mean",
-  "frozen_ablation": "silenced,\npatterns kept",
+  "ablation": "zero-ablated",
+  "mean_ablation": "mean-ablated",
+  "frozen_ablation": "zero-ablated,\npatterns frozen",
   "previous_token_pattern": "perfect\nprevious token",
   "induction_pattern": "perfect\ninduction",
 }
 TOKENS = {"": "predictable tokens", "_random": "other tokens"}
-MOST_ROWS = 32  # of heads, with a number in every cell
-SIGMAS = 2.0  # from the null, for a number in black
-LINEAR = 0.1  # nats; colours are logarithmic beyond
+MAX_NUMBERED_ROWS = 32  # larger matrices show no numbers
+SIGMAS = 2.0  # numbers within so many standard errors of 0 are grey
+LINEAR = 0.1  # nats up to which the colour scale is linear
+ORDER_COLORS = (
+  style.BLACK,
+  style.ORANGE,
+  style.BLUE,
+  style.GREEN,
+  style.PURPLE,
+)
 
 
 def plot_ablation(results: xr.Dataset, findings: Findings) -> Figure:
-  """Costs of all that is done to a head: before, at, after the transition."""
+  """Costs of interventions on heads before, at and after the transition."""
   steps = style.three_steps(measured(results["ablation_cost"]), findings)
   n_heads = results.sizes["layer"] * results.sizes["head"]
   figure, axes = plt.subplots(
     len(TOKENS),
     len(steps),
-    figsize=(style.WIDTH, 1.6 + 0.3 * min(max(n_heads, 6), MOST_ROWS)),
+    figsize=(style.WIDTH, 1.6 + 0.3 * min(max(n_heads, 6), MAX_NUMBERED_ROWS)),
     sharex=True,
     sharey=True,
     squeeze=False,
@@ -49,24 +56,24 @@ def plot_ablation(results: xr.Dataset, findings: Findings) -> Figure:
       image = _plot_costs(ax, results.sel(step=step), suffix, norm)
       ax.set_title(f"{tokens}, step {step}")
     row[0].set_ylabel("head")
-  label = f"rise of loss (nats)\ngrey number: within {SIGMAS:g} s.e. of 0"
+  label = f"increase of loss (nats)\ngrey number: within {SIGMAS:g} s.e. of 0"
   figure.colorbar(image, ax=axes, label=label, shrink=0.7, aspect=30)
   return figure
 
 
 def plot_paths(results: xr.Dataset, findings: Findings) -> Figure:
-  """Loss by order of path, direct parts of the heads, and pairs of heads."""
+  """Loss by path order, direct logit attribution, and pairs of heads."""
   figure, axes = plt.subplots(2, 2, figsize=(style.WIDTH, 4.8))
   for ax, name, what in (
     (axes[0, 0], "path_loss", "loss (nats),\npaths of ≤ n heads"),
-    (axes[0, 1], "path_importance", "fall of loss (nats),\npaths of n heads"),
+    (axes[0, 1], "path_importance", "loss reduction (nats),\npaths of n heads"),
   ):
     if name in results:
       _plot_orders(ax, results, name)
       ax.set_ylabel(what)
       style.step_axis(ax, results.step.values, findings)
     else:
-      _say(ax, "with MLPs, paths have no order")
+      style.write_instead(ax, "with MLPs, paths have no order")
   _plot_attribution(axes[1, 0], results)
   style.step_axis(axes[1, 0], results.step.values, findings)
   _plot_pairs(axes[1, 1], results)
@@ -76,17 +83,17 @@ def plot_paths(results: xr.Dataset, findings: Findings) -> Figure:
 def _plot_costs(
   ax: Axes, results: xr.Dataset, suffix: str, norm: Normalize
 ) -> AxesImage:
-  """Heads down, what is done to them across; at one step."""
+  """A matrix of heads by interventions, at one step."""
   names = [f"{kind}_cost{suffix}" for kind in KINDS]
   costs = np.stack([np.ravel(results[name]) for name in names], axis=1)
   errors = np.stack([np.ravel(results[f"{n}_se"]) for n in names], axis=1)
   image = ax.imshow(costs, norm=norm, cmap="RdBu_r", aspect="auto")
   ax.set_xticks(range(len(KINDS)), list(KINDS.values()), rotation=90)
-  ax.set_yticks(range(len(costs)), _head_names(results))
+  ax.set_yticks(range(len(costs)), head_names(results))
   for row in range(results.sizes["head"], len(costs), results.sizes["head"]):
     ax.axhline(row - 0.5, color="black", linewidth=0.8)
-  ax.axvline(2.5, color="black", linewidth=0.8)  # outputs | patterns
-  if len(costs) <= MOST_ROWS:
+  ax.axvline(2.5, color="black", linewidth=0.8)  # ablations | patterns
+  if len(costs) <= MAX_NUMBERED_ROWS:
     _write_numbers(ax, costs, errors, norm)
   return image
 
@@ -94,7 +101,7 @@ def _plot_costs(
 def _write_numbers(
   ax: Axes, values: np.ndarray, errors: np.ndarray, norm: Normalize
 ) -> None:
-  """A number in every cell, grey where noise alone could make it."""
+  """Writes a number in every cell, grey if it is within the noise."""
   for (row, column), value in np.ndenumerate(values):
     clear = abs(value) > SIGMAS * errors[row, column]
     deep = abs(float(norm(value)) - 0.5) > 0.3
@@ -111,12 +118,12 @@ def _write_numbers(
 
 
 def _plot_orders(ax: Axes, results: xr.Dataset, name: str) -> None:
-  colors = (style.BLACK, style.ORANGE, style.BLUE, style.GREEN, style.PURPLE)
   for suffix, line in (("", "-"), ("_random", ":")):
     curves = measured(results[name + suffix])
     errors = results[f"{name}{suffix}_se"].sel(step=curves.step)
     for order in range(curves.sizes["path_order"]):
-      color, curve = colors[order % len(colors)], curves[:, order]
+      curve, error = curves[:, order], errors[:, order]
+      color = ORDER_COLORS[order % len(ORDER_COLORS)]
       label = f"n = {order}" if not suffix else None
       ax.plot(
         curve.step,
@@ -128,68 +135,39 @@ def _plot_orders(ax: Axes, results: xr.Dataset, name: str) -> None:
         linestyle=line,
         label=label,
       )
-      ax.fill_between(
-        curve.step,
-        curve - errors[:, order],
-        curve + errors[:, order],
-        color=color,
-        alpha=0.2,
-        linewidth=0,
-      )
+      style.plot_band(ax, curve.step, curve - error, curve + error, color, 0.2)
   ax.plot([], [], color="0.3", linestyle=":", label="other tokens")
-  ax.axhline(float(results[f"{name}_null"]), label="null", **style.NULL_STYLE)
+  style.plot_null(ax, results[f"{name}_null"])
   style.legend_above(ax, ncols=3)
 
 
 def _plot_attribution(ax: Axes, results: xr.Dataset) -> None:
-  parts = measured(results["direct_attribution"])
-  for layer in range(parts.sizes["layer"]):
-    for head in range(parts.sizes["head"]):
-      ax.plot(
-        parts.step,
-        parts[:, layer, head],
-        label=f"{layer}.{head}",
-        linewidth=0.9,
-        **style.head_line(layer, head),
-      )
-  embedding = measured(results["embedding_attribution"])
-  ax.plot(embedding.step, embedding, color=style.BLACK, label="embedding")
-  null = float(results["direct_attribution_null"])
-  ax.axhline(null, label="null", **style.NULL_STYLE)
-  ax.set_ylabel("direct part of the target's\nlogit, less the mean (nats)")
-  style.legend_above(ax, ncols=4, columnspacing=0.8)
+  style.plot_heads(ax, results["direct_attribution"])
+  embedding = results["embedding_attribution"]
+  style.plot_curve(ax, embedding, "embedding", style.BLACK)
+  style.plot_null(ax, results["direct_attribution_null"])
+  ax.set_ylabel("direct attribution to the\ntarget's logit (nats)")
+  style.legend_above(ax, ncols=3)
 
 
 def _plot_pairs(ax: Axes, results: xr.Dataset) -> None:
-  """Cost of both less the costs of each, at the last step."""
+  """Joint cost of two heads minus the sum of their costs, at the last step."""
   if results.sizes["layer"] == 1 or "pair_ablation_cost" not in results:
-    _say(ax, "no pairs of heads measured")
+    style.write_instead(ax, "no pairs of heads measured")
     return
   pairs = measured(results["pair_ablation_cost"])[-1]
   excess = pairs - results["pair_ablation_cost_null"].sel(step=pairs.step)
-  n, heads = results.sizes["head"], _head_names(results)
+  n, heads = results.sizes["head"], head_names(results)
   matrix = excess.values.reshape(len(heads), -1)[n:, :-n]
   most = float(np.nanmax(np.abs(matrix)))
   norm = Normalize(-most, most)
   image = ax.imshow(matrix, norm=norm, cmap="RdBu_r", aspect="auto")
-  if len(matrix) <= MOST_ROWS // 2:
+  if len(matrix) <= MAX_NUMBERED_ROWS // 2:
     _write_numbers(ax, matrix, np.zeros_like(matrix), norm)
   ax.set_xticks(range(len(heads) - n), heads[:-n], rotation=90)
   ax.set_yticks(range(len(heads) - n), heads[n:])
   ax.set(xlabel="earlier head", ylabel="later head")
-  ax.set_title(f"two heads silenced, step {int(pairs.step)}")
+  ax.set_title(f"two heads zero-ablated, step {int(pairs.step)}")
   ax.figure.colorbar(
-    image, ax=ax, label="rise of loss less the\nsum of both rises (nats)"
+    image, ax=ax, label="joint cost minus the\nsum of both costs (nats)"
   )
-
-
-def _head_names(results: xr.Dataset) -> list[str]:
-  sizes = results.sizes
-  return [
-    f"{i}.{j}" for i in range(sizes["layer"]) for j in range(sizes["head"])
-  ]
-
-
-def _say(ax: Axes, text: str) -> None:
-  ax.axis("off")
-  ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes)
