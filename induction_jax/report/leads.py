@@ -123,45 +123,6 @@ def raise_alarms(
   return alarms
 
 
-def format_leads(title: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
-  """Formats leads as a Markdown table with one row for each event."""
-  lines = [
-    f"| {title} | seeds | median lead (steps) | 95 % interval | p, corrected |",
-    "|---|---|---|---|---|",
-  ]
-  for name, lead in figures.items():
-    median, interval = "-", "-"
-    if lead["median_lead"] is not None:
-      median = f"{lead['median_lead']:.0f}"
-      interval = "{:.0f} to {:.0f}".format(*lead["interval"])
-    lines.append(
-      f"| {name.replace('_', ' ')} | {lead['n_dated']} | {median} | {interval} "
-      f"| {lead['corrected_p_value']:.2g} |"
-    )
-  return "\n".join(lines)
-
-
-def format_controls(controls: Mapping[str, Mapping[str, Any]]) -> str:
-  """Formats the number of control runs with each event as Markdown."""
-  events = list(next(iter(controls.values()))["events"])
-  lines = [
-    "| event | " + " | ".join(controls) + " |",
-    "|---|" + "---|" * len(controls),
-  ]
-
-  def cell(each: Mapping[str, Any], count: int) -> str:
-    return f"{count} of {each['n_trained']}"
-
-  rows = [("transition", [c["transitions"] for c in controls.values()])]
-  rows += [
-    (event, [c["events"][event] for c in controls.values()]) for event in events
-  ]
-  for name, counts in rows:
-    cells = [cell(*pair) for pair in zip(controls.values(), counts)]
-    lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
-  return "\n".join(lines)
-
-
 def plot_leads(
   runs: Sequence[SeedEvents], summary: Mapping[str, Any]
 ) -> Figure:
