@@ -223,7 +223,9 @@ def find_zoom(results: xr.Dataset, measurement: str) -> Zoom | None:
   zooms = [
     Zoom(each["from"], each["to"], each["every"])
     for each in json.loads(results.attrs.get("zoomed", "[]"))
-    if each["probe"] == measurement and each["from"] < each["to"]
+    # results.nc of earlier versions call the measurement a probe.
+    if each.get("measurement", each.get("probe")) == measurement
+    and each["from"] < each["to"]
   ]
   return zooms[-1] if zooms else None
 
