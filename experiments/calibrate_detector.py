@@ -1,64 +1,51 @@
-r"""How often the transition detector is wrong, on curves whose truth is known.
+r"""How often the transition detector is wrong, on curves with a known answer.
+
+Question: how often does `detect` at its default settings report a transition
+that is not there, miss one, or give an interval that does not hold the truth?
 
   python -m experiments.calibrate_detector --json calibration.json
   python -m experiments.calibrate_detector --replicates 20 --points 400
 
-From the repository's root. Nulls without a jump, each in white and in AR(1)
-noise, for false alarms; logistics of several widths and heights, for power and
-for the intervals' coverage; `detect` at its default settings, which know
-nothing of the curves. A false alarm is any answer that names a jump: detected,
-in_progress or before_start. Beside the power stands the most that any test
-could reach at the detector's level, knowing midpoint, width and noise (Neyman
-and Pearson 1933): where it is low, the curve does not hold the evidence.
+Curves without a jump, in white and in AR(1) noise, show false alarms: any
+answer that names a jump (detected, in_progress or before_start). Logistics of
+several widths and heights show power and the coverage of the intervals. The
+file also has the largest power that a test could reach which knows midpoint,
+width and noise; where that is low, the curve does not hold the evidence.
 
-The JSON holds two sets of bounds. Under `raw` are the worst cells of the table
-as they are: of so many noisy shares the worst is always worse than its cell.
-The four at the top are the worst after the cells were drawn together as far as
-chance explains their differences (`shrunk_means`), so they are milder: read
-both. With many replicates they come to the same.
+There are two sets of bounds. `raw` has the worst cells of the table. Of many
+noisy shares the worst is worse than its cell, so the four bounds at the top of
+the file are the worst after the cells were shrunk towards their mean as far as
+chance explains their differences (`shrunk_means`). They agree with many
+replicates.
 
-Peers, where they are installed (`pip install -e ".[bench]"`): PELT and binary
-segmentation of ruptures, at the customary penalty, on the same curves.
+--peers adds PELT and binary segmentation of ruptures, at the customary penalty,
+on the same curves (pip install -e ".[bench]").
+
+Prints: the bounds, the curves without a jump, and the curves with one.
+Takes: 36 CPU-seconds for a replicate of all 48 cells of 1000 points. The file
+is written after every five replicates.
 """
 
-import argparse
 import importlib.util
-import json
 import os
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import signal as filters
-from scipy import stats
 
-from induction_jax.transition import (
-  Interval,
-  Transition,
-  curves,
-  detect,
-  detector,
-)
+from experiments.shared.reporting import Table, make_parser, report, save
+from experiments.synthetic_curves import Cell, all_cells, most_power, sample
+from induction_jax.transition import Interval, Transition, detect
 
-RHOS = (0.0, 0.5, 0.8, 0.95)
-WIDTHS = (0.01, 0.03, 0.1, 0.3)
-HEIGHTS = (5.0, 10.0)  # amplitude over the noise's marginal sd
-DRIFT_HEIGHT = 10.0  # range of a null over the noise's marginal sd
-# Where a jump as wide as 30 % of the run is still all inside, and past the
-# age at which a change of that width would be as slow as the run is old.
-MIDPOINTS = (0.35, 0.65)
-# Of the bounds that power and coverage must keep.
-BOUND_RHO = 0.8
+BOUND_RHO = 0.8  # largest AR(1) coefficient whose cells bound power, coverage
 FOUND = ("detected", "in_progress", "before_start")
-# Replicates of every cell between two savings of the figures.
-ROUND = 5
+ROUND = 5  # replicates of every cell between two savings of the figures
 BOUNDS = ("false_alarm_max", "power_min", "coverage_min", "coverage_max")
+AIMS = ("at most 0.05", "at least 0.95", "at least 0.85", "at most 0.99")
 COVERAGE = (
   "coverage",
   "coverage_se",
@@ -69,17 +56,8 @@ COVERAGE = (
 )
 
 
-class Cell(NamedTuple):
-  """One line of the table: what the curves are."""
-
-  kind: str  # constant | linear | power law | broken power law | logistic
-  rho: float
-  height: float  # of the drift, or of the jump, in noise sds
-  width: float  # of the jump, in runs; 0 without one
-
-
 class Outcome(NamedTuple):
-  """What became of one curve; without a jump only the status says anything."""
+  """The answer for one curve. Without a jump only the status matters."""
 
   status: str
   covered: tuple[bool, bool, bool] = (False, False, False)
@@ -87,43 +65,34 @@ class Outcome(NamedTuple):
   most_power: float = 0.0
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-  )
+def main(argv: list[str] | None = None) -> None:
+  parser = make_parser(__doc__)
   parser.add_argument("--replicates", type=int, default=200)
   parser.add_argument("--points", type=int, default=1000)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--processes", type=int, default=os.cpu_count())
-  parser.add_argument("--json", type=Path, help="where the figures go")
   parser.add_argument("--peers", action="store_true", help="ruptures as well")
-  chosen = parser.parse_args()
-  if chosen.replicates < 1 or chosen.points < 100 or chosen.processes < 1:
+  options = parser.parse_args(argv)
+  if options.replicates < 1 or options.points < 100 or options.processes < 1:
     parser.error(
       "--replicates and --processes must be at least 1 and --points at least "
-      f"100, got {chosen.replicates}, {chosen.processes} and {chosen.points}"
+      f"100, got {options.replicates}, {options.processes} and {options.points}"
     )
+  curves = options.replicates, options.points, options.seed
   figures: dict[str, Any] = {}
-  # Workers start afresh, so that none multiplies matrices on every core.
-  with ProcessPoolExecutor(chosen.processes, get_context("spawn")) as pool:
-    for figures in calibrate(
-      pool, chosen.replicates, chosen.points, chosen.seed
-    ):
-      _write(figures, chosen.json)
-    print_table(figures["table"])
-    if chosen.peers:
-      figures["peers"] = race_peers(
-        pool, chosen.replicates, chosen.points, chosen.seed
-      )
-      print_table(figures["peers"])
-      _write(figures, chosen.json)
-  print(json.dumps({k: figures[k] for k in (*BOUNDS, "raw")}))
+  # "spawn" because a forked worker would use every core for its products.
+  with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+    for figures in calibrate(pool, *curves):
+      if options.json:
+        save(make_tables(figures, []), options.json, figures)
+    peers = race_peers(pool, *curves) if options.peers else []
+  report(make_tables(figures, peers), options.json, figures)
 
 
 def calibrate(
   pool: ProcessPoolExecutor, replicates: int, points: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-  """Figures so far, after every round of all cells; the last are the whole."""
+  """Yields the figures so far, after every round of all cells."""
   cells = all_cells()
   outcomes: dict[Cell, list[Outcome]] = {cell: [] for cell in cells}
   for first in range(0, replicates, ROUND):
@@ -135,25 +104,10 @@ def calibrate(
     yield summarise(outcomes)
 
 
-def all_cells() -> list[Cell]:
-  nulls = [
-    Cell(kind, rho, DRIFT_HEIGHT, 0.0)
-    for kind in ("constant", "linear", "power law", "broken power law")
-    for rho in RHOS
-  ]
-  jumps = [
-    Cell("logistic", rho, height, width)
-    for height in HEIGHTS
-    for width in WIDTHS
-    for rho in RHOS
-  ]
-  return nulls + jumps
-
-
 def measure_cell(
   cell: Cell, *, numbers: range, points: int, seed: int
 ) -> list[Outcome]:
-  """What became of some curves of a cell, by their numbers."""
+  """The outcomes of some curves of a cell, given by their numbers."""
   outcomes = []
   for steps, curve, truth in sample(cell, numbers, points, seed):
     found = detect(steps, curve)
@@ -169,10 +123,7 @@ def measure_cell(
 
 
 def summarise(outcomes: dict[Cell, list[Outcome]]) -> dict[str, Any]:
-  """Bounds of cells drawn together, those of the table itself, the table.
-
-  The first four entries are not the worst cells of the table; `raw` has those.
-  """
+  """The bounds of shrunk cells, those of the table (`raw`), and the table."""
   table = [make_row(cell, measured) for cell, measured in outcomes.items()]
   found, covered = [], []
   for measured in outcomes.values():
@@ -185,8 +136,8 @@ def summarise(outcomes: dict[Cell, list[Outcome]]) -> dict[str, Any]:
     if row["kind"] == "logistic" and row["rho"] <= BOUND_RHO
   ]
   seen = [i for i in jump if covered[i].size]
-  # Where the measuring interval alone is wider than what is not known, an
-  # interval that may not be narrower holds the truth nearly always.
+  # No interval is narrower than the measuring interval. A cell where most are
+  # that narrow holds the truth nearly always, and does not bound coverage_max.
   free = [seen.index(i) for i in seen if table[i]["at_floor"] < 0.5]
 
   def bounds(
@@ -208,12 +159,12 @@ def means(samples: list[np.ndarray]) -> np.ndarray:
 
 
 def shrunk_means(samples: list[np.ndarray]) -> np.ndarray:
-  """Means, drawn together as far as chance explains that they differ.
+  """Means, shrunk towards the overall mean as far as chance explains them.
 
-  The worst of many noisy shares is worse than the worst cell is, by much where
-  replicates are few. The best guess of each share lies nearer to that of all:
-  by the part of their variance that cells all alike would have (James and
-  Stein 1961; Efron and Morris 1975). With many replicates these are the means.
+  The smallest of many noisy means is smaller than the smallest expectation. The
+  James-Stein estimate of each expectation lies nearer to the overall mean, by
+  the share of the variance of the means that equal cells would have (James and
+  Stein 1961; Efron and Morris 1975). With many replicates it is the mean.
   """
   if not samples:
     return np.zeros(0)
@@ -225,7 +176,7 @@ def shrunk_means(samples: list[np.ndarray]) -> np.ndarray:
 
 
 def make_row(cell: Cell, measured: list[Outcome]) -> dict[str, Any]:
-  """A cell's shares; standard errors are of replicates, not of intervals."""
+  """A row of a cell; the standard error is over replicates."""
   statuses = [each.status for each in measured]
   row = cell._asdict() | {
     "replicates": len(measured),
@@ -253,77 +204,13 @@ def make_row(cell: Cell, measured: list[Outcome]) -> dict[str, Any]:
 
 
 def _covered(measured: list[Outcome]) -> np.ndarray:
-  """[found, 3]: of the curves with a transition, which intervals are right."""
+  """[found, 3]: which intervals hold the truth, where a jump was found."""
   hits = [each.covered for each in measured if each.status in FOUND]
   return np.array(hits, float).reshape(-1, 3)
 
 
-def sample(
-  cell: Cell, numbers: range, points: int, seed: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-  """Steps, curve, and the true onset, midpoint and completion in steps."""
-  steps = 10.0 * np.arange(1, points + 1)
-  age = steps / steps[-1]
-  name = zlib.crc32(repr(cell).encode())
-  for i in numbers:
-    rng = np.random.default_rng([seed, name, i])
-    noise = ar1(rng, points, cell.rho)
-    if not cell.width:
-      drift = SHAPES[cell.kind](age, rng)
-      yield steps, cell.height * drift + noise, np.zeros(0)
-      continue
-    midpoint = rng.uniform(*MIDPOINTS)
-    jump = logistic(age, midpoint, cell.width)
-    times = midpoint + cell.width * np.array([-0.5, 0.0, 0.5])
-    sign = rng.choice([-1, 1])
-    yield steps, sign * cell.height * jump + noise, times * steps[-1]
-
-
-def ar1(rng: np.random.Generator, points: int, rho: float) -> np.ndarray:
-  """Stationary, of unit marginal variance."""
-  fresh = rng.normal(size=points)
-  fresh[1:] *= np.sqrt(1 - rho**2)
-  return filters.lfilter([1.0], [1.0, -rho], fresh)
-
-
-def logistic(age: np.ndarray, midpoint: float, width: float) -> np.ndarray:
-  return 1 / (1 + np.exp(-curves.LOGISTIC_WIDTH * (age - midpoint) / width))
-
-
-def power_law(age: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """A falling or rising power of the step, of exponent -1 to 1, range 1."""
-  exponent = rng.choice([-1, 1]) * rng.uniform(0.1, 1.0)
-  return unit(age**exponent) * rng.choice([-1, 1])
-
-
-def broken_power_law(age: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """A smooth break between two exponents (Caballero et al. 2022, 2210.14891).
-
-  y = age^-a (1 + (age / d)^(1 / f))^(-b f), of range 1: exponent a from 0 to
-  0.5 before the break and a + b, b from -0.4 to 1, after it; the break d
-  between 5 and 70 % of the run, its sharpness f from 0.05 to 0.5.
-  """
-  a, b = rng.uniform(0, 0.5), rng.uniform(-0.4, 1.0)
-  d = np.exp(rng.uniform(np.log(0.05), np.log(0.7)))
-  f = rng.uniform(0.05, 0.5)
-  return unit(age**-a * (1 + (age / d) ** (1 / f)) ** (-b * f))
-
-
-def unit(curve: np.ndarray) -> np.ndarray:
-  return (curve - curve[0]) / np.ptp(curve)
-
-
-Shape = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-SHAPES: dict[str, Shape] = {
-  "constant": lambda age, rng: np.zeros_like(age),
-  "linear": lambda age, rng: age * rng.choice([-1, 1]),
-  "power law": power_law,
-  "broken power law": broken_power_law,
-}
-
-
 def covers(found: Transition, truth: np.ndarray) -> tuple[bool, bool, bool]:
-  """Whether each interval holds the truth; one beyond the run does not."""
+  """Whether each interval holds the truth; a missing one does not."""
 
   def holds(point: Interval | None, true: float) -> bool:
     return point is not None and bool(point.low <= true <= point.high)
@@ -336,37 +223,15 @@ def covers(found: Transition, truth: np.ndarray) -> tuple[bool, bool, bool]:
 
 
 def at_floor(found: Transition, gap: float) -> bool:
-  """Whether the midpoint's interval is hardly wider than a measurement's."""
+  """Whether the midpoint's interval is narrower than three measurements."""
   middle = found.midpoint
   return middle is None or middle.high - middle.low < 3 * gap
-
-
-def most_power(cell: Cell, steps: np.ndarray, truth: np.ndarray) -> float:
-  """Power of the most powerful test against the nearest power law.
-
-  The log likelihood ratio of two known curves is normal, apart by d standard
-  deviations, d^2 the whitened squared distance of the curves.
-  """
-  curve = curves.make_curve(steps, steps)
-  jump = cell.height * logistic(
-    steps / steps[-1], truth[1] / steps[-1], cell.width
-  )
-  white = curves.whiten(curve, cell.rho, jump)
-  nearest = np.inf
-  for power in np.linspace(-curves.MAX_POWER, curves.MAX_POWER, 9):
-    theta = np.array([cell.rho, power])
-    drift = curves.design(curve, curves.CurveModel("power", 0), theta)
-    basis, _ = np.linalg.qr(curves.whiten(curve, cell.rho, drift))
-    left = white - basis @ (basis.T @ white)
-    nearest = min(nearest, float(left @ left))
-  critical = stats.norm.isf(detector.SIGNIFICANCE)
-  return float(stats.norm.sf(critical - np.sqrt(nearest)))
 
 
 def race_peers(
   pool: ProcessPoolExecutor, replicates: int, points: int, seed: int
 ) -> list[dict[str, Any]]:
-  """How often ruptures finds a change point, on the same curves."""
+  """How often ruptures finds a change point in the same curves."""
   if importlib.util.find_spec("ruptures") is None:
     print("ruptures is not installed: no peers", file=sys.stderr)
     return []
@@ -377,7 +242,7 @@ def race_peers(
 def race_cell(
   cell: Cell, *, replicates: int, points: int, seed: int
 ) -> dict[str, Any]:
-  """Shares of a cell's curves with a change of level, at the penalty of BIC."""
+  """Shares of a cell's curves with a change of level, by BIC's penalty."""
   import ruptures
 
   found = {"PELT": 0, "BinSeg": 0}
@@ -391,22 +256,41 @@ def race_cell(
   return cell._asdict() | {"replicates": replicates} | rates
 
 
-def _write(figures: dict[str, Any], path: Path | None) -> None:
-  if path:
-    path.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def print_table(rows: list[dict[str, Any]]) -> None:
-  """Rows as Markdown, a heading wherever the columns change."""
-  columns: list[str] = []
-  for row in rows:
-    if list(row) != columns:
-      columns = list(row)
-      print("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-    cells = (
-      f"{x:.3g}" if isinstance(x, float) else str(x) for x in row.values()
-    )
-    print("| " + " | ".join(cells) + " |")
+def make_tables(
+  figures: dict[str, Any], peers: list[dict[str, Any]]
+) -> dict[str, Table]:
+  """The bounds, the curves without a jump and those with one."""
+  nulls, jumps = [], []
+  rivals = {Cell(*[row[x] for x in Cell._fields]): row for row in peers}
+  for row in figures["table"]:
+    if row["kind"] == "logistic":
+      names = ("width", "height", "rho", "found", "ambiguous", *COVERAGE)
+      jumps.append([row[name] for name in names])
+      continue
+    rival = rivals.get(Cell(*[row[x] for x in Cell._fields]), {})
+    alarms = round(row["found"] * row["replicates"])
+    found = [alarms, rival.get("PELT"), rival.get("BinSeg")]
+    nulls.append([row["kind"], row["rho"], *found])
+  bounds = [
+    ["aim", *AIMS],
+    ["of the table (`raw`)", *(figures["raw"][name] for name in BOUNDS)],
+    ["shrunk", *(figures[name] for name in BOUNDS)],
+  ]
+  columns = [
+    *("width, share of the run", "noise sds", "AR(1)", "found", "ambiguous"),
+    *("hold the truth", "s.e.", "onset", "midpoint", "completion"),
+    "at the floor",
+  ]
+  formats = ["g", "g", "g", ".2f", ".2f", ".2f", ".3f", *[".2f"] * 4]
+  return {
+    "bounds": Table(["", *BOUNDS], ["", *[".3f"] * 4], bounds),
+    "nulls": Table(
+      ["curve", "AR(1)", "detect", "PELT", "BinSeg"],
+      ["", "g", "", ".2f", ".2f"],
+      nulls,
+    ),
+    "jumps": Table(columns, formats, jumps),
+  }
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from experiments import calibrate_detector as calibration
+from experiments import synthetic_curves
 from experiments.calibrate_detector import Cell, Outcome
+from experiments.shared import reporting
 from induction_jax.transition import Interval, Transition
 
 # numpy alone: one interpreter says as much as two.
@@ -38,7 +40,7 @@ class SmallCalibrationTest(absltest.TestCase):
 
   def test_false_alarms(self):
     cells = [
-      Cell(kind, rho, calibration.DRIFT_HEIGHT, 0.0)
+      Cell(kind, rho, synthetic_curves.DRIFT_HEIGHT, 0.0)
       for kind, rho in (
         ("constant", 0.8),
         ("linear", 0.95),
@@ -68,7 +70,9 @@ class SlowNoiseTest(absltest.TestCase):
   def test_a_step_of_the_noise_does_not_hide_a_wide_jump(self):
     # A line and one step of noise, too low to count, is likelier by BIC.
     cell = Cell("logistic", 0.8, 5.0, 0.3)
-    ((steps, curve, truth),) = calibration.sample(cell, range(98, 99), 1000, 12)
+    ((steps, curve, truth),) = synthetic_curves.sample(
+      cell, range(98, 99), 1000, 12
+    )
     found = calibration.detect(steps, curve)
     self.assertEqual(found.status, "detected")
     self.assertTrue(all(calibration.covers(found, truth)))
@@ -115,8 +119,8 @@ class CountTest(parameterized.TestCase):
     self.assertLess(np.min(calibration.shrunk_means(few)), 0.75)
 
   def test_rounds_are_the_same_curves(self):
-    whole = list(calibration.sample(JUMP, range(4), 100, 0))
-    later = list(calibration.sample(JUMP, range(2, 4), 100, 0))
+    whole = list(synthetic_curves.sample(JUMP, range(4), 100, 0))
+    later = list(synthetic_curves.sample(JUMP, range(2, 4), 100, 0))
     for one, other in zip(whole[2:], later, strict=True):
       for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -127,12 +131,8 @@ class CommandTest(absltest.TestCase):
   def call(self, *options):
     """Standard output and error."""
     out, err = io.StringIO(), io.StringIO()
-    with (
-      mock.patch("sys.argv", ["calibrate_detector", *options]),
-      contextlib.redirect_stdout(out),
-      contextlib.redirect_stderr(err),
-    ):
-      calibration.main()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      calibration.main(options)
     return out.getvalue(), err.getvalue()
 
   def test_figures(self):
@@ -145,10 +145,16 @@ class CommandTest(absltest.TestCase):
     figures = json.loads(path.read_text())
     self.assertEqual(list(figures)[:4], list(calibration.BOUNDS))
     self.assertEqual([row["replicates"] for row in figures["table"]], [6, 6])
-    said = json.loads(out.splitlines()[-1])
-    both = (*calibration.BOUNDS, "raw")
-    self.assertEqual(said, {k: figures[k] for k in both})
-    self.assertEqual(list(said["raw"]), list(calibration.BOUNDS))
+    self.assertEqual(list(figures["raw"]), list(calibration.BOUNDS))
+    rows = {name: t["rows"] for name, t in figures["tables"].items()}
+    self.assertEqual(rows["bounds"][1][1:], [*figures["raw"].values()])
+    self.assertEqual(
+      rows["bounds"][2][1:], [figures[x] for x in calibration.BOUNDS]
+    )
+    self.assertEqual(rows["nulls"][0][:2], ["constant", 0.0])
+    self.assertEqual(rows["jumps"][0][:3], [0.1, 10.0, 0.0])
+    for name, table in figures["tables"].items():
+      self.assertIn(reporting.format_table(reporting.Table(**table)), out, name)
 
   def test_nonsense(self):
     with self.assertRaises(SystemExit):

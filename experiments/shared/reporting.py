@@ -113,11 +113,10 @@ def save(
     "commit": find_commit(),
   }
   content: dict[str, Any] = {
+    **(figures or {}),
     "measured": measured,
     "tables": {name: table._asdict() for name, table in tables.items()},
   }
-  if figures:
-    content["figures"] = dict(figures)
   path.write_text(format_json(content) + "\n")
 
 
