@@ -1,4 +1,4 @@
-"""Networks whose every weight is known: what a score of one looks like."""
+"""A network with every weight set by hand, to perform induction exactly."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,17 +19,17 @@ def induction_net(
   """Two layers that perform induction exactly; the other heads write nothing.
 
   The residual stream is [token V | previous token V | position T], each one-hot
-  (learned positions, no norm). In layer 0 one head attends one back and writes
-  that token into the second part; in layer 1 one attends where the second part
-  equals the current token, and adds the token there to the first part, which
-  is what is unembedded.
+  (learned positions, no norm). One head in layer 0 attends to the previous
+  position and writes its token into the second part. One head in layer 1
+  attends to keys whose second part equals the current token, and adds their
+  token to the first part, which is the part that is unembedded.
 
   Args:
     vocab_size: V.
     seq_length: T, the longest sequence.
     n_heads: in each layer.
-    previous_token_head: the one in layer 0.
-    induction_head: the one in layer 1.
+    previous_token_head: index of the head in layer 0.
+    induction_head: index of the head in layer 1.
   """
   v, t = vocab_size, seq_length
   d_head = max(v, t, -(-(2 * v + t) // n_heads))
@@ -42,7 +42,7 @@ def induction_net(
   w_o = np.zeros((2, n_heads, d_head, d_model))
   sharpness = SHARPNESS * d_head**0.5
 
-  # Position t asks for what position t - 1 offers.
+  # The query of position t matches the key of position t - 1.
   w_q[first] = sharpness * place.T @ _into(t, d_head)
   w_k[first] = place[:-1].T @ _into(t, d_head)[1:]
   w_v[first] = token.T @ _into(v, d_head)
@@ -50,11 +50,11 @@ def induction_net(
 
   w_q[second] = sharpness * token.T @ _into(v, d_head)
   w_k[second] = previous.T @ _into(v, d_head)
-  # Position 0 attends to itself and so "follows" its own token: no match. No
-  # louder than a match, or this would be most of what the head reads.
+  # Position 0 attends to itself in layer 0, so its key would match its own
+  # token. This cancels the match; anything larger would dominate the scores.
   w_k[second] -= np.outer(place[0], _into(v, d_head).sum(axis=0))
   w_v[second] = token.T @ _into(v, d_head)
-  # Twice as loud as the token that is there already.
+  # Twice as large as the token already in that part of the residual.
   w_o[second] = 2 * _into(v, d_head).T @ token
 
   params = {
@@ -79,5 +79,5 @@ def induction_net(
 
 
 def _into(n: int, d_head: int) -> np.ndarray:  # [n, K]
-  """The first n directions of a head."""
+  """Maps n dimensions onto the first n of a head."""
   return np.eye(n, d_head)

@@ -1,7 +1,7 @@
-"""Small networks in published layouts: their files, and their logits by loops.
+"""Small GPT-2 and GPT-NeoX networks: their files, and logits by numpy loops.
 
-The loops read the file's tensors alone, in float64, one head and one position
-at a time.
+The loops read only the tensors of the file, in float64, one head and one
+position at a time.
 """
 
 import json
@@ -84,7 +84,7 @@ def _draw(shapes):
 
 
 def write(folder, tensors, settings):
-  """Both files, as a hub has them; returns that of the weights."""
+  """Writes weights and config as a model hub does; returns the path."""
   path = folder / "model.safetensors"
   save_file(tensors, path)
   (folder / "config.json").write_text(json.dumps(settings))
@@ -138,7 +138,7 @@ def neox_logits(tensors, tokens):  # [T] -> [T, V]
     query, key, value = (
       np.array(joined).reshape(-1, H, 3, K).transpose(2, 1, 0, 3)
     )
-    mixed = _attend(_turn(query), _turn(key), value)
+    mixed = _attend(_rotate(query), _rotate(key), value)
     read = [_norm(part, "post_attention_layernorm", y) for y in x]
     hidden = [affine("mlp.dense_h_to_4h", y) for y in read]
     erf = np.vectorize(math.erf)
@@ -171,12 +171,12 @@ def _attend(query, key, value):  # [H, T, K] each -> [T, H K]
   return mixed.reshape(length, heads * K)
 
 
-def _turn(x):  # [H, T, K = 8]: of the first half, two pairs
-  turned = x.copy()
+def _rotate(x):  # [H, T, K = 8]; rotates two pairs in the first half
+  rotated = x.copy()
   for t in range(x.shape[1]):
     for i, frequency in enumerate((1, 100**-0.5)):
       a, b = x[:, t, i], x[:, t, i + 2]
       cos, sin = math.cos(t * frequency), math.sin(t * frequency)
-      turned[:, t, i] = a * cos - b * sin
-      turned[:, t, i + 2] = a * sin + b * cos
-  return turned
+      rotated[:, t, i] = a * cos - b * sin
+      rotated[:, t, i + 2] = a * sin + b * cos
+  return rotated

@@ -10,8 +10,8 @@ from jax.flatten_util import ravel_pytree
 
 from induction_jax import spectra
 
-# Five blocks: two heads of one size, one parameter alone, one in two leaves,
-# and one on which the operator does not depend at all.
+# Five blocks: two heads of the same size, a single parameter, one block in two
+# leaves, and one in which the operator is zero.
 LIKE = {
   "alone": jnp.zeros(1),
   "heads": jnp.zeros((2, 3, 4)),
@@ -32,7 +32,7 @@ P = 38
 
 
 def _flat_ids() -> np.ndarray:
-  """Each parameter's block, written out by hand in the order of the leaves."""
+  """The block of each parameter, written by hand in the order of leaves."""
   return np.repeat([2, 3, 0, 1, 1, 4], [1, 12, 12, 3, 4, 6])
 
 
@@ -122,8 +122,8 @@ class ExtremesTest(parameterized.TestCase):
     return jax.jit(run)
 
   def test_equals_dense(self):
-    # With the shift every used block is positive definite: a zero from
-    # outside it would be its smallest eigenvalue.
+    # With the shift all blocks but the last are positive definite: a zero
+    # eigenvalue from outside the block would be the smallest.
     for shift in (0.0, 30.0):
       matrix = _matrix(shift)
       got = self._program(_operator(matrix), jax.random.key(0))

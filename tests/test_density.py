@@ -67,12 +67,12 @@ def _diagonal_rules(values, key, order, probes=2):
 
 
 def _moment(rules, power):
-  """tr(A^power) / P, exact up to power 2 M - 1 but for the probe vectors."""
+  """Estimate of tr(A^power) / P; each rule is exact up to power 2 M - 1."""
   return mean_of(jnp.sum(rules.weights * rules.nodes**power, axis=1))
 
 
 class QuadratureTest(parameterized.TestCase):
-  def test_exact_up_to_degree(self):
+  def test_moments_are_exact_up_to_degree(self):
     # Random signs put equal weights on the eigenvalues of a diagonal matrix.
     values = np.random.default_rng(0).normal(size=40)
     with jax.enable_x64(True):
@@ -99,6 +99,18 @@ class QuadratureTest(parameterized.TestCase):
     np.testing.assert_allclose(rules.weights.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(rules.nodes, value, rtol=1e-4)
     np.testing.assert_allclose(_moment(rules, 1).value, value, rtol=1e-5)
+
+  def test_vmapped_equals_looped(self):
+    values = jnp.asarray(_eigenvalues()[:60], jnp.float32)
+    values = jnp.stack([values, -2 * values])
+    keys = jax.random.split(jax.random.key(0))
+    together = jax.vmap(lambda v, key: _rules(v, key, 8, 4))(
+      values, jax.random.clone(keys)
+    )
+    for i in range(2):
+      alone = _rules(values[i], keys[i], 8, 4)
+      np.testing.assert_allclose(together.nodes[i], alone.nodes, atol=2e-4)
+      np.testing.assert_allclose(together.weights[i], alone.weights, atol=1e-4)
 
   def test_not_finite_is_nan(self):
     rules = _diagonal_rules(jnp.full(9, jnp.nan), jax.random.key(0), 4)

@@ -1,4 +1,4 @@
-"""A network that performs induction exactly gets the scores of one."""
+"""A network built to perform induction has the scores of perfect heads."""
 
 import dataclasses
 import functools
@@ -56,7 +56,7 @@ def measured(previous_token_head=0, induction_head=1):
 
 @functools.cache
 def results():
-  """What a run that is this network from its first step on would find."""
+  """Results of a run whose network performs induction from step 0 on."""
   network, params = induction_net(V, T, H)
   config = make_config(
     tiny_config(
@@ -97,7 +97,7 @@ def results():
 
 
 class InductionNetTest(absltest.TestCase):
-  def test_predicts_what_can_be_predicted(self):
+  def test_predicts_predictable_tokens(self):
     found = measured()
     self.assertTrue(found["right"][found["predictable"]].all())
     self.assertLess(found["right"][~found["predictable"]].mean(), 0.4)
@@ -119,7 +119,7 @@ class InductionNetTest(absltest.TestCase):
     self.assertEqual(found.induction_head[:2], (1, 1))
     self.assertEqual(found.previous_token_head[:2], (0, 0))
 
-  def test_idle_heads_score_nothing(self):
+  def test_zero_heads_score_zero(self):
     found = measured()
     idle = np.ones((2, H), bool)
     idle[0, 0] = idle[1, 1] = False

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from induction_jax import spectra
 from induction_jax.spectra import krylov
 
-# Operators whose spectrum is known. One size: one program.
+# Operators with a known spectrum, of one size so that they compile once.
 
 SIZE = 24
 
@@ -67,7 +67,7 @@ class KnownSpectraTest(parameterized.TestCase):
 
   @parameterized.parameters("identity", "zero", "rank_one", "repeated")
   def test_repeated(self, name):
-    # A breakdown at every step; k = P / 2 leaves room for every copy.
+    # The space becomes invariant again and again; k = P / 2 covers all copies.
     diagonal = _diagonal(name)
     spectrum = _diagonal_spectrum(diagonal, jax.random.key(0), k=SIZE // 2)
     values = np.sort(diagonal)
@@ -119,8 +119,8 @@ class KnownSpectraTest(parameterized.TestCase):
     np.testing.assert_allclose(spectrum.norm, 3, rtol=1e-6)
 
   @parameterized.parameters(np.nan, np.inf)
-  def test_not_finite_ends_at_once(self, value):
-    # The others under vmap go on.
+  def test_stops_if_a_product_is_not_finite(self, value):
+    # Other operators under the same vmap continue.
     diagonals = np.stack([np.full(SIZE, value), _diagonal("pairs")])
     keys = jax.random.split(jax.random.key(0))
     spectrum = jax.vmap(_diagonal_spectrum)(diagonals.astype(np.float32), keys)
@@ -166,7 +166,7 @@ class KnownSpectraTest(parameterized.TestCase):
     self.assertLess(int(spectrum.products), 40)
 
   def test_order_of_150(self):
-    # No tolerance is met, and still no eigenvalue comes back twice.
+    # No pair meets the tolerance, and still no eigenvalue is found twice.
     diagonal = np.linspace(-1, 1, 400).astype(np.float32)
     diagonal[:4] = 9, 7, -8, -6
     spectrum = _diagonal_spectrum(
@@ -178,7 +178,7 @@ class KnownSpectraTest(parameterized.TestCase):
       self.assertEqual(np.sum(np.abs(values - outlier) < 1e-3), 1)
     self._check_bounds(diagonal, spectrum)
 
-  def test_unconverged_is_said(self):
+  def test_pairs_that_have_not_converged_are_flagged(self):
     diagonal = np.linspace(-1, 1, 300).astype(np.float32)
     diagonal[:2] = 9, -8
     spectrum = _diagonal_spectrum(
@@ -235,7 +235,7 @@ class KnownSpectraTest(parameterized.TestCase):
       spectrum.bottom.values / scale, [-9, -7], rtol=1e-4
     )
 
-  def test_nothing_converges_so_near_underflow_that_rounding_is_lost(self):
+  def test_nothing_converges_where_rounding_underflows(self):
     diagonal = np.random.default_rng(0).normal(size=60) * 1e-37
     diagonal = jnp.asarray(diagonal, jnp.float32)
     spectrum = spectra.lanczos(
@@ -325,7 +325,7 @@ class KnownSpectraTest(parameterized.TestCase):
       )
 
 
-# A dense matrix of one size, with outliers at both ends.
+# A dense matrix with outliers at both ends.
 
 DENSE = 150
 
@@ -377,7 +377,7 @@ class KrylovTest(parameterized.TestCase):
     expected = np.zeros((90, DENSE))
     expected[-1] = state.residual * state.direction
     np.testing.assert_allclose(outside, expected, atol=20 * allowed)
-    # Tridiagonal, though nothing was done to make it so.
+    # Tridiagonal, although the code never sets it to be.
     far = state.projected - np.tril(np.triu(state.projected, -1), 1)
     self.assertLess(np.abs(far).max(), 20 * allowed)
     np.testing.assert_array_equal(state.basis[90:], 0)
@@ -549,7 +549,7 @@ class ArpackTest(parameterized.TestCase):
 
 
 class EighTest(absltest.TestCase):
-  def test_a_batch_goes_to_lapack_one_by_one(self):
+  def test_each_lapack_call_gets_one_matrix(self):
     matrices = np.random.default_rng(0).normal(size=(5, 6, 6))
     matrices = np.float32(matrices + matrices.swapaxes(1, 2))
     program = jax.jit(jax.vmap(krylov.eigh)).lower(matrices).compile()

@@ -1,4 +1,4 @@
-"""Recall of associative memories: built by hand, and against loops."""
+"""Recall of associative memories against loops and a hand-built network."""
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +26,11 @@ def _part(first: int, size: int) -> np.ndarray:  # [D, size]
 
 
 def _induction() -> tuple[CircuitWeights, np.ndarray]:
-  """An induction head that is exact, and the vectors of its positions.
+  """The weights of an exact induction head, and its position vectors.
 
-  Head 0.0 looks one position back and moves the token into the second part;
-  head 1.0 matches that against the current token and writes what it finds.
-  Heads 0.1 and 1.1 do nothing.
+  L0H0 attends to the previous position and copies its token into the second
+  part of the residual; L1H0 matches that against the current token and writes
+  the token it attends to. L0H1 and L1H1 are zero.
   """
   K = V + T
   w_q, w_k, w_v, w_o = np.zeros((4, 2, 2, D, K))
@@ -71,17 +71,17 @@ class RecallTest(absltest.TestCase):
     self.assertEqual(position[0, 0], 1)
     self.assertEqual(output[1, 0], 1)
     self.assertEqual(key[1, 0, 0, 0], 1)
-    # Idle heads retrieve the first candidate, right once.
+    # Zero heads retrieve the first candidate, which is right once.
     self.assertAlmostEqual(float(position[0, 1]), 1 / (T - 1), places=6)
     self.assertAlmostEqual(float(output[1, 1]), 1 / V, places=6)
     self.assertAlmostEqual(float(key[1, 0, 0, 1]), 1 / V, places=6)
-    # The previous-token head's own output is not that of an induction head.
+    # The previous-token head does not write tokens where they are unembedded.
     self.assertAlmostEqual(float(output[0, 0]), 1 / V, places=6)
 
-  def test_counts_what_is_forgotten(self):
+  def test_counts_pairs_that_are_removed(self):
     weights, places = _induction()
-    # Position 5 no longer asks for position 4, token 2 is not written, and
-    # the trace of token 3 is not read.
+    # Position 5 does not query position 4, token 2 is not written, and the
+    # copy of token 3 is not read.
     w_q = weights.w_q.at[0, 0, 2 * V + 5].set(0)
     w_k = weights.w_k.at[1, 0, V + 3].set(0)
     w_o = weights.w_o.at[1, 0, 2].set(0)
@@ -118,7 +118,7 @@ class RecallTest(absltest.TestCase):
             np.testing.assert_allclose(key[i, h, j, g], expected, atol=1e-6)
 
   def test_null_of_positions(self):
-    # Random scores retrieve each of the positions up to t alike.
+    # Random scores retrieve each position up to t with equal probability.
     score = np.random.default_rng(0).normal(size=(4000, T, T))
     hits = [
       np.argmax(score[:, t, : t + 1], axis=1) == t - 1 for t in range(1, T)
@@ -128,13 +128,13 @@ class RecallTest(absltest.TestCase):
 
 
 def _measure(**settings) -> tuple[dict, dict]:
-  """Parameters of a tiny network, and what the probe says of them."""
+  """Parameters of a tiny network, and the values measured on them."""
   values = tiny_config(task__name="bigram_trigger", **settings)
   config = make_config(values.to_dict())
   task = config.task
   model = make_model(config.model, task.vocab_size, task.seq_length)
   params = model.init(jax.random.key(0))
-  # Not all ones, as they are at the start.
+  # Different from the ones of initialisation.
   params |= {"norm_scale": jnp.linspace(0.1, 3, 16).reshape(2, 8)}
   state = TrainState(jnp.zeros((), int), params, (), jax.random.key(1))
   tokens = jnp.zeros((1, task.seq_length), int)
@@ -170,13 +170,13 @@ class MemoryProbeTest(parameterized.TestCase):
     hits = [np.argmax(score[t, : t + 1]) == t - 1 for t in range(1, len(w_pos))]
     return np.mean(hits)
 
-  def test_fixed_triggers_are_all_that_is_looked_for(self):
+  def test_recall_is_over_fixed_triggers_only(self):
     _, values = _measure(task__fixed_triggers=True, task__triggers=2)
     shares = np.unique(values["w_k2_recall"][1, :, 0])
     self.assertContainsSubset(shares.tolist(), [0.0, 0.5, 1.0])
 
   @parameterized.parameters(("bigram_trigger", 1), ("repeats", 0))
-  def test_measures_its_own_task_alone(self, name, interval):
+  def test_on_by_default_only_for_its_own_task(self, name, interval):
     config = make_config(tiny_config(task__name=name).to_dict())
     self.assertEqual(make_memory_probe(config).interval, interval)
 

@@ -104,7 +104,7 @@ class PlaceTest(parameterized.TestCase):
 
 
 class LayoutTest(parameterized.TestCase):
-  """Vectors in parts, of which the last is not full, on one device."""
+  """Packed vectors with a padded last shard, on one device."""
 
   def setUp(self):
     super().setUp()

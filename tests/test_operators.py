@@ -1,4 +1,4 @@
-"""Operators against dense matrices, and what they refuse."""
+"""Operators against dense matrices, their memory plans, and their errors."""
 
 import functools
 
@@ -15,8 +15,8 @@ from induction_jax.model import losses, make_model
 from induction_jax.training.step import make_loss
 from induction_jax.types import Batch
 
-# A network of 33 parameters, three classes, eight examples of which five
-# count: of the first micro-batch of two, none.
+# A network of 33 parameters and three classes. Of its eight examples five
+# count; in the first micro-batch of two, none does.
 COUNTS = np.array([0, 0, 1, 0, 1, 1, 1, 1])
 CLASSES = 3
 
@@ -35,7 +35,7 @@ def _weights(batch):
 
 
 def _criterion(logits, batch):
-  # Where nothing counts this is 0 / 0, as a user's own loss may well be.
+  # 0 / 0 if no example counts, as it may be in a user's own loss.
   terms = losses.token_losses(logits, batch["y"])
   return jnp.sum(terms * batch["counts"]) / jnp.sum(batch["counts"])
 
@@ -94,12 +94,12 @@ NAMES = (
 
 @functools.cache
 def _expected() -> dict[str, np.ndarray]:
-  """Each matrix by its definition, on the whole batch, in float64."""
+  """Each matrix by its definition, without micro-batches, in float64."""
   params, batch = _params(), _batch()
   share = COUNTS / COUNTS.sum()
 
   def differentiate(flat):
-    # The gradient of every example under every label it might have.
+    # The gradient of every example under every possible label.
     labels = jnp.tile(jnp.arange(CLASSES)[:, None], (1, 8))
     under = [
       jax.jacrev(lambda x, y=y: _losses(unravel(x), batch | {"y": y}))(flat)
@@ -146,7 +146,7 @@ def _matrix(name: str, linear_map: bool) -> np.ndarray:
 class DenseTest(parameterized.TestCase):
   @parameterized.product(name=NAMES, linear_map=(False, True))
   def test_equals_dense(self, name, linear_map):
-    # Micro-batches that count unequally, and one that does not at all.
+    # Micro-batches with unequal weights, one of them zero.
     np.testing.assert_allclose(
       _matrix(name, linear_map), _expected()[name], rtol=1e-9, atol=1e-12
     )
@@ -160,7 +160,7 @@ class DenseTest(parameterized.TestCase):
     )
 
   def test_exact_and_empirical_fisher_differ(self):
-    # Else the tests above would not tell them apart.
+    # Otherwise the tests above could not distinguish them.
     exact, empirical = (
       _expected()[name] for name in ("exact_fisher", "empirical_fisher")
     )
@@ -194,7 +194,7 @@ class DenseTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, r"as many axes as its leaf, 2"):
       restricted({"a": jnp.ones((4, 3))})
 
-  def test_what_a_newcomer_gets_wrong(self):
+  def test_messages_for_wrong_batches_and_parameters(self):
     params, batch = _params(np.float32), _batch(np.float32)
     with self.assertRaisesRegex(TypeError, "cut the batch with split_batch"):
       spectra.hessian(_loss, params, batch)
@@ -215,7 +215,7 @@ class DenseTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, r"bool\[2,3\].*bool\[1,3\]"):
       restricted({"a": jnp.ones((1, 3))})
 
-  def test_restrict_leaves_out_what_is_not_finite(self):
+  def test_restrict_drops_values_that_are_not_finite(self):
     def operator(v):
       return {"a": 2 * v["a"], "b": jnp.full(2, jnp.nan)}
 
@@ -229,7 +229,7 @@ class DenseTest(parameterized.TestCase):
       expected = jax.grad(_loss)(_params(), _batch())
       chex.assert_trees_all_close(got, expected, rtol=1e-10, atol=1e-13)
 
-  def test_nothing_counts(self):
+  def test_zero_if_no_example_counts(self):
     data = spectra.split_batch(_batch(np.float32), jnp.zeros(8, int), 4)
     np.testing.assert_array_equal(data.weights, [0, 0])
     params = _params(np.float32)
@@ -253,14 +253,14 @@ class MemoryTest(parameterized.TestCase):
     linear_map = jax.jit(spectra.linearize)(operator, params)
     expected = sum(x.nbytes for x in jax.tree.leaves(linear_map))
     self.assertEqual(spectra.linear_map_bytes(operator, params), expected)
-    self.assertGreater(expected, 8 * 4 * 4)  # the hidden layer at the least
+    self.assertGreater(expected, 8 * 4 * 4)  # at least the hidden layer
 
   def test_plan_follows_memory(self):
-    whole = self._plan(10**9)
-    self.assertEqual(str(whole), "linear map")
-    self.assertEqual(whole.micro_batch_size, 8)
-    self.assertEqual(self._plan(whole.bytes), whole)
-    sizes, memory = [], whole.bytes
+    full = self._plan(10**9)
+    self.assertEqual(str(full), "linear map")
+    self.assertEqual(full.micro_batch_size, 8)
+    self.assertEqual(self._plan(full.bytes), full)
+    sizes, memory = [], full.bytes
     while not sizes or sizes[-1] > 1:
       plan = self._plan(memory - 1)
       self.assertFalse(plan.linear_map)
@@ -269,7 +269,7 @@ class MemoryTest(parameterized.TestCase):
       memory = plan.bytes
     self.assertEqual(sizes, [4, 2, 1])
     self.assertEqual(str(plan), "streamed, micro-batch of 1")
-    # Less than one example needs: said, not hidden.
+    # Less memory than one example needs: the plan's bytes show it.
     self.assertEqual(self._plan(1), plan)
     self.assertFalse(self._plan(plan.bytes - 1, examples=1).linear_map)
     self.assertTrue(self._plan(plan.bytes, examples=1).linear_map)
@@ -281,7 +281,7 @@ class MemoryTest(parameterized.TestCase):
     like = {"a": jnp.zeros(60), "b": jnp.zeros((4, 10))}
     got = spectra.plan_basis(like, wanted=2, max_order=50, memory=memory)
     self.assertEqual(got, rows)
-    # What it plans Lanczos takes, the least one too.
+    # Lanczos accepts every planned size, including the smallest.
     shape = jax.eval_shape(
       functools.partial(
         spectra.lanczos,
@@ -307,7 +307,7 @@ def _fused_tanh(x):
 
 
 def _make_kernel(forward):
-  """The tanh of a kernel with a gradient, as fused attention comes."""
+  """A tanh with a gradient but no jvp rule, like fused attention."""
   kernel = jax.custom_vjp(forward)
   kernel.defvjp(
     lambda x: (forward(x), forward(x)), lambda y, g: (g * (1 - y**2),)
@@ -321,13 +321,13 @@ class ErrorTest(parameterized.TestCase):
     (lambda p, b: (_loss(p, b), 1.0), r"one scalar.*\(\(\), 'float32'\), \(\("),
     (lambda p, b: jnp.argmax(_predict(p, b)), "a real number, got int32"),
   )
-  def test_loss_is_no_scalar(self, loss, message):
+  def test_loss_is_not_a_scalar(self, loss, message):
     params, data = _params(np.float32), _data(2, np.float32)
     for make in (spectra.hessian, spectra.gradient):
       with self.assertRaisesRegex(TypeError, message):
         make(loss, params, data)
 
-  def test_criterion_is_no_scalar(self):
+  def test_criterion_is_not_a_scalar(self):
     params, data = _params(np.float32), _data(2, np.float32)
     with self.assertRaisesRegex(TypeError, "criterion must return one scalar"):
       spectra.gauss_newton(_predict, lambda y, b: y, params, data)
@@ -346,7 +346,7 @@ class ErrorTest(parameterized.TestCase):
     def loss(params, batch):
       return _criterion(predict(params, batch), batch)
 
-    # It has a gradient: training would not have noticed.
+    # It has a gradient, so training would not have failed.
     jax.eval_shape(lambda p: spectra.gradient(loss, p, data), params)
     with self.assertRaisesRegex(TypeError, "attention by einsum.*The cause"):
       if name == "hessian":
@@ -354,7 +354,7 @@ class ErrorTest(parameterized.TestCase):
       else:
         spectra.gauss_newton(predict, _criterion, params, data)
 
-  def test_a_user_error_stays_what_it_is(self):
+  def test_other_errors_pass_through(self):
     params, data = _params(np.float32), _data(2, np.float32)
     with self.assertRaisesRegex(KeyError, "no_such"):
       spectra.hessian(lambda p, b: p["no_such"], params, data)
@@ -392,7 +392,7 @@ class CheckOperatorTest(parameterized.TestCase):
       self._check(a)
 
   def test_accepts_the_rounding_of_a_network(self):
-    # Weights so large that the softmax cancels.
+    # Weights large enough for the softmax to cancel.
     params = jax.tree.map(lambda x: 8 * x, _params(np.float32))
     operator = spectra.hessian(_loss, params, _data(2, np.float32))
     spectra.check_operator(operator, params, jax.random.key(1))
@@ -408,14 +408,14 @@ def _random_batch(vocab_size, batch_size, length):
   )
 
 
-# Linear symmetries of the loss, theta -> theta + epsilon A theta: an oracle at
-# any size, H(A theta) = -A^T grad L, from differentiating L in epsilon and
-# theta.
+# A linear symmetry of the loss, theta -> theta + epsilon A theta, is an oracle
+# at any size: differentiating L in epsilon and theta gives
+# H (A theta) = -A^T grad L.
 
 
 @functools.cache
 def _large() -> tuple:
-  """A million parameters at few tokens: operator, parameters, gradient."""
+  """Operator, parameters and gradient of a network of a million parameters."""
   config = ModelConfig(2, 4, 256, 0, "learned", "layernorm", False)
   model = make_model(config, 1000, 16)
   params = jax.jit(model.init)(jax.random.key(0))
@@ -429,7 +429,8 @@ def _large() -> tuple:
 class SymmetryTest(parameterized.TestCase):
   @parameterized.parameters("qk", "ov")
   def test_heads(self, circuit):
-    # A head's queries turned one way and its keys back, by any matrix a.
+    # To first order W_Q (1 + epsilon a) and W_K (1 - epsilon a^T) give the same
+    # scores for any matrix a, and W_V and W_O the same outputs.
     product, params, grad = _large()
     self.assertGreater(sum(x.size for x in params.values()), 10**6)
     a = np.random.default_rng(0).normal(size=(2, 4, 64, 64)).astype(np.float32)
@@ -450,7 +451,7 @@ class SymmetryTest(parameterized.TestCase):
     self.assertLess(_norm(error), 1e-5 * _norm(expected))
 
   def test_unembedding_shift(self):
-    # The same vector added to every column moves no probability.
+    # Adding one vector to every column changes no probability.
     product, params, _ = _large()
     rng = np.random.default_rng(0)
     still = jax.tree.map(np.zeros_like, jax.device_get(params))

@@ -1,4 +1,4 @@
-"""Spectra against dense Hessians, known spectra, and their own bounds."""
+"""Spectra, preconditioners and alignment against dense matrices and numpy."""
 
 import functools
 import math
@@ -33,7 +33,7 @@ def _network() -> tuple:
   model = make_model(MODEL, TASK.vocab_size, TASK.seq_length)
   weights = losses.make_weights("predictable")
   batch = tasks.make_sampler(TASK, 6)(jax.random.key(0))
-  # Micro-batches of two that count unequally, and one that does not at all.
+  # Micro-batches of two with unequal weights, one of them zero.
   mask = batch.predictable.at[2:4].set(False).at[0].set(False)
   batch = jax.device_get(batch._replace(predictable=mask))
   shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -41,7 +41,7 @@ def _network() -> tuple:
 
 
 def _params(seed: int, dtype: type) -> dict:
-  """Numbers of float32 precision, as `dtype`."""
+  """Random parameters, representable in float32, as `dtype`."""
   rng = np.random.default_rng(seed)
   shapes = _network()[3]
   return {
@@ -61,7 +61,7 @@ def _data(size: int, dtype: type) -> spectra.MicroBatches:
 
 @functools.cache
 def _dense(seed: int) -> np.ndarray:
-  """The Hessian of the whole batch's loss, with no micro-batches."""
+  """The Hessian of the loss of the batch, without micro-batches."""
   with jax.enable_x64(True):
     return np.asarray(_dense_hessian()(_params(seed, np.float64)))
 
@@ -188,11 +188,11 @@ class NetworkTest(parameterized.TestCase):
     for pairs in (spectrum.top, spectrum.bottom):
       true = _true_residuals(matrix, pairs)
       np.testing.assert_array_less(true, pairs.residuals)
-      # What the recurrence does not know of: rounding of the products.
+      # The recurrence does not account for the rounding of products.
       known = pairs.residuals - ROUNDING_UNITS * unit
       excess = (true - known) / unit
       self.assertLess(excess.max(), ROUNDING_UNITS)
-      # A bound of no use would hold as well.
+      # A useless bound would hold as well.
       self.assertLess(pairs.residuals.max(), 0.02 * np.abs(values).max())
       distance = np.abs(values - np.asarray(pairs.values)[:, None]).min(axis=1)
       self.assertTrue(np.all(distance <= pairs.residuals))
@@ -203,7 +203,7 @@ class NetworkTest(parameterized.TestCase):
     *((scale, seed) for scale in (1.0, 2.0, 4.0) for seed in range(4))
   )
   def test_measured_rounding_makes_every_bound_true(self, scale, seed):
-    # Large weights, where the softmax cancels and no constant would do.
+    # Large weights, where the softmax cancels and no constant bounds rounding.
     params = jax.tree.map(lambda x: scale * x, _params(seed, np.float32))
     plain, rounding = jax.device_get(
       _lanczos_and_rounding()(params, _data(2, np.float32))
@@ -223,11 +223,11 @@ class NetworkTest(parameterized.TestCase):
       known = before.residuals + rounding
       np.testing.assert_allclose(after.residuals, known, rtol=1e-6)
       self.assertFalse(np.any(after.converged & ~before.converged))
-    self.assertLess(rounding, 0.05 * norm)  # or it would be of no use
+    self.assertLess(rounding, 0.05 * norm)  # or it would be useless
     self.assertEqual(int(widened.products), int(plain.products) + 4)
 
   def test_no_constant_bounds_the_rounding(self):
-    # Why it is measured: else ROUNDING_UNITS alone would do.
+    # The reason to measure it: otherwise ROUNDING_UNITS would suffice.
     params = jax.tree.map(lambda x: 4 * x, _params(0, np.float32))
     plain, _ = jax.device_get(
       _lanczos_and_rounding()(params, _data(2, np.float32))
@@ -270,7 +270,7 @@ class OperatorTest(parameterized.TestCase):
           ravel_pytree(product)[0], expected, rtol=1e-9, atol=1e-11
         )
 
-  def test_gradient_is_that_of_the_whole(self):
+  def test_accumulated_gradient_equals_gradient_of_batch(self):
     loss, _, batch, _ = _network()
     with jax.enable_x64(True):
       params = _params(0, np.float64)
@@ -330,7 +330,7 @@ class PreconditionerTest(parameterized.TestCase):
         0.7,
       ),
       "scheduled": (optax.adam(rate, **arguments), math.inf),
-      # Two counts, the schedule's before Adam's.
+      # The state has two counts, the schedule's before Adam's.
       "traced": (
         optax.chain(
           optax.scale_by_schedule(lambda _: 1.0), optax.adam(rate, **arguments)
@@ -369,8 +369,8 @@ class PreconditionerTest(parameterized.TestCase):
 
   @parameterized.parameters("adam", "sgd", "heavy_ball")
   def test_unstable_just_above_the_edge(self, name):
-    # Gradient descent itself, on a quadratic of curvature h p in each
-    # direction, with Adam's nu frozen at p^2 (b2 = 1, late: no correction).
+    # Runs the optimiser itself on a quadratic with curvature h p in each
+    # direction, with Adam's nu fixed at p^2 late enough for no bias correction.
     rate, p = 0.05, np.array([0.5, 2.0])
     b = {"adam": 0.9, "sgd": 0.0, "heavy_ball": 0.6}[name]
     if name == "adam":
@@ -420,7 +420,7 @@ class SubspacesTest(parameterized.TestCase):
     expected = (_rows(basis) @ x) ** 2 / (x @ x)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(got.sum(), 1, rtol=1e-5)
-    # Of the third basis vector itself, whatever its length and sign.
+    # The third basis vector, whose length and sign must not matter.
     third = jax.tree.map(lambda x: -7 * x[2], basis)
     np.testing.assert_allclose(
       spectra.alignment(third, basis), np.eye(12)[2], atol=1e-5

@@ -61,8 +61,8 @@ def key_recall(weights: CircuitWeights, tokens: ArrayLike) -> Array:
     tokens: [N], the tokens u: the triggers if they are fixed, else all.
 
   Returns:
-    [L, H, L, H], reading head then writing head. Cost: N V inner products for
-    each pair of heads.
+    [L, H, L, H], reading head then writing head; nan unless the writer's layer
+    comes first. Cost: N V inner products for each pair of heads.
   """
   query = jnp.einsum(
     "nd,lhdk->lhnk", weights.w_e[jnp.asarray(tokens)], weights.w_q

@@ -5,16 +5,16 @@ parameters and a batch. P is the number of parameters, M the number of rows of a
 Lanczos basis, N the number of probe vectors, k the number of eigenpairs.
 
   operator        a function v -> A v on pytrees like the parameters, linear and
-                  symmetric, evaluated in float32 at the highest matrix
-                  precision. A product is one evaluation of it.
+                  symmetric, evaluated at the highest matrix precision. A
+                  product is one evaluation of it.
   eigenpair       (lambda, v), lambda signed, v of unit norm. `top` pairs
                   descend from the largest eigenvalue, `bottom` pairs ascend
                   from the smallest.
   residual bound  an upper bound r on ||A v - lambda v||. Some eigenvalue lies
-                  within r of lambda. If the next eigenvalue is at a distance
-                  gap > r from lambda, the error of lambda is at most r^2 / gap
-                  and the sine of the angle between v and its eigenvector at
-                  most r / gap (Parlett 1998, theorems 4.5.1 and 11.7.1).
+                  within r of lambda. If all others are at least `gap` away, the
+                  error of lambda is at most r^2 / gap, and the sine of the
+                  angle between v and the eigenvector at most r / gap (Parlett
+                  1998, theorems 4.5.1 and 11.7.1).
                   The bound does not say that no eigenvalue lies further out,
                   nor how often lambda is repeated, nor how far the spectrum of
                   this batch is from the spectrum of the population. It holds
