@@ -40,7 +40,7 @@ class ConfigTest(parameterized.TestCase):
     (dict(mesh__data=4), "mesh.data must divide spectra.micro_batch_size"),
     (
       dict(mesh__params=2, spectra__exact=True),
-      "mesh.params shares the basis of Lanczos, which spectra.exact replaces",
+      "mesh.params shares the Lanczos basis, which spectra.exact does without",
     ),
     (dict(mesh__data=0), "mesh.data must be at least 1, got 0"),
     (dict(mesh__params=0), "mesh.params must be at least 1, got 0"),
