@@ -35,8 +35,8 @@ from induction_jax.run.experiment import make_experiment
 from induction_jax.run.loop import run
 from induction_jax.run.results import write_results
 from induction_jax.run.timing import Cost
-from induction_jax.storage.documents import read_json
-from induction_jax.storage.run_directory import open_run, write_json
+from induction_jax.storage.files import read_json, write_json
+from induction_jax.storage.run_directory import open_run
 
 CONFIGS = (
   "quick",

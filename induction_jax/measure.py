@@ -35,7 +35,7 @@ from induction_jax.run.measuring import keep_vectors, measure, measure_constants
 from induction_jax.run.results import write_results
 from induction_jax.run.snapshots import init_snapshot
 from induction_jax.storage import checkpoints, history, lock
-from induction_jax.storage.manifest import CheckpointError
+from induction_jax.storage.checkpoint_format import CheckpointError
 from induction_jax.storage.run_directory import RunDirectory, load_run
 
 # Probes of any run, which are named as their sections of the config.

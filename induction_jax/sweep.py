@@ -57,12 +57,11 @@ from induction_jax.run.seeds import (
   seed_bytes,
 )
 from induction_jax.storage import lock
-from induction_jax.storage.dataset import write_dataset
+from induction_jax.storage.dataset import join_seeds, write_dataset
+from induction_jax.storage.files import write_json
 from induction_jax.storage.run_directory import (
   RunDirectory,
-  write_json,
 )
-from induction_jax.storage.seeds_dataset import join_seeds
 from induction_jax.storage.sweep_directory import (
   SweepDirectory,
   SweepPlan,

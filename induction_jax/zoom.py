@@ -42,9 +42,9 @@ from induction_jax.run.replay import (
 )
 from induction_jax.run.results import make_results, write_results
 from induction_jax.storage import checkpoints, lock
+from induction_jax.storage.environment import changed_environment
 from induction_jax.storage.run_directory import (
   RunDirectory,
-  changed_environment,
   load_run,
 )
 

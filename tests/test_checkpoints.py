@@ -21,10 +21,9 @@ from configs import quick
 from induction_jax.config import ConfigError, make_config
 from induction_jax.devices.mesh import make_seeds_mesh, seeds_sharding
 from induction_jax.storage import (
+  checkpoint_format,
   checkpoints,
-  disk,
-  manifest,
-  vectors,
+  tensors,
 )
 
 CONFIG = make_config(quick.get_config().to_dict())
@@ -46,7 +45,7 @@ class CheckpointsTest(DirectoryTest):
       raise ValueError("No space left on device\nand much more")
 
     with (
-      mock.patch.object(checkpoints.ocp.Checkpointer, "save", fail),
+      mock.patch.object(checkpoint_format.ocp.Checkpointer, "save", fail),
       self.assertNoLogs("absl"),
       self.assertRaisesRegex(
         OSError, r"/2 was not saved \(No space left on device\).*: steps 1$"
@@ -76,7 +75,7 @@ class CheckpointsTest(DirectoryTest):
   def test_nothing_is_left_of_a_save_that_fails_half_way(self):
     full = OSError(errno.ENOSPC, "No space left on device")
     with (
-      mock.patch.object(manifest, "write", side_effect=full),
+      mock.patch.object(checkpoint_format, "write_manifest", side_effect=full),
       self.assertRaisesRegex(OSError, "1 was not saved .*: steps none$"),
     ):
       checkpoints.save(self.root, 1, {"x": jnp.arange(3.0)})
@@ -157,7 +156,7 @@ class CheckpointsTest(DirectoryTest):
     kept, elsewhere = self.root / "run" / "checkpoints", self.root / "elsewhere"
     kept.parent.mkdir()
     checkpoints.save(kept, 1, {"x": jnp.zeros(3)})
-    write = manifest.write
+    write = checkpoint_format.write_manifest
 
     def move(path, *arguments):
       kept.parent.rename(elsewhere)
@@ -165,7 +164,7 @@ class CheckpointsTest(DirectoryTest):
       write(path, *arguments)
 
     with (
-      mock.patch.object(manifest, "write", move),
+      mock.patch.object(checkpoint_format, "write_manifest", move),
       self.assertRaisesRegex(OSError, "was not saved .*has gone"),
     ):
       checkpoints.save(kept, 2, {"x": jnp.ones(3)})
@@ -180,7 +179,9 @@ class CheckpointsTest(DirectoryTest):
     self.root.joinpath("eigenvectors").mkdir()
     for name in ("00000003", "00000010 (1)", "1a"):
       (self.root / "eigenvectors" / f"{name}.npz").touch()
-    self.assertEqual(vectors.count(self.root / "eigenvectors", 20), 1)
+    self.assertEqual(
+      tensors.count_eigenvectors(self.root / "eigenvectors", 20), 1
+    )
 
   def test_empty_and_foreign_directories_are_passed_over(self):
     checkpoints.save(self.root, 5, self.tree())
@@ -248,7 +249,7 @@ class CheckpointsTest(DirectoryTest):
 
   def test_what_orbax_gives_back_is_compared_with_what_was_saved(self):
     checkpoints.save(self.root, 5, self.tree())
-    restore = checkpoints.ocp.Checkpointer.restore
+    restore = checkpoint_format.ocp.Checkpointer.restore
 
     def damaged(*arguments, **options):
       stored = restore(*arguments, **options)
@@ -256,7 +257,7 @@ class CheckpointsTest(DirectoryTest):
       return stored
 
     with (
-      mock.patch.object(checkpoints.ocp.Checkpointer, "restore", damaged),
+      mock.patch.object(checkpoint_format.ocp.Checkpointer, "restore", damaged),
       self.assertRaisesRegex(ConfigError, r"damaged \(x is not what was saved"),
     ):
       checkpoints.restore(self.root, 5, self.tree())
@@ -308,7 +309,7 @@ class CheckpointsTest(DirectoryTest):
     else:
       values["leaves"]["x"] |= change
     path.write_text(json.dumps(values))
-    with self.assertRaisesRegex(manifest.CheckpointError, message):
+    with self.assertRaisesRegex(checkpoint_format.CheckpointError, message):
       checkpoints.restore(self.root, 5, {"count": jnp.int32(0)})
 
   def test_newest_step_that_verifies_in_every_directory(self):
@@ -371,7 +372,7 @@ class Version1Test(DirectoryTest):
   def save(self, directory, step, tree, note=None):
     """Writes a checkpoint as version 1 did."""
     path = directory / str(step)
-    with checkpoints.ocp.StandardCheckpointer() as checkpointer:
+    with checkpoint_format.ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(path.absolute(), tree)
     files = {
       str(file.relative_to(path)): self.checksum(file.read_bytes())
@@ -475,7 +476,9 @@ class Version1Test(DirectoryTest):
 class DiskTest(DirectoryTest):
   def free(self, count):
     found = mock.Mock(free=count)
-    return mock.patch.object(disk.shutil, "disk_usage", return_value=found)
+    return mock.patch.object(
+      checkpoints.shutil, "disk_usage", return_value=found
+    )
 
   def test_what_fits_and_what_does_not(self):
     place = self.root / "checkpoints"
@@ -483,13 +486,13 @@ class DiskTest(DirectoryTest):
     err = io.StringIO()
     with contextlib.redirect_stderr(err):
       with self.free(8 * each):
-        disk.check_disk(place, 10**6, 8)
+        checkpoints.check_disk(place, 10**6, 8)
       self.assertEqual(err.getvalue(), "")
       with self.free(8 * each - 1):
-        disk.check_disk(place, 10**6, 8)
-      self.assertRegex(err.getvalue(), "^warning: .* 8 checkpoints due need")
+        checkpoints.check_disk(place, 10**6, 8)
+      self.assertRegex(err.getvalue(), "^warning: .* 8 checkpoints need")
       with self.free(3 * each - 1), self.assertRaisesRegex(OSError, "3 check"):
-        disk.check_disk(place, 10**6, 8)
+        checkpoints.check_disk(place, 10**6, 8)
     self.assertEqual(list(place.iterdir()), [])
 
   def test_a_full_disk_is_seen_before_a_save(self):
@@ -503,7 +506,7 @@ class DiskTest(DirectoryTest):
     self.assertEqual([path.name for path in self.root.iterdir()], ["1"])
 
   def test_a_disk_that_gives_back_something_else(self):
-    read = manifest.read
+    read = checkpoint_format.read_manifest
 
     def spoil(checkpoint):
       path = checkpoint / "leaves" / "0"
@@ -511,10 +514,10 @@ class DiskTest(DirectoryTest):
       return read(checkpoint)
 
     with (
-      mock.patch.object(manifest, "read", spoil),
+      mock.patch.object(checkpoint_format, "read_manifest", spoil),
       self.assertRaisesRegex(OSError, "does not give back what is written"),
     ):
-      disk.check_disk(self.root, 1, 1)
+      checkpoints.check_disk(self.root, 1, 1)
 
   def test_nothing_is_made_again_of_a_directory_that_has_gone(self):
     with self.assertRaisesRegex(OSError, "was not saved"):

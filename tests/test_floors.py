@@ -35,7 +35,7 @@ FLOORS = {
 # Libraries that only one module may import.
 SOLE_IMPORTERS = {
   "flax.linen": "model/transformer.py",
-  "orbax": "storage/checkpoints.py",
+  "orbax": "storage/checkpoint_format.py",
   "safetensors": "storage/tensors.py",
 }
 # Libraries that a room must not import, nor anything inside them. What stands
@@ -186,7 +186,7 @@ class FloorsTest(parameterized.TestCase):
     ("model/transformer.py", "from flax import linen"),
     ("training/step.py", "from flax import traverse_util"),
     ("training/step.py", "import flax.struct"),
-    ("storage/checkpoints.py", "import orbax.checkpoint as ocp"),
+    ("storage/checkpoint_format.py", "import orbax.checkpoint as ocp"),
     ("spectra/lanczos.py", "from .operators import Operator"),
     ("spectra/lanczos.py", "from induction_jax.spectra import operators"),
     ("spectra/deep/inner.py", "from ..operators import Operator"),

@@ -23,14 +23,13 @@ from induction_jax.devices import limits
 from induction_jax.run.experiment import make_pure_experiment
 from induction_jax.run.log import read_divergence
 from induction_jax.storage import (
+  checkpoint_format,
   checkpoints,
   dataset,
-  documents,
+  files,
   history,
   lock,
-  manifest,
   tensors,
-  vectors,
 )
 from induction_jax.storage.run_directory import (
   RunDirectory,
@@ -64,9 +63,9 @@ class DocumentsTest(HostileTest):
   @parameterized.parameters(
     (b"", "is not JSON"),
     (b"[" * 100_000, "is not JSON"),
-    (b'{"a": NaN}', "NaN is no number"),
-    (b'{"a": -Infinity}', "-Infinity is no number"),
-    (b'{"a": 1, "a": 2}', "a name is there twice"),
+    (b'{"a": NaN}', "NaN is not a JSON number"),
+    (b'{"a": -Infinity}', "-Infinity is not a JSON"),
+    (b'{"a": 1, "a": 2}', "a name occurs twice"),
     (b"1" * 5000, "is not JSON"),
     (b"\xef\xbb\xbf{}", "is not JSON"),
     ("{}".encode("utf-16"), "is not UTF-8"),
@@ -75,24 +74,24 @@ class DocumentsTest(HostileTest):
     path = self.root / "config.json"
     path.write_bytes(raw)
     with self.assertRaisesRegex(ConfigError, message):
-      documents.read_json(path)
+      files.read_json(path)
 
   def test_what_is_no_file(self):
     os.mkfifo(self.root / "pipe")  # would wait for a writer forever
     for name in ("pipe", "outside"):
       with self.assertRaisesRegex(ConfigError, f"{name} is not a file"):
-        documents.read_text(self.root / name)
+        files.read_text(self.root / name)
 
   def test_size_comes_before_reading(self):
     path = self.root / "history.jsonl"
     path.write_text("x" * 100)
-    with self.little_memory(100 * documents.PARSED):
-      self.assertLen(documents.read_text(path), 100)
+    with self.little_memory(100 * files.PARSED_BYTES):
+      self.assertLen(files.read_text(path), 100)
     with (
-      self.little_memory(100 * documents.PARSED - 1),
+      self.little_memory(100 * files.PARSED_BYTES - 1),
       self.assertRaisesRegex(ConfigError, "history.jsonl, parsed, must take"),
     ):
-      documents.read_text(path)
+      files.read_text(path)
 
   @parameterized.parameters(
     ({"wall_seconds": "1"}, "wall_seconds must be a whole number or a number"),
@@ -188,7 +187,7 @@ class LinksTest(HostileTest):
   @parameterized.parameters(
     ("../../../outside", "leads outside"),
     ("/etc", "leads outside"),
-    ("a\0b", "is no path"),
+    ("a\0b", "is not a path"),
     ("../..", None),
     ("../../group", None),
   )
@@ -234,9 +233,9 @@ class LinksTest(HostileTest):
     checkpoint = self.root / "5"
     checkpoint.mkdir()
     told = {"step": 5, "files": {name: "0"}, "leaves": {}}
-    (checkpoint / manifest.NAME).write_text(json.dumps(told))
+    (checkpoint / checkpoint_format.MANIFEST).write_text(json.dumps(told))
     with self.assertRaisesRegex(ConfigError, "leads outside"):
-      manifest.read(checkpoint)
+      checkpoint_format.read_manifest(checkpoint)
 
   def test_sweep(self):
     root, plan = self.root / "sweep", SweepPlan(4, 0, 2, "map")
@@ -329,7 +328,7 @@ class ArraysTest(HostileTest):
         file.create_dataset("x", data=np.zeros(9), compression="gzip")
       else:
         file.create_dataset("x", (2,), dtype=h5py.vlen_dtype("f8"))
-    with self.assertRaisesRegex(ConfigError, "plain arrays alone, got 'x'"):
+    with self.assertRaisesRegex(ConfigError, "plain arrays only, got 'x'"):
       dataset.read_dataset(path)
 
   @parameterized.parameters((10**13, 100), (10, 10**9))
@@ -377,8 +376,8 @@ class ArraysTest(HostileTest):
     self.assertTrue(marker.exists())  # it would
     marker.unlink()
     self.write_vectors(file.getvalue())
-    with self.assertRaisesRegex(ConfigError, "is not of float32"):
-      vectors.read(self.root, 7)
+    with self.assertRaisesRegex(ConfigError, "is not float32"):
+      tensors.read_eigenvectors(self.root, 7)
     self.assertFalse(marker.exists())
 
   @parameterized.parameters(
@@ -389,13 +388,13 @@ class ArraysTest(HostileTest):
   def test_eigenvectors_of_another_size(self, shape, data, message):
     self.write_vectors(self.npy(shape, data=data))
     with self.assertRaisesRegex(ConfigError, message):
-      vectors.read(self.root, 7)
+      tensors.read_eigenvectors(self.root, 7)
 
   def test_eigenvectors_that_unpack_to_more(self):
     data = self.npy((10**6,), data=bytes(4 * 10**6))
     self.write_vectors(data, zipfile.ZIP_DEFLATED)
-    with self.assertRaisesRegex(ConfigError, "larger than the whole"):
-      vectors.read(self.root, 7)
+    with self.assertRaisesRegex(ConfigError, "larger than the archive"):
+      tensors.read_eigenvectors(self.root, 7)
 
   def test_weights_larger_than_may_be(self):
     path = self.root / "model.safetensors"

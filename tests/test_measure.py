@@ -20,7 +20,7 @@ from induction_jax.measurements.partition import partition_by_circuit
 from induction_jax.run import loop, measuring, snapshots
 from induction_jax.run.experiment import make_experiment
 from induction_jax.run.results import write_results
-from induction_jax.storage import checkpoints, dataset, history, vectors
+from induction_jax.storage import checkpoints, dataset, history, tensors
 from induction_jax.storage.run_directory import open_run
 from tests.entry_point import call
 from tests.tiny import EARLIER, tiny_config
@@ -264,7 +264,7 @@ class MeasureTest(parameterized.TestCase):
     self.assertTrue((top <= parts * 1.01)[measured].all())
 
   def test_eigenvectors_are_kept_as_measured(self):
-    kept = vectors.read(self.directory.eigenvectors, 8)
+    kept = tensors.read_eigenvectors(self.directory.eigenvectors, 8)
     state, _ = self.state(8)
     for end in ("top", "bottom"):
       rows = {
@@ -347,8 +347,10 @@ class MeasureTest(parameterized.TestCase):
       },
     )
     again = self.directory.eigenvectors / "remeasured"
-    self.assertLen(vectors.read(again, 8)["top.w_e"], 4)
-    self.assertLen(vectors.read(self.directory.eigenvectors, 8)["top.w_e"], 2)
+    self.assertLen(tensors.read_eigenvectors(again, 8)["top.w_e"], 4)
+    self.assertLen(
+      tensors.read_eigenvectors(self.directory.eigenvectors, 8)["top.w_e"], 2
+    )
 
   def _assert_exact(self, at):
     """A measurement from the dense matrix: no error but rounding's."""

@@ -15,7 +15,7 @@ from induction_jax.report.seeds import (
   point_times,
   summarise_seeds,
 )
-from induction_jax.storage.seeds_dataset import join_seeds
+from induction_jax.storage.dataset import join_seeds
 from induction_jax.transition import Interval, Transition
 
 STEPS = np.arange(0, 1001, 10)

@@ -24,14 +24,11 @@ from induction_jax.storage import (
   files,
   history,
   lock,
+  tensors,
 )
 from induction_jax.storage.run_directory import (
-  changed_environment,
   load_run,
-  note_environment,
   open_run,
-  read_json,
-  write_json,
 )
 from induction_jax.types import Variable
 
@@ -79,6 +76,29 @@ class FilesTest(DirectoryTest):
     (_, written, meanwhile), (last, _, finally_) = forced
     self.assertEqual((written, meanwhile), ("new", "old"))
     self.assertEqual((last, finally_), (self.root, "new"))
+
+
+class TensorsTest(DirectoryTest):
+  @parameterized.parameters(
+    (lambda root, x: tensors.write(root / "a.safetensors", x),),
+    (lambda root, x: tensors.write_eigenvectors(root, 3, x),),
+  )
+  def test_bytes_are_on_disk_before_they_replace_the_earlier_file(self, write):
+    write(self.root, {"x": np.zeros(3, np.float32)})
+    (path,) = self.root.iterdir()
+    forced = []
+
+    def force(at):
+      forced.append((at, path.read_bytes() if at.is_file() else None))
+
+    before = path.read_bytes()
+    with mock.patch.object(files, "force_to_disk", force):
+      write(self.root, {"x": np.ones(3, np.float32)})
+    (partial, meanwhile), (last, _) = forced
+    self.assertEqual((partial.parent, last), (self.root, self.root))
+    self.assertEqual(meanwhile, before)
+    self.assertNotEqual(path.read_bytes(), before)
+    self.assertEqual(list(self.root.iterdir()), [path])
 
 
 class HistoryTest(DirectoryTest):
@@ -280,22 +300,22 @@ class EnvironmentTest(DirectoryTest):
     path = self.root / "environment.json"
     err = io.StringIO()
     with contextlib.redirect_stderr(err):
-      note_environment(path)
-      first = read_json(path)
+      environment.note_environment(path)
+      first = files.read_json(path)
       first["command"] = ["another"]  # changes no bits
-      write_json(path, first)
-      note_environment(path)
-      self.assertEqual((err.getvalue(), read_json(path)), ("", first))
+      files.write_json(path, first)
+      environment.note_environment(path)
+      self.assertEqual((err.getvalue(), files.read_json(path)), ("", first))
       first["packages"]["jax"] = "0.0.1"
-      write_json(path, first)
-      note_environment(path)
-      note_environment(path)
-    stored = read_json(path)
+      files.write_json(path, first)
+      environment.note_environment(path)
+      environment.note_environment(path)
+    stored = files.read_json(path)
     self.assertEqual(err.getvalue().count("\n"), 1)
     self.assertIn("warning: jax 0.0.1 then, ", err.getvalue())
     self.assertLen(stored["resumed"], 1)
     self.assertEqual(stored["packages"], first["packages"])
-    self.assertEqual(changed_environment(path), "")
+    self.assertEqual(environment.changed_environment(path), "")
     for name in ("xla_flags", "threads", "key_implementation", "code"):
       self.assertIn(name, stored)
 

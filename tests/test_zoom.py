@@ -24,11 +24,11 @@ from induction_jax.run.experiment import make_experiment
 from induction_jax.run.results import make_results, write_results
 from induction_jax.run.timing import Cost
 from induction_jax.storage import checkpoints, history
+from induction_jax.storage.files import write_json
 from induction_jax.storage.run_directory import (
   RunDirectory,
   open_run,
   read_json,
-  write_json,
 )
 from induction_jax.transition import Interval, Transition
 from tests.entry_point import call, interrupted

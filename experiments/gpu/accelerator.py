@@ -52,7 +52,7 @@ from induction_jax.config import Config, parse_leaves
 from induction_jax.measurements import Probe
 from induction_jax.run.experiment import Experiment, make_experiment
 from induction_jax.run.measuring import observe
-from induction_jax.storage.documents import read_json
+from induction_jax.storage.files import read_json
 
 Figures = dict[str, Any]
 PEAK, SMALL_PEAK = 8192, 256  # sides of matrices

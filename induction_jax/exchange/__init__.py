@@ -22,8 +22,7 @@ from induction_jax.exchange.transformer_lens import (
   tensors_of,
 )
 from induction_jax.storage import tensors as tensors_lib
-from induction_jax.storage.documents import read_json
-from induction_jax.storage.run_directory import write_json
+from induction_jax.storage.files import read_json, write_json
 from induction_jax.types import Params
 
 __all__ = ["Architecture", "read_model", "settings_beside", "write_model"]

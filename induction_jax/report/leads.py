@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from induction_jax.report import style
 from induction_jax.report.events import CURVATURE, Signal, read_signals
 from induction_jax.storage.dataset import read_dataset
-from induction_jax.storage.documents import read_json
+from induction_jax.storage.files import read_json
 from induction_jax.transition.lead_lag import (
   Lead,
   alarm_threshold,

@@ -14,11 +14,10 @@ from induction_jax.report.findings import (
   Head,
   measured,
 )
-from induction_jax.storage.documents import read_object
+from induction_jax.storage.files import read_object, write_json
 from induction_jax.storage.run_directory import (
   RunDirectory,
   read_cost,
-  write_json,
 )
 from induction_jax.transition import Interval, Transition
 from induction_jax.transition.events import Excursion

@@ -8,11 +8,18 @@ import numpy as np
 
 from induction_jax.devices import processes
 from induction_jax.measurements import Probe
-from induction_jax.storage import checkpoints, history, vectors
-from induction_jax.storage.documents import read_object
+from induction_jax.storage import checkpoints, history
 from induction_jax.storage.environment import describe_environment
-from induction_jax.storage.files import force_to_disk
-from induction_jax.storage.run_directory import RunDirectory, write_json
+from induction_jax.storage.files import (
+  force_to_disk,
+  read_object,
+  write_json,
+)
+from induction_jax.storage.run_directory import RunDirectory
+from induction_jax.storage.tensors import (
+  count_eigenvectors,
+  write_eigenvectors,
+)
 from induction_jax.training.step import ChunkMetrics
 from induction_jax.types import PyTree
 
@@ -89,7 +96,9 @@ class RunLedger:
     run = self._run
     return {
       "history": history.checksum(run.history, last_step, recorded),
-      "eigenvectors": vectors.count(run.eigenvectors, last_step + recorded),
+      "eigenvectors": count_eigenvectors(
+        run.eigenvectors, last_step + recorded
+      ),
     }
 
   def constants(self, probe: Probe, arrays: PyTree) -> None:
@@ -107,7 +116,7 @@ class RunLedger:
       raise DivergedError(step, f"step {step}: {complaint}")
     self._record(step, "measurement", values, measurement=probe.name)
     if kept and self._writes:
-      vectors.write(self._run.eigenvectors, step, kept)
+      write_eigenvectors(self._run.eigenvectors, step, kept)
     return scalars(values)
 
   def trained(self, step: int, metrics: ChunkMetrics) -> dict[str, float]:

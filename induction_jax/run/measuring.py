@@ -7,7 +7,7 @@ import numpy as np
 
 from induction_jax.devices import processes
 from induction_jax.measurements import HeldOut, Probe
-from induction_jax.storage import vectors
+from induction_jax.storage.tensors import write_eigenvectors
 from induction_jax.training.state import TrainState
 from induction_jax.types import PyTree
 
@@ -42,4 +42,4 @@ def keep_vectors(
 ) -> None:
   """Writes what a probe wants kept of a measurement, if anything."""
   if kept := probe.keep(carry):
-    vectors.write(directory, step, jax.device_get(kept))
+    write_eigenvectors(directory, step, jax.device_get(kept))

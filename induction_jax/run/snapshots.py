@@ -14,7 +14,6 @@ from induction_jax.run.log import Ledger
 from induction_jax.run.schedule import checkpoints_left
 from induction_jax.run.timing import Cost
 from induction_jax.storage import checkpoints
-from induction_jax.storage.disk import check_disk
 from induction_jax.storage.run_directory import RunDirectory
 from induction_jax.training.state import TrainState
 from induction_jax.training.step import ChunkMetrics, no_updates
@@ -143,7 +142,9 @@ def check_start(
       "directory"
     )
   if step < config.train.num_steps:
-    check_disk(directory.checkpoints, size, checkpoints_left(step, config))
+    checkpoints.check_disk(
+      directory.checkpoints, size, checkpoints_left(step, config)
+    )
 
 
 def save_snapshot(

@@ -3,10 +3,10 @@
 import time
 from typing import Any
 
+from induction_jax.storage.files import write_json
 from induction_jax.storage.run_directory import (
   RunDirectory,
   read_cost,
-  write_json,
 )
 
 

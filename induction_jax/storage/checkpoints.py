@@ -1,10 +1,6 @@
-"""Checkpoints of a pytree by step. The only module that imports orbax.
+"""The checkpoints of a run, by step: saving, restoring, passing over damage.
 
-Orbax restores a flipped bit silently and casts one dtype to another. So every
-checkpoint has a manifest (manifest.py) with a checksum of every file and every
-leaf, and is restored only if all of them agree. All leaves are packed into one
-array of bytes: orbax takes as long for each array as for a megabyte of one. A
-checkpoint is written beside its place, forced to disk and then renamed:
+A checkpoint is written beside its place, forced to disk and then renamed:
 
   <step>/         a complete checkpoint
   <step>.saving/  one that is being written, or that a crash has cut off
@@ -16,32 +12,29 @@ save that made it.
 """
 
 import errno
-import logging
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import orbax.checkpoint as ocp
 
 from induction_jax.devices.keys import key_data, wrap_keys
-from induction_jax.storage import manifest, version_1
+from induction_jax.storage import checkpoint_format, version_1
+from induction_jax.storage.checkpoint_format import CheckpointError
 from induction_jax.storage.files import force_to_disk
-from induction_jax.storage.manifest import CheckpointError, Leaves, Manifest
 from induction_jax.types import PyTree
 
 SAVING, BEFORE = ".saving", ".before"
 SET_ASIDE = "set_aside"
 SELF_TEST = "self_test"
-PACKED = "leaves"  # orbax's name for the one array
 # What the manifest takes for each leaf, and a checkpoint besides its leaves.
 LEAF_BYTES, FILES_BYTES = 2**10, 2**16
+MIN_CHECKPOINTS = 3  # must fit: two to keep, and one being written
+MIB = 2**20
 
 
 def save(directory: Path, step: int, tree: PyTree, note: Any = None) -> None:
@@ -69,10 +62,8 @@ def save(directory: Path, step: int, tree: PyTree, note: Any = None) -> None:
     # Orbax reports a full disk in a hundred lines from several threads.
     if shutil.disk_usage(directory).free < checkpoint_bytes(tree):
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    leaves = manifest.named_leaves(jax.device_get(key_data(tree)))
-    with _quiet(), _checkpointer() as checkpointer:
-      checkpointer.save(partial, {PACKED: manifest.pack(leaves)})
-    manifest.write(partial, step, leaves, note)
+    leaves = checkpoint_format.named_leaves(jax.device_get(key_data(tree)))
+    checkpoint_format.write(partial, step, leaves, note)
     for below in [*partial.rglob("*"), partial]:
       force_to_disk(below)
     if directory.stat().st_ino != inode:  # orbax has made it anew
@@ -82,12 +73,12 @@ def save(directory: Path, step: int, tree: PyTree, note: Any = None) -> None:
     partial.rename(path)
     force_to_disk(directory)
     _tidy(directory)
-  except Exception as error:  # orbax has no one type for a failed write
+  except OSError as error:
     _tidy(directory)
     kept = ", ".join(map(str, steps(directory))) or "none"
     raise OSError(
-      f"checkpoint {path} was not saved ({_reason(error)}); saved before it: "
-      f"steps {kept}"
+      f"checkpoint {path} was not saved ({error.strerror or error}); saved "
+      f"before it: steps {kept}"
     ) from error
 
 
@@ -111,7 +102,7 @@ def verified_steps(directory: Path, steps: Iterable[int]) -> Iterator[int]:
   """
   for step in steps:
     try:
-      manifest.read(_locate(directory, step)[0])
+      checkpoint_format.read_manifest(_locate(directory, step)[0])
       yield step
     except CheckpointError as error:
       print(f"warning: {error}; not used", file=sys.stderr)
@@ -202,6 +193,31 @@ def restore_newest_common(
   return None
 
 
+def check_disk(directory: Path, each: int, count: int) -> None:
+  """Checks that checkpoints can be saved, before a run begins.
+
+  Args:
+    directory: where the checkpoints will be; its parent exists.
+    each: bytes of a checkpoint.
+    count: how many are due. If they do not all fit, that is a warning.
+
+  Raises:
+    OSError: if a small checkpoint cannot be saved and restored, or there is not
+      even room for a few checkpoints.
+  """
+  self_test(directory)
+  free = shutil.disk_usage(directory).free
+  for needed, is_error in ((min(count, MIN_CHECKPOINTS), True), (count, False)):
+    message = (
+      f"{directory}: {free / MIB:.3g} MiB are free, and {needed} checkpoints "
+      f"need {needed * each / MIB:.3g} MiB"
+    )
+    if free < needed * each and is_error:
+      raise OSError(message)
+    if free < needed * each:
+      print(f"warning: {message}", file=sys.stderr)
+
+
 def self_test(directory: Path) -> None:
   """Saves and restores a small checkpoint, so that no later save fails.
 
@@ -227,17 +243,15 @@ def _restore(directory: Path, step: int, like: PyTree) -> tuple[PyTree, Any]:
   """Restores a checkpoint and its note."""
   path, part = _locate(directory, step)
   plain = key_data(like)
-  expected = manifest.kinds(manifest.named_leaves(plain))
+  expected = checkpoint_format.kinds(checkpoint_format.named_leaves(plain))
   if part:
     expected = version_1.stacked_kinds(part, expected)
-  saved = manifest.read(path)
-  manifest.check_kinds(path, manifest.saved_kinds(saved), expected)
-  leaves, note = _read_leaves(path, saved), saved.note
+  leaves, note = checkpoint_format.read(path, expected)
   if part:
     leaves = version_1.take_row(part, leaves, set(expected))
     note = version_1.note_of_part(part, note)
   restored = jax.tree_util.tree_map_with_path(
-    lambda at, _: leaves[manifest.leaf_name(at)], plain
+    lambda at, _: leaves[checkpoint_format.leaf_name(at)], plain
   )
   return wrap_keys(like, _place_like(plain, restored)), note
 
@@ -246,44 +260,9 @@ def _locate(directory: Path, step: int) -> tuple[Path, version_1.Part | None]:
   """Where the checkpoint of a step is, and which part of it counts if any."""
   own = directory.absolute() / str(step)
   part = version_1.read_part(directory)
-  if part is None or manifest.exists(own):
+  if part is None or checkpoint_format.exists(own):
     return own, None
   return part.stacked / str(step), part
-
-
-def _read_leaves(path: Path, saved: Manifest) -> Leaves:
-  """Reads a checkpoint's leaves and verifies every bit of them."""
-  if saved.version == 1:
-    leaves = _read_arrays(path, manifest.saved_kinds(saved))
-  else:
-    size = manifest.total_bytes(saved)
-    packed = _read_arrays(path, {PACKED: f"uint8[{size}]"})[PACKED]
-    leaves = manifest.unpack(saved, packed)
-  manifest.check_bits(path, saved, leaves)
-  return leaves
-
-
-def _read_arrays(path: Path, kinds: dict[str, str]) -> Leaves:
-  """Reads the arrays that orbax has in a checkpoint, to the host.
-
-  Their names, dtypes and shapes are checked before they are read.
-  """
-  try:
-    with _quiet(), _checkpointer() as checkpointer:
-      stored = checkpointer.metadata(path).item_metadata.tree
-      found = manifest.kinds(manifest.named_leaves(stored))
-      manifest.check_kinds(path, found, kinds)
-      as_numpy = jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored
-      )
-      arrays = checkpointer.restore(path, restore_args=as_numpy)
-      return manifest.named_leaves(arrays)
-  except CheckpointError:
-    raise
-  except Exception as error:  # orbax has no one type for a failed read
-    raise CheckpointError(
-      f"checkpoint {path} is damaged (it cannot be read: {_reason(error)})"
-    ) from error
 
 
 def _complete_steps(directory: Path) -> set[int]:
@@ -294,14 +273,14 @@ def _complete_steps(directory: Path) -> set[int]:
     for path in directory.iterdir()
     if path.name.isdecimal()
     and path.name == str(int(path.name))
-    and manifest.exists(path)
+    and checkpoint_format.exists(path)
   }
 
 
 def _tidy(directory: Path) -> None:
   """Removes what a save has left; puts back what it has not replaced."""
   for path in directory.glob(f"*{BEFORE}"):
-    if manifest.exists(replacement := path.with_suffix("")):
+    if checkpoint_format.exists(replacement := path.with_suffix("")):
       shutil.rmtree(path, ignore_errors=True)
     elif not replacement.exists():
       path.rename(replacement)
@@ -313,7 +292,7 @@ def _set_aside_incomplete(directory: Path) -> None:
   if directory.exists():
     _tidy(directory)
     for path in directory.iterdir():
-      if path.name.isdecimal() and not manifest.exists(path):
+      if path.name.isdecimal() and not checkpoint_format.exists(path):
         _set_aside(path, f"{path} is not a complete checkpoint")
 
 
@@ -324,43 +303,6 @@ def _set_aside(path: Path, reason: str) -> None:
   name = f"{path.name}.{taken}" if taken else path.name
   path.rename(aside / name)
   print(f"warning: {reason}; set aside as {aside / name}", file=sys.stderr)
-
-
-def _checkpointer() -> ocp.Checkpointer:
-  """A checkpointer that waits for no other process: one process saves alone."""
-  options = ocp.options.MultiprocessingOptions()
-  if jax.process_count() > 1:
-    own = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(
-      primary_host=own, active_processes={own}, barrier_sync_key_prefix="own"
-    )
-  # OCDBT would put one array into five files and force none of them to disk.
-  handler = ocp.PyTreeCheckpointHandler(
-    use_ocdbt=False, multiprocessing_options=options
-  )
-  return ocp.Checkpointer(handler, multiprocessing_options=options)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-  """Keeps orbax from logging the traceback of an error that is raised too."""
-  loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-  levels = [logger.level for logger in loggers]
-  for logger in loggers:
-    logger.setLevel(logging.CRITICAL)
-  try:
-    yield
-  finally:
-    for logger, level in zip(loggers, levels):
-      logger.setLevel(level)
-
-
-def _reason(error: Exception) -> str:
-  """The cause in one line, without orbax's list of pending operations."""
-  if isinstance(error, OSError) and error.strerror:
-    return error.strerror
-  line = (str(error).strip() or repr(error)).splitlines()[0]
-  return line.rpartition(": ")[2][:200]
 
 
 def _place_like(like: PyTree, restored: PyTree) -> PyTree:

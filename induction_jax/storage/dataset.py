@@ -1,5 +1,6 @@
-"""History to one labelled xarray Dataset, and results.nc."""
+"""The history as one labelled xarray Dataset: results.nc."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from induction_jax.storage.files import replacing
 from induction_jax.storage.history import RENAMED_VARIABLES, Record
 from induction_jax.types import Variable
 
-LABEL = 1000  # bytes of a label along a dimension
+MAX_LABEL_BYTES = 1000  # of a label along a dimension
 
 
 def make_dataset(
@@ -24,22 +25,23 @@ def make_dataset(
   coordinates: Mapping[str, Sequence],
   attributes: Mapping[str, str],
 ) -> xr.Dataset:
-  """Joins all records on one `step` axis, nan where nothing was measured.
+  """Joins records along one `step` axis, with nan where nothing was measured.
 
-  Of two records of one variable at one step the later one counts, and where
-  they differ in size (more eigenvalues, say) the smaller is filled with nan.
+  If two records hold the same variable at the same step, the later one counts.
+  Values of different sizes (more eigenvalues at one step, say) are padded with
+  nan.
 
   Args:
-    records: the history.
-    variables: declarations of what may be in it; what was never measured is
-      left out.
-    coordinates: labels along dimensions that have any.
-    attributes: of the whole dataset: what run it is of.
+    records: from `history.read`.
+    variables: declarations of all variables that the records may hold; those
+      that were never measured are left out.
+    coordinates: labels along some dimensions.
+    attributes: of the dataset.
 
   Raises:
-    ConfigError: if a record holds a variable that is not declared, or one whose
-      shape differs from its declaration or from other variables, or if all
-      together are more than may be allocated.
+    ConfigError: if a record holds an undeclared variable, or a shape that
+      differs from its declaration or from other variables, or if the dataset
+      would take more memory than devices/limits.py allows.
   """
   declared = {variable.name: variable for variable in variables}
   series: dict[str, dict[int, np.ndarray]] = {}
@@ -83,8 +85,37 @@ def make_dataset(
   return dataset
 
 
+def join_seeds(results: Mapping[int, xr.Dataset]) -> xr.Dataset:
+  """Stacks the results of many seeds along a new first dimension `seed`.
+
+  Where a seed has fewer steps or eigenvalues than another it is padded with
+  nan.
+
+  Args:
+    results: the dataset of each seed, at least one. Their configs must be equal
+      except for the seed.
+  """
+  datasets = list(results.values())
+  joined = xr.concat(
+    [dataset.drop_attrs(deep=False) for dataset in datasets],
+    xr.Variable("seed", list(results), {"long_name": "seed", "units": "1"}),
+    data_vars="all",
+    coords="minimal",
+    compat="equals",
+    join="outer",
+    combine_attrs="override",
+  )
+  first = datasets[0].attrs
+  return joined.assign_attrs(
+    title="sweep over seeds of induction_jax",
+    config=first["config"],
+    hessian_products=first["hessian_products"],
+    seeds=json.dumps(list(results)),
+  )
+
+
 def write_dataset(dataset: xr.Dataset, path: Path) -> None:
-  """Writes results.nc whole, then renames it into place."""
+  """Writes results.nc durably, in place of an earlier one."""
   with replacing(path) as partial:
     dataset.to_netcdf(partial, engine="h5netcdf")
 
@@ -95,9 +126,9 @@ def read_dataset(path: Path) -> xr.Dataset:
   Variables of earlier versions are returned by their present names.
 
   Raises:
-    OSError: if there is none, or HDF5 cannot read it.
-    ConfigError: if it holds anything else than arrays of its own, or more of
-      them than may be allocated.
+    OSError: if the file is missing, or HDF5 cannot read it.
+    ConfigError: if it holds anything else than plain arrays, or more of them
+      than devices/limits.py allows.
   """
   if not path.is_file():
     raise FileNotFoundError(f"{path}: no such file")
@@ -111,12 +142,12 @@ def read_dataset(path: Path) -> xr.Dataset:
       return dataset.load().rename(renamed)
   except (OSError, ConfigError):
     raise
-  except Exception as error:  # whatever a damaged file makes of its readers
+  except Exception as error:  # a damaged file may raise anything
     raise ConfigError(f"{path} is not a results file: {error}") from error
 
 
 def _check_arrays(path: Path, file: h5py.File) -> None:
-  """Refuses links, other files' data, plugins and what is no array.
+  """Refuses links, external data, filter plugins and anything but arrays.
 
   HDF5 files may name other files and filters to load; ours never do.
   """
@@ -125,20 +156,22 @@ def _check_arrays(path: Path, file: h5py.File) -> None:
     array = file[name] if _is_own(file, name) else None
     if not isinstance(array, h5py.Dataset) or not _is_plain(array):
       raise ConfigError(
-        f"{path} must hold plain arrays alone, got {shown(name)}"
+        f"{path} must hold plain arrays only, got {shown(name)}"
       )
-    # As it is stored and as it is decoded; a chunk is unpacked whole.
+    # Both the stored and the decoded array, and a decompressed chunk.
     chunk = math.prod(array.chunks or (0,))
     needed += array.dtype.itemsize * (2 * array.size + chunk)
   check_fits(str(path), needed)
-  # One long text in the file may be the value of many elements.
+  # Many elements of an array of text may share one long text in the file.
   for array in file.values():
     for attribute in map(array.attrs.get_id, array.attrs):
       if _is_text(attribute.dtype) and math.prod(attribute.shape) > 1:
         raise ConfigError(f"{path} must hold one text in each attribute")
     labels = np.ndindex(array.shape) if _is_text(array.dtype) else ()
-    if any(len(array[place]) > LABEL for place in labels):
-      raise ConfigError(f"{path} must hold labels of at most {LABEL} bytes")
+    if any(len(array[place]) > MAX_LABEL_BYTES for place in labels):
+      raise ConfigError(
+        f"{path} must hold labels of at most {MAX_LABEL_BYTES} bytes"
+      )
 
 
 def _is_own(file: h5py.File, name: str) -> bool:

@@ -1,4 +1,8 @@
-"""Where a run was made: all that its bits may depend on besides its config."""
+"""What the bits of a run may depend on besides its config: environment.json.
+
+The file describes the environment in which the run was made, with a list
+`resumed` of the environments in which it was continued, where they differ.
+"""
 
 import functools
 import os
@@ -10,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from induction_jax.storage.files import check_fields, read_object, write_json
 
 PACKAGES = (
   "jax",
@@ -27,12 +33,12 @@ JAX_SETTINGS = (
   "jax_threefry_partitionable",
   "jax_disable_jit",
 )
-# Told, but no cause of other bits.
+# Recorded, but no cause of different bits.
 UNCOMPARED = ("command", "platform", "resumed")
 
 
 def describe_environment() -> dict[str, Any]:
-  """Versions, device, settings and code, for environment.json."""
+  """Versions, devices, settings and code of this process."""
   return {
     "python": platform.python_version(),
     "platform": platform.platform(),
@@ -51,6 +57,45 @@ def describe_environment() -> dict[str, Any]:
   }
 
 
+def note_environment(path: Path) -> None:
+  """Writes environment.json, or adds to it what has changed since.
+
+  A change is also reported in one line on standard error: a run that is
+  continued elsewhere may continue with different bits.
+  """
+  now = describe_environment()
+  if not path.exists():
+    write_json(path, now)
+    return
+  stored = read_environment(path)
+  if changed := differences(_newest(stored), now):
+    stored["resumed"] = [*stored.get("resumed", []), now]
+    write_json(path, stored)
+    warn_once(f"{changed}: bits may differ")
+
+
+def changed_environment(path: Path) -> str:
+  """How this process differs from a run's environment; "" if it does not."""
+  if not path.exists():
+    return "environment.json is missing"
+  return differences(_newest(read_environment(path)), describe_environment())
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+  """Reads environment.json.
+
+  Raises:
+    OSError: if the file is missing.
+    ConfigError: if it holds anything else.
+  """
+  stored = read_object(path)
+  if "resumed" in stored:
+    check_fields(stored, str(path), {"resumed": list})
+    for each in stored["resumed"]:
+      check_fields(each, f"{path}: resumed", {})
+  return stored
+
+
 def differences(then: dict[str, Any], now: dict[str, Any]) -> str:
   """What may change bits and has changed, as `name old then, new now; ...`."""
   old, new = _flatten(then), _flatten(now)
@@ -61,9 +106,15 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> str:
   )
 
 
-def newest(stored: dict[str, Any]) -> dict[str, Any]:
-  """The environment that a run last went on in."""
+def _newest(stored: dict[str, Any]) -> dict[str, Any]:
+  """The environment in which a run was last continued."""
   return stored["resumed"][-1] if stored.get("resumed") else stored
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+  """Prints a warning that would be the same for every seed of a sweep."""
+  print(f"warning: {text}", file=sys.stderr)
 
 
 def _flatten(values: dict[str, Any]) -> dict[str, str]:
@@ -72,7 +123,7 @@ def _flatten(values: dict[str, Any]) -> dict[str, str]:
     if name in UNCOMPARED:
       continue
     if isinstance(value, dict):
-      # Packages are known by their own names.
+      # Packages are listed by their own names.
       above = "" if name == "packages" else f"{name}."
       flat |= {f"{above}{inner}": str(x) for inner, x in value.items()}
     elif isinstance(value, list):
@@ -88,7 +139,7 @@ def _plain(value: Any) -> Any:
 
 
 def _processor() -> str:
-  """The processor's name: its instructions choose how sums are rounded."""
+  """The processor's name: its instruction set decides how sums are rounded."""
   info = Path("/proc/cpuinfo")
   if info.exists():
     for line in info.read_text().splitlines():
@@ -98,7 +149,7 @@ def _processor() -> str:
 
 
 def _threads() -> int:
-  """Processors this process may use; XLA's CPU threads follow from them."""
+  """Processors this process may use: XLA takes a thread for each."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
@@ -106,7 +157,7 @@ def _threads() -> int:
 
 @functools.cache
 def _code() -> tuple[tuple[str, Any], ...]:
-  """Version of this package, and its commit where it is a git checkout."""
+  """The commit of this package, where it is a git checkout."""
   root = Path(__file__).parents[2]
   if not (root / ".git").exists():
     return (("commit", None), ("uncommitted_changes", None))

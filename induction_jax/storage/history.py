@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from induction_jax.config import ConfigError, shown
-from induction_jax.storage.documents import (
+from induction_jax.storage.files import (
   check_fields,
   parse_json,
   read_text,
+  replace_text,
 )
-from induction_jax.storage.files import replace_text
 
 Record = dict[str, Any]
 

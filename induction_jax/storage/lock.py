@@ -1,4 +1,4 @@
-"""One process at a time in a run directory."""
+"""Only one process at a time may write to a run directory."""
 
 import errno
 import fcntl
@@ -11,25 +11,25 @@ from pathlib import Path
 from induction_jax.config import ConfigError
 
 NAME = "lock"
-# Where the file system knows no locks.
+# Errors of file systems that have no locks.
 UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class InUseError(ConfigError):
-  """A directory that another process works in."""
+  """The directory is in use by another process."""
 
 
 @contextmanager
 def hold(root: Path) -> Iterator[None]:
-  """Keeps every other process that asks out of a directory.
+  """Holds the lock of a directory for the duration of a `with` block.
 
-  The lock is the kernel's, on an open file, and ends with the process however
-  that ends: none is ever left behind. The file `lock` itself stays, and names
-  who held it last.
+  It is a kernel lock on the open file `lock` and is released when the process
+  ends, however it ends. The file stays, and names the process that last held
+  the lock.
 
   Raises:
-    InUseError: if another process holds it.
-    ConfigError: if `lock` is a link: what it leads to would be overwritten.
+    InUseError: if another process holds the lock.
+    ConfigError: if `lock` is a link: its target would be overwritten.
     OSError: if the directory cannot be written.
   """
   descriptor = _open(root / NAME)

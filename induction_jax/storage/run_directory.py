@@ -1,11 +1,7 @@
-"""A run on disk: where its files are, and whose run it is."""
+"""The directory of one run: where its files are, and which run it holds."""
 
-import functools
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from induction_jax.config import (
   Config,
@@ -15,92 +11,52 @@ from induction_jax.config import (
   to_json,
 )
 from induction_jax.storage import lock
-from induction_jax.storage.documents import (
+from induction_jax.storage.environment import note_environment, warn_once
+from induction_jax.storage.files import (
   check_fields,
   check_tree,
   read_json,
   read_object,
+  write_json,
 )
-from induction_jax.storage.environment import (
-  describe_environment,
-  differences,
-  newest,
-)
-from induction_jax.storage.files import replace_text
 
-MOST_SECONDS = 1e10  # three centuries
+MAX_SECONDS = 1e10  # three centuries
 
 
-class RunDirectory(NamedTuple):
-  """Paths of one run."""
+class RunDirectory:
+  """Paths of the files of one run."""
 
-  root: Path
-
-  @property
-  def config(self) -> Path:
-    return self.root / "config.json"
-
-  @property
-  def environment(self) -> Path:
-    return self.root / "environment.json"
-
-  @property
-  def history(self) -> Path:
-    return self.root / "history.jsonl"
-
-  @property
-  def remeasured(self) -> Path:
-    return self.root / "remeasured.jsonl"
-
-  @property
-  def zoomed(self) -> Path:
-    return self.root / "zoomed.jsonl"
-
-  @property
-  def results(self) -> Path:
-    return self.root / "results.nc"
-
-  @property
-  def summary(self) -> Path:
-    return self.root / "summary.json"
-
-  @property
-  def cost(self) -> Path:
-    return self.root / "cost.json"
-
-  @property
-  def diverged(self) -> Path:
-    """Where the run stopped, if its numbers did not stay finite."""
-    return self.root / "diverged.json"
-
-  @property
-  def checkpoints(self) -> Path:
-    return self.root / "checkpoints"
-
-  @property
-  def eigenvectors(self) -> Path:
-    return self.root / "eigenvectors"
-
-  @property
-  def figures(self) -> Path:
-    return self.root / "figures"
+  def __init__(self, root: Path):
+    self.root = root
+    self.config = root / "config.json"
+    self.environment = root / "environment.json"
+    self.history = root / "history.jsonl"
+    self.remeasured = root / "remeasured.jsonl"  # by the command measure
+    self.zoomed = root / "zoomed.jsonl"  # by the command zoom
+    self.results = root / "results.nc"
+    self.summary = root / "summary.json"
+    self.cost = root / "cost.json"
+    self.diverged = root / "diverged.json"  # if the run did not stay finite
+    self.checkpoints = root / "checkpoints"
+    self.eigenvectors = root / "eigenvectors"
+    self.figures = root / "figures"
 
 
 def open_run(root: Path, config: Config, resume: bool) -> RunDirectory:
-  """Makes a new run directory, or opens the one of this very config.
+  """Makes a new run directory, or opens the one that holds a config's run.
 
-  A run may grow: `train.num_steps` may exceed the stored one where the
-  learning rate does not depend on it. Settings of the figures and of the
-  devices may change.
+  An existing run may be continued for more steps where the learning rate does
+  not depend on `train.num_steps`, and with other settings of the figures and of
+  the devices.
 
   Args:
     root: the directory.
-    config: what is to be run.
+    config: the run's config.
     resume: whether an existing run may be continued.
 
   Raises:
-    ConfigError: if the directory holds something else or is in use, and
-      nothing is written, or if it cannot be written.
+    ConfigError: if the directory holds something else or is in use (nothing is
+      written then), or if it cannot be written.
   """
   try:
     return _open_run(RunDirectory(root), config, resume)
@@ -130,51 +86,6 @@ def _open_run(run: RunDirectory, config: Config, resume: bool) -> RunDirectory:
   return run
 
 
-def note_environment(path: Path) -> None:
-  """Writes environment.json, or adds to it where things have changed.
-
-  One line on standard error then says what has: a run that goes on elsewhere
-  may go on with other bits.
-  """
-  now = describe_environment()
-  if not path.exists():
-    write_json(path, now)
-    return
-  stored = read_environment(path)
-  if changed := differences(newest(stored), now):
-    stored["resumed"] = [*stored.get("resumed", []), now]
-    write_json(path, stored)
-    _warn_once(f"{changed}: bits may differ")
-
-
-@functools.cache
-def _warn_once(text: str) -> None:
-  """Of the many seeds of a sweep, the first says it."""
-  print(f"warning: {text}", file=sys.stderr)
-
-
-def changed_environment(path: Path) -> str:
-  """How this machine differs from a run's where bits may; "" if nowhere."""
-  if not path.exists():
-    return "environment.json is missing"
-  return differences(newest(read_environment(path)), describe_environment())
-
-
-def read_environment(path: Path) -> dict[str, Any]:
-  """An environment.json, and those that were added to it.
-
-  Raises:
-    OSError: if there is none.
-    ConfigError: if it holds anything else.
-  """
-  stored = read_object(path)
-  if "resumed" in stored:
-    check_fields(stored, str(path), {"resumed": list})
-    for each in stored["resumed"]:
-      check_fields(each, f"{path}: resumed", {})
-  return stored
-
-
 def load_run(
   root: Path, *, strict: bool = False
 ) -> tuple[RunDirectory, Config]:
@@ -182,8 +93,8 @@ def load_run(
 
   Args:
     root: the directory.
-    strict: whether a setting that this version does not know is an error, as
-      for going on with the run; otherwise it is a warning.
+    strict: whether an unknown setting is an error, as it must be where the run
+      is continued; otherwise it is a warning.
 
   Raises:
     ConfigError: if the directory holds no run, or links that lead outside.
@@ -198,30 +109,25 @@ def load_run(
     raise ConfigError(f"{run.config}: {error}") from error
 
 
-def write_json(path: Path, values: Any) -> None:
-  """Writes JSON whole, then renames it into place."""
-  replace_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
-
-
 def read_cost(path: Path) -> dict[str, float]:
-  """The seconds in a cost.json, by what they were spent on.
+  """Reads cost.json: seconds spent, by what they were spent on.
 
   Raises:
-    OSError: if there is none.
+    OSError: if the file is missing.
     ConfigError: if it holds anything else.
   """
   cost = read_object(path)
   check_fields(cost, str(path), dict.fromkeys(cost, (int, float)))
   for name, seconds in cost.items():
-    if not 0 <= seconds <= MOST_SECONDS:
+    if not 0 <= seconds <= MAX_SECONDS:
       raise ConfigError(f"{path}: {name} must be seconds, got {seconds}")
   return cost
 
 
 def defining(leaves: Sequence[str]) -> list[str]:
-  """Those of the leaves that make a run another: not of figures or devices.
+  """The config leaves that define a run: all but those of figures and devices.
 
-  Other devices round otherwise, as another machine does.
+  Other devices round differently, as another machine does.
   """
   return [x for x in leaves if not x.startswith(("report.", "mesh."))]
 
@@ -242,4 +148,4 @@ def _check_same_run(run: RunDirectory, config: Config) -> None:
       f"{names}); choose another directory"
     )
   if moved := [name for name in leaves if name.startswith("mesh.")]:
-    _warn_once(f"{', '.join(moved)} differs from before: bits may differ")
+    warn_once(f"{', '.join(moved)} differs from before: bits may differ")

@@ -1,4 +1,4 @@
-"""A sweep on disk: a run directory for each seed, and what is of them all."""
+"""The directory of a sweep: a run directory for each seed, and common files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,25 +12,29 @@ from induction_jax.config import (
   to_json,
 )
 from induction_jax.storage import lock
-from induction_jax.storage.documents import (
+from induction_jax.storage.environment import note_environment
+from induction_jax.storage.files import (
   check_fields,
   check_tree,
   read_object,
-)
-from induction_jax.storage.run_directory import (
-  RunDirectory,
-  defining,
-  note_environment,
   write_json,
 )
+from induction_jax.storage.run_directory import RunDirectory, defining
 
 
 class SweepPlan(NamedTuple):
-  """Which seeds, and how they are trained."""
+  """Which seeds are trained, and how.
+
+  Attributes:
+    seeds: their number.
+    first_seed: the seeds are consecutive from here.
+    group: how many are trained at once; a divisor of `seeds`.
+    mapping: how a program of one seed is mapped over those of a group.
+  """
 
   seeds: int
   first_seed: int
-  group: int  # trained at once; divides `seeds`
+  group: int
   mapping: str
 
   def groups(self) -> list[range]:
@@ -40,44 +44,30 @@ class SweepPlan(NamedTuple):
     return [range(first, first + self.group) for first in firsts]
 
 
-class SweepDirectory(NamedTuple):
-  """Paths of one sweep."""
+class SweepDirectory:
+  """Paths of the files of one sweep."""
 
-  root: Path
-
-  @property
-  def sweep(self) -> Path:
-    return self.root / "sweep.json"
-
-  @property
-  def environment(self) -> Path:
-    return self.root / "environment.json"
-
-  @property
-  def results(self) -> Path:
-    return self.root / "results.nc"
-
-  @property
-  def summary(self) -> Path:
-    return self.root / "summary.json"
-
-  @property
-  def figures(self) -> Path:
-    return self.root / "figures"
+  def __init__(self, root: Path):
+    self.root = root
+    self.sweep = root / "sweep.json"
+    self.environment = root / "environment.json"
+    self.results = root / "results.nc"
+    self.summary = root / "summary.json"
+    self.figures = root / "figures"
 
   def seed(self, seed: int) -> RunDirectory:
-    """The run of one seed."""
+    """The run directory of one seed."""
     return RunDirectory(self.root / f"seed_{seed:04d}")
 
   def group(self, seeds: Sequence[int]) -> RunDirectory:
-    """Where the checkpoints and the cost of a group are."""
+    """The directory of what seeds that are trained together share."""
     return RunDirectory(
       self.root / "groups" / f"{seeds[0]:04d}_{seeds[-1]:04d}"
     )
 
 
 def read_plan(root: Path) -> SweepPlan | None:
-  """The plan of the sweep in a directory; None if there is no sweep.
+  """Reads the plan of the sweep in a directory; None if there is no sweep.
 
   Raises:
     ConfigError: if sweep.json holds anything else.
@@ -94,11 +84,11 @@ def read_plan(root: Path) -> SweepPlan | None:
 
 
 def open_sweep(root: Path, config: Config, plan: SweepPlan) -> SweepDirectory:
-  """Makes a new sweep's directory, or opens the one of this very sweep.
+  """Makes a new sweep's directory, or opens the one that holds this sweep.
 
   Raises:
-    ConfigError: if the directory holds something else, and nothing is
-      written, or if it cannot be written.
+    ConfigError: if the directory holds something else (nothing is written
+      then), or if it cannot be written.
   """
   return _open(root, {"config": to_json(config), "plan": plan._asdict()})
 
@@ -106,10 +96,16 @@ def open_sweep(root: Path, config: Config, plan: SweepPlan) -> SweepDirectory:
 def open_grid(
   root: Path, config: Config, over: dict[str, list[Any]]
 ) -> SweepDirectory:
-  """The same for the directory of sweeps over values of leaves of a config.
+  """Makes or opens the directory of a grid: a sweep for each of its settings.
+
+  Args:
+    root: the directory.
+    config: the config that the settings change.
+    over: the values of each config leaf that varies.
 
   Raises:
-    ConfigError: as open_sweep.
+    ConfigError: if the directory holds something else (nothing is written
+      then), or if it cannot be written.
   """
   return _open(root, {"config": to_json(config), "over": over})
 

@@ -1,9 +1,15 @@
-"""Named arrays in a safetensors file. The only importer of safetensors."""
+"""Named arrays in files: weights as safetensors, eigenvectors as npz archives.
 
+The only module that imports safetensors. A run that keeps eigenvectors has one
+archive of float32 arrays for each measurement, of 2 k P numbers for k
+eigenvectors at either end of the spectrum. No file is read with pickle.
+"""
+
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -11,33 +17,34 @@ from safetensors.numpy import save_file
 
 from induction_jax.config import ConfigError
 from induction_jax.devices.limits import check_fits
+from induction_jax.storage.files import replacing
+from induction_jax.types import Array
 
 Tensors = dict[str, np.ndarray]
-LISTED = 8  # names of a list that an error message gives
+MAX_LISTED = 8  # names in one error message
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-  """Writes a file whole, then renames it into place.
+  """Writes a safetensors file durably, in place of an earlier one.
 
   Raises:
     OSError: if it cannot be written.
   """
-  partial = path.with_name(path.name + ".partial")
-  # The format stores memory as it lies, so views are copied first.
+  # The format stores memory as it is laid out, so views are copied first.
   laid_out = {name: np.array(x, order="C") for name, x in tensors.items()}
   try:
-    save_file(laid_out, partial, metadata={"format": "pt"})
+    with replacing(path) as partial:
+      save_file(laid_out, partial, metadata={"format": "pt"})
   except SafetensorError as error:
     raise OSError(f"{path} was not saved: {error}") from error
-  partial.replace(path)
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-  """The shape of every tensor, by the file's header alone.
+  """Reads the shape of every tensor from the header of a safetensors file.
 
   Raises:
-    OSError: if there is no such file.
-    ConfigError: if it is no safetensors file.
+    OSError: if the file is missing.
+    ConfigError: if it is not a safetensors file.
   """
   with _opened(path) as file:
     names = file.keys()
@@ -45,32 +52,20 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read(path: Path, names: Mapping[str, str]) -> Tensors:
-  """Reads some of the tensors, in the dtype they have.
+  """Reads some tensors of a safetensors file, each in its own dtype.
 
   Args:
-    path: of the file.
-    names: what to call them -> what the file calls them.
+    path: the file.
+    names: the name to return each tensor by -> its name in the file.
 
   Raises:
-    OSError: if there is no such file.
-    ConfigError: if it is no safetensors file, or too large.
+    OSError: if the file is missing.
+    ConfigError: if it is not a safetensors file, or too large.
   """
   with _opened(path) as file:
-    # The format has no number twice, and none that the file has not.
+    # In this format no two tensors share bytes, and none is beyond the file.
     check_fits(str(path), path.stat().st_size)
     return {name: file.get_tensor(own) for name, own in names.items()}
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-  if not path.is_file():
-    raise FileNotFoundError(f"{path}: no such file")
-  try:
-    with safe_open(path, framework="np") as file:
-      yield file
-  # Number formats that numpy does not have are not its errors.
-  except (SafetensorError, AttributeError, KeyError, TypeError) as error:
-    raise ConfigError(f"{path} is not a safetensors file: {error}") from error
 
 
 def check_shapes(
@@ -78,16 +73,16 @@ def check_shapes(
   expected: Mapping[str, tuple[int, ...]],
   ignored: Collection[str] = (),
 ) -> None:
-  """Checks that a file holds what a layout says, and nothing else.
+  """Checks that a file has exactly the tensors that a layout names.
 
   Args:
-    shapes: of what it holds.
-    expected: shapes by name.
-    ignored: names that may be there and do not matter, such as causal masks.
+    shapes: the shapes in the file, by name.
+    expected: the shapes of the layout, by name.
+    ignored: names that may be in the file and are not read, such as causal
+      masks.
 
   Raises:
-    ConfigError: that lists the tensors that are missing, that have no place in
-      the layout, and that have another shape, with the shape expected.
+    ConfigError: lists missing tensors, unexpected tensors and wrong shapes.
   """
   missing = sorted(expected.keys() - shapes.keys())
   unexpected = sorted(shapes.keys() - expected.keys() - set(ignored))
@@ -110,10 +105,10 @@ def check_shapes(
 
 
 def check_finite(tensors: Mapping[str, np.ndarray]) -> None:
-  """Checks that all numbers are.
+  """Checks that all numbers are finite.
 
   Raises:
-    ConfigError: that lists the tensors with an infinity or a nan.
+    ConfigError: lists the tensors with an infinity or a nan.
   """
   wrong = [name for name, x in tensors.items() if not np.all(np.isfinite(x))]
   if wrong:
@@ -121,23 +116,93 @@ def check_finite(tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def check_real(tensors: Mapping[str, np.ndarray]) -> None:
-  """Checks that all tensors are of floating-point numbers.
+  """Checks that all tensors hold floating-point numbers.
 
   Raises:
-    ConfigError: that lists those that are not, with what they are of.
+    ConfigError: lists the others, with their dtypes.
   """
   wrong = [
     f"{name} of {x.dtype}"
     for name, x in tensors.items()
-    # bfloat16 is of no kind that numpy knows.
+    # numpy has no kind for bfloat16.
     if x.dtype.kind != "f" and x.dtype.name != "bfloat16"
   ]
   if wrong:
     raise ConfigError(f"no floating-point numbers: {_listed(wrong)}")
 
 
+def write_eigenvectors(
+  directory: Path, step: int, arrays: Mapping[str, Array]
+) -> None:
+  """Writes the eigenvectors of a step durably, as float32."""
+  directory.mkdir(parents=True, exist_ok=True)
+  narrow = {name: np.asarray(x, np.float32) for name, x in arrays.items()}
+  path = _eigenvectors(directory, step)
+  with replacing(path) as partial, partial.open("wb") as file:
+    np.savez(file, allow_pickle=False, **narrow)
+
+
+def read_eigenvectors(directory: Path, step: int) -> Tensors:
+  """Reads the eigenvectors of a step: [k, ...] by `end.parameter`.
+
+  Raises:
+    FileNotFoundError: if none were kept at this step.
+    ConfigError: if the file is not an archive of float32 arrays.
+  """
+  path = _eigenvectors(directory, step)
+  try:
+    with zipfile.ZipFile(path) as archive:
+      members = archive.infolist()
+      if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its members are larger than the archive")
+      return {
+        member.filename.removesuffix(".npy"): _read_array(archive, member)
+        for member in members
+      }
+  except OSError:
+    raise
+  except Exception as error:  # a damaged archive may raise anything
+    raise ConfigError(f"{path} holds no eigenvectors: {error}") from error
+
+
+def count_eigenvectors(directory: Path, end: int) -> int:
+  """The number of measurements before step `end` that kept eigenvectors."""
+  steps = (path.stem for path in directory.glob("[0-9]*.npz"))
+  return sum(int(step) < end for step in steps if step.isdecimal())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+  if not path.is_file():
+    raise FileNotFoundError(f"{path}: no such file")
+  try:
+    with safe_open(path, framework="np") as file:
+      yield file
+  # For a dtype that numpy lacks safetensors raises none of its own errors.
+  except (SafetensorError, AttributeError, KeyError, TypeError) as error:
+    raise ConfigError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _read_array(
+  archive: zipfile.ZipFile, member: zipfile.ZipInfo
+) -> np.ndarray:
+  """Reads one array; an error if its size is not what its header says."""
+  with archive.open(member) as file:
+    if np.lib.format.read_magic(file) != (1, 0):
+      raise ValueError(f"{member.filename} has an unknown version")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype != np.dtype("<f4"):
+      raise ValueError(f"{member.filename} is not float32")
+    order: Literal["F", "C"] = "F" if fortran else "C"
+    return np.frombuffer(file.read(), dtype).reshape(shape, order=order).copy()
+
+
+def _eigenvectors(directory: Path, step: int) -> Path:
+  return directory / f"{step:08d}.npz"
+
+
 def _listed(names: list[str]) -> str:
-  more = len(names) - LISTED
-  return ", ".join(name[:80] for name in names[:LISTED]) + (
+  more = len(names) - MAX_LISTED
+  return ", ".join(name[:80] for name in names[:MAX_LISTED]) + (
     f" and {more} more" if more > 0 else ""
   )

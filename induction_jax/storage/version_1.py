@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from induction_jax.config import ConfigError
-from induction_jax.storage.documents import (
+from induction_jax.storage.checkpoint_format import Leaves
+from induction_jax.storage.files import (
   check_inside,
   check_tree,
   read_object,
+  replace_text,
 )
-from induction_jax.storage.files import replace_text
-from induction_jax.storage.manifest import Leaves
 
 NAME = "part.json"
 

@@ -15,11 +15,11 @@ from induction_jax.run.seeds.experiment import make_group
 from induction_jax.run.seeds.ledger import SeedsLedger
 from induction_jax.run.timing import Cost
 from induction_jax.storage import lock, version_1
+from induction_jax.storage.files import write_json
 from induction_jax.storage.run_directory import (
   RunDirectory,
   open_run,
   read_cost,
-  write_json,
 )
 from induction_jax.storage.sweep_directory import SweepDirectory, SweepPlan
 
