@@ -12,7 +12,7 @@ are measured on several held-out batches of each size.
 Prints: one row for each step and batch size. Differences from the largest batch
 are relative, and medians over draws. The spread is the standard deviation over
 draws divided by the mean.
-Takes: hours for quick on 2 CPU cores; base wants a GPU.
+Takes: some 10 minutes for quick on 2 CPU cores; base needs a GPU.
 """
 
 from collections.abc import Callable

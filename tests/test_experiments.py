@@ -1,5 +1,8 @@
-"""The experiments: their README tables are what the result files hold."""
+"""The experiments: tables of the README files, result files and help."""
 
+import contextlib
+import importlib
+import io
 import json
 import re
 import shutil
@@ -9,8 +12,16 @@ from pathlib import Path
 from absl.testing import absltest, parameterized
 
 from experiments import tables
+from experiments.shared import reporting
 from experiments.shared.reporting import RESULTS, Table, format_table
 
+EXPERIMENTS = RESULTS.parent
+# Every module that can be called is a program.
+PROGRAMS = sorted(
+  ".".join(path.relative_to(EXPERIMENTS.parent).with_suffix("").parts)
+  for path in EXPERIMENTS.rglob("*.py")
+  if '__name__ == "__main__"' in path.read_text()
+)
 START = re.compile(r"<!-- table (\w+\.\w+) -->")
 
 
@@ -28,6 +39,12 @@ class ReadmeTablesTest(parameterized.TestCase):
     outside = tables.BLOCK.sub("", readme.read_text())
     found = [line for line in outside.split("\n") if line.startswith("|")]
     self.assertEqual(found, [])
+
+  @parameterized.parameters(*tables.READMES)
+  def test_line_length(self, readme):
+    prose = tables.BLOCK.sub("", readme.read_text()).split("\n")
+    long = [line for line in prose if len(line) > tables.WIDTH]
+    self.assertEqual(long, [])
 
   def test_every_result_file_is_shown(self):
     shown = set()
@@ -66,6 +83,48 @@ class RenderTest(absltest.TestCase):
     (self.results / "faults.json").unlink()
     with self.assertRaises(FileNotFoundError):
       tables.render(self.readme, self.results)
+
+
+class HelpTest(parameterized.TestCase):
+  @parameterized.parameters(*PROGRAMS)
+  def test_help(self, program):
+    module = importlib.import_module(program)
+    out = io.StringIO()
+    with self.assertRaises(SystemExit), contextlib.redirect_stdout(out):
+      module.main(["--help"])
+    for heading in ("Question: ", "Prints: ", "Takes: "):
+      self.assertIn(f"\n{heading}", out.getvalue())
+    if module is not tables:
+      self.assertIn("--json FILE", out.getvalue())
+
+  def test_programs_are_found(self):
+    self.assertIn("experiments.peers.spectra", PROGRAMS)
+    self.assertGreater(len(PROGRAMS), 8)
+
+  def test_every_program_is_in_a_readme(self):
+    text = "".join(path.read_text() for path in tables.READMES)
+    missing = [x for x in PROGRAMS if f"python -m {x}" not in text]
+    self.assertEqual(missing, [])
+
+
+class ResultFileTest(absltest.TestCase):
+  def test_written_and_read(self):
+    table = Table(["a", "b"], ["", ".1f"], [["x", 1.25], [None, 2.0]])
+    path = Path(self.enter_context(tempfile.TemporaryDirectory())) / "x.json"
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+      reporting.report({"one": table}, path, {"speedup": 2.0})
+    self.assertIn(format_table(table), out.getvalue())
+    content = json.loads(path.read_text())
+    self.assertEqual(content["speedup"], 2.0)
+    self.assertEqual(Table(**content["tables"]["one"]), table)
+    self.assertIn("jax", content["measured"]["machine"])
+    self.assertEqual(
+      set(content["measured"]), {"command", "machine", "date", "commit"}
+    )
+
+  def test_format_is_json(self):
+    value = {"a": [[1, "b, c"] * 30, []], "d": {"e" * 80: None}, "f": "[é]"}
+    self.assertEqual(json.loads(reporting.format_json(value)), value)
 
 
 class FormatTest(absltest.TestCase):

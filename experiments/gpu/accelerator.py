@@ -17,8 +17,9 @@ Any --config.SECTION.LEAF=VALUE goes to every case but `precision`.
 
 Prints: one row for each timed piece of work, with its share of the peaks that
 the process measures on its own device. The file has all other figures.
-Takes: 20 minutes on an H200, most of it base and sweep. --small is the same
-code at toy sizes and takes 4 minutes on 2 CPU cores.
+Takes: minutes for each case on an H200, but hours for all steps of a sweep with
+64 seeds (--config.train.num_steps shortens it). --small runs all cases at toy
+sizes and takes 4 minutes on 2 CPU cores.
 """
 
 import json

@@ -13,7 +13,7 @@ for each solver. Errors and residuals are against float64.
 
 Prints: peak memory, the cost of a product in gradients, and a table of the
 solvers. A peer that is missing or fails is named and is null in the file.
-Takes: 20 minutes for quick and two hours for 1m on 2 CPU cores.
+Takes: some 20 minutes for quick and hours for 1m on 2 CPU cores.
 """
 
 import os

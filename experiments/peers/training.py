@@ -15,7 +15,7 @@ TF32 products, and PyTorch is also compiled with CUDA graphs.
 Prints: milliseconds a step, the ratio to ours and the share of the machine's
 peak, for quick and base. A peer that is missing or fails is named and is null
 in the file.
-Takes: 10 minutes on 2 CPU cores.
+Takes: some 5 minutes on 2 CPU cores, most of it compilation.
 """
 
 import dataclasses
