@@ -181,9 +181,6 @@ def get_config() -> ConfigDict:
   # An eigenpair is converged if its residual bound is at most tolerance times
   # the absolute eigenvalue.
   config.spectra.tolerance = 0.01
-  # Start Lanczos at the last eigenvectors while they overlap by 0.6 or more,
-  # and at random every tenth time.
-  config.spectra.warm_start = False
   # Largest eigenpairs of the preconditioned Hessian; 0: none.
   config.spectra.preconditioned_top_k = 1
   # Eigenpairs at each end of the Hessian's Gauss-Newton and functional parts;
@@ -215,6 +212,11 @@ def get_config() -> ConfigDict:
   # Most Hessian-vector products for the extreme eigenvalues of the diagonal
   # blocks.
   config.blocks.max_order = 40
+
+  # The participation ratio of the Hessian's top eigenvectors.
+  config.participation = ConfigDict()
+  # Steps between measurements; 0: never.
+  config.participation.interval = 0
 
   # When the training state is saved.
   config.checkpoint = ConfigDict()

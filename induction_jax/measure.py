@@ -17,8 +17,9 @@ which a pattern recurs.
 
 import dataclasses
 import sys
-from typing import Any
+from functools import partial
 
+import jax
 import numpy as np
 
 from induction_jax.commands import command_line, measure_weights
@@ -28,32 +29,27 @@ from induction_jax.config import (
   change,
   parse_leaves,
   to_dict,
+  value_of,
 )
 from induction_jax.devices.mesh import fit_to_devices
-from induction_jax.run.experiment import make_experiment
-from induction_jax.run.measuring import keep_vectors, measure, measure_constants
+from induction_jax.measurements import MEASUREMENTS, Inputs, Measurement
+from induction_jax.run.experiment import Experiment, make_experiment
+from induction_jax.run.log import split_large
+from induction_jax.run.loop import measure
 from induction_jax.run.results import write_results
-from induction_jax.run.snapshots import init_snapshot
+from induction_jax.run.snapshots import Snapshot, init_snapshot
 from induction_jax.storage import checkpoints, history, lock
 from induction_jax.storage.checkpoint_format import CheckpointError
 from induction_jax.storage.run_directory import RunDirectory, load_run
+from induction_jax.storage.tensors import write_eigenvectors
+from induction_jax.types import PyTree
 
-# Probes of any run, which are named as their sections of the config.
-SECTIONS = (
-  "behaviour",
-  "circuits",
-  "ablation",
-  "spectra",
-  "density",
-  "blocks",
+# Measurements with settings of their own, which may be changed.
+SECTIONS = tuple(
+  field.name
+  for field in dataclasses.fields(Config)
+  if field.name in MEASUREMENTS
 )
-# Probes without settings, and the runs they are of: a leaf and its values.
-OF_SOME_RUNS = {
-  "markov": ("task.name", ("markov",)),
-  "memory": ("task.name", ("bigram_trigger",)),
-  "projection": ("intervention.project", ("off", "onto")),
-}
-PROBES = (*SECTIONS, *OF_SOME_RUNS)
 
 
 def main(argv: list[str]) -> int:
@@ -72,8 +68,8 @@ def main(argv: list[str]) -> int:
   of_runs.add_argument(
     "--measurements",
     metavar="A,B",
-    help=f"Some of {', '.join(PROBES)}. Default: those whose settings are "
-    "given.",
+    help=f"Some of {', '.join(MEASUREMENTS)}. Default: those whose settings "
+    "are given.",
   )
   command_line.add_setting_flags(of_runs)
   of_weights = measure_weights.add_flags(parser)
@@ -91,7 +87,7 @@ def main(argv: list[str]) -> int:
     if getattr(values, flag.dest) != flag.default:
       raise ConfigError(f"{flag.option_strings[0]} needs --weights")
   directory, config = load_run(command_line.run_directory(parser, values))
-  names = _chosen_probes(values.measurements, list(values.settings))
+  names = _chosen_measurements(values.measurements, list(values.settings))
   steps = _chosen_steps(values.step, directory)
   settings = parse_leaves(values.settings)
   other = change(to_dict(fit_to_devices(config)), settings)
@@ -108,41 +104,65 @@ def remeasure(
   steps: list[int],
   changed: list[str],
 ) -> None:
-  r"""Measures checkpoints with the probes of another config.
+  """Measures checkpoints with the measurements of another config.
 
   Args:
     directory: of the run.
     config: that the run was trained with.
     other: the same network and training, measured otherwise.
-    names: of the probes to measure with.
+    names: of the measurements to make.
     steps: of the checkpoints.
     changed: leaves of `other` to write beside every measurement.
 
   Raises:
-    ConfigError: for a probe that measures no such run.
+    ConfigError: for a measurement that does not apply to the run.
   """
-  flat = {
-    f"{section}.{leaf}": value
-    for section, leaves in to_dict(other).items()
-    if isinstance(leaves, dict)
-    for leaf, value in leaves.items()
-  }
-  _check_runs(names, flat)
   measuring = make_experiment(other)
+  _check_applies(names, other, measuring)
   # What was trained, on the devices that measure it now.
   trained = make_experiment(dataclasses.replace(config, mesh=other.mesh))
   trained = trained._replace(config=config)
   like = init_snapshot(trained)
-  settings = {leaf: flat[leaf] for leaf in changed}
-  settings["hessian_products"] = measuring.products
+  settings = {leaf: value_of(other, leaf) for leaf in changed}
+  settings["hessian_products"] = measuring.description
   known = _known_variables(directory)
-  probes = [probe for probe in measuring.all_probes if probe.name in names]
-  # Both follow from the key and the shapes, which are those of every step.
-  held_out = measuring.draw(like.state.key)
-  constants = {
-    probe.name: measure_constants(probe, like.state, held_out)
-    for probe in probes
+  # Batches and null values follow from the key and the shapes, which are the
+  # same at every step.
+  batches = measuring.draw(like.state.key)
+  chosen = [each for each in measuring.all_measurements if each.name in names]
+  nulls = {
+    each.name: each.finish(
+      jax.device_get(each.nulls(Inputs(like.state, batches, {}, {})))
+    )
+    for each in chosen
   }
+
+  def record(step: int, measurement: Measurement, arrays: PyTree) -> None:
+    if measurement.name not in names:
+      return  # made only because another uses it
+    finished = measurement.finish(arrays)
+    values, large = split_large(measurement, finished)
+    if large:
+      write_eigenvectors(
+        directory.root / measurement.name / "remeasured", step, large
+      )
+    # Null values are the run's own, where it has them. A nan (an overlap with
+    # no measurement before it) replaces nothing.
+    values = {
+      name: value
+      for name, value in (nulls[measurement.name] | values).items()
+      if name not in known and not np.all(np.isnan(value))
+    }
+    history.append(
+      directory.remeasured,
+      step,
+      "measurement",
+      values,
+      measurement=measurement.name,
+      settings=settings,
+    )
+    print(f"step {step}: {measurement.name} measured", flush=True)
+
   for step in steps:
     try:
       state = checkpoints.restore(directory.checkpoints, step, like).state
@@ -151,27 +171,13 @@ def remeasure(
         raise
       print(f"warning: {error}; passed over", file=sys.stderr)
       continue
-    for probe in probes:
-      carry = probe.init_carry(state.params)
-      values, carry = measure(probe, state, held_out, carry)
-      # Beside those of the run itself, which are not to be lost.
-      keep_vectors(probe, directory.eigenvectors / "remeasured", step, carry)
-      # Constants are the run's own, where it has them; and what is nan here
-      # (an overlap with no measurement before it) replaces nothing.
-      values = {
-        name: value
-        for name, value in (constants[probe.name] | values).items()
-        if name not in known and not np.all(np.isnan(value))
-      }
-      history.append(
-        directory.remeasured,
-        step,
-        "measurement",
-        values,
-        measurement=probe.name,
-        settings=settings,
-      )
-      print(f"step {step}: {probe.name} measured", flush=True)
+    measure(
+      measuring,
+      Snapshot(state, {}),
+      batches,
+      lambda each, _: each.name in names,
+      partial(record, step),
+    )
   write_results(trained, directory)
   print(
     f"results: {directory.results}; to draw them:\n"
@@ -179,19 +185,23 @@ def remeasure(
   )
 
 
-def _check_runs(names: list[str], flat: dict[str, Any]) -> None:
-  """Raises ConfigError for a probe that has nothing to say of such a run."""
-  for name in sorted(OF_SOME_RUNS.keys() & names):
-    leaf, allowed = OF_SOME_RUNS[name]
-    if flat[leaf] not in allowed:
+def _check_applies(
+  names: list[str], config: Config, experiment: Experiment
+) -> None:
+  """Raises ConfigError for a measurement that does not apply to the run."""
+  known = {each.name for each in experiment.all_measurements}
+  for name in names:
+    if name not in known:
+      entry = MEASUREMENTS[name]
       raise ConfigError(
-        f"--measurements={name} needs a run with {leaf}="
-        f"{' or '.join(allowed)}, got {flat[leaf]}"
+        f"--measurements={name} needs a run with "
+        f"{entry.setting}={' or '.join(entry.values)}, got "
+        f"{value_of(config, entry.setting)}"
       )
 
 
 def _known_variables(directory: RunDirectory) -> set[str]:
-  """Constants that the run has recorded."""
+  """Null values that the run has recorded."""
   return {
     name
     for record in history.read(directory.history)
@@ -200,8 +210,8 @@ def _known_variables(directory: RunDirectory) -> set[str]:
   }
 
 
-def _chosen_probes(named: str | None, changed: list[str]) -> list[str]:
-  # Of the devices there is nothing to choose probes by.
+def _chosen_measurements(named: str | None, changed: list[str]) -> list[str]:
+  # Section `mesh` chooses devices, not measurements.
   sections = {leaf.split(".")[0] for leaf in changed} - {"mesh"}
   for section in sorted(sections - set(SECTIONS)):
     raise ConfigError(
@@ -210,10 +220,13 @@ def _chosen_probes(named: str | None, changed: list[str]) -> list[str]:
     )
   chosen = sorted(sections) if named is None else command_line.split(named)
   for name in chosen:
-    if name not in PROBES:
+    if name not in MEASUREMENTS:
       raise ConfigError(
-        f"--measurements must be some of {', '.join(PROBES)}, got {name!r}"
+        f"--measurements must be some of {', '.join(MEASUREMENTS)}, got "
+        f"{name!r}"
       )
+  if "spectra" in chosen and "spectra.keep_eigenvectors" in changed:
+    chosen.append("eigenvectors")
   if not chosen:
     raise ConfigError(
       "nothing to measure: give --measurements, or settings of one"

@@ -50,11 +50,11 @@ from induction_jax.run.loop import Progress, Watcher
 from induction_jax.run.results import make_results, write_results
 from induction_jax.run.seeds import (
   MAPPINGS,
-  config_of,
+  bytes_per_seed,
+  config_of_seed,
   default_mapping,
   group_size,
   run_seeds,
-  seed_bytes,
 )
 from induction_jax.storage import lock
 from induction_jax.storage.dataset import join_seeds, write_dataset
@@ -132,7 +132,7 @@ def report(
   for seeds in plan.groups():
     for seed in seeds:
       run = directory.seed(seed)
-      own = experiment._replace(config=config_of(experiment.config, seed))
+      own = experiment._replace(config=config_of_seed(experiment.config, seed))
       found = write_results(own, run)
       results[seed] = found
       outcomes.append(_outcome(run, seed, found))
@@ -159,7 +159,7 @@ def write_so_far(
   for seeds in plan.groups():
     for seed in seeds:
       run = directory.seed(seed)
-      own = experiment._replace(config=config_of(experiment.config, seed))
+      own = experiment._replace(config=config_of_seed(experiment.config, seed))
       with contextlib.suppress(ConfigError):  # not measured yet
         results[seed] = make_results(own, run)
   if results:
@@ -182,7 +182,7 @@ def _plan(
     group=group
     or group_size(
       values.seeds,
-      seed_bytes(experiment),
+      bytes_per_seed(experiment),
       int(values.memory_gib * GIB),
       jax.device_count() // devices(experiment.config.mesh),
     ),
@@ -198,11 +198,11 @@ def _announce(
 ) -> None:
   mesh = make_seeds_mesh(experiment.config.mesh, plan.group)
   print(f"sweep directory: {directory.root}")
-  print(f"Hessian products: {experiment.products}")
+  print(f"Hessian products: {experiment.description}")
   print(
     f"{plan.seeds} seeds, {plan.group} at once ({plan.mapping}) on {mesh.size} "
     f"of {jax.device_count()} devices, about "
-    f"{seed_bytes(experiment) / 2**20:.3g} MiB a seed",
+    f"{bytes_per_seed(experiment) / 2**20:.3g} MiB a seed",
     flush=True,
   )
 

@@ -32,7 +32,9 @@ from induction_jax.run.experiment import (
 )
 from induction_jax.run.loop import run
 from induction_jax.run.results import make_results, write_results
-from induction_jax.run.timing import Cost
+from induction_jax.run.schedule import TrainingSchedule
+from induction_jax.run.store import RunStore
+from induction_jax.run.timing import Timing
 from induction_jax.storage import lock
 from induction_jax.storage.run_directory import RunDirectory, open_run
 
@@ -93,17 +95,17 @@ def _train(
 ) -> int:
   config, root = experiment.config, directory.root
   print(f"run directory: {root}", flush=True)
-  print(f"Hessian products: {experiment.products}")
+  print(f"Hessian products: {experiment.description}")
   told = f"devices: {devices(config.mesh)} of {jax.device_count()}"
   print(told, flush=True)
-  cost = Cost(directory, started)
+  timing = Timing(directory, started)
   with Interrupt(resume_command=again) as interrupt:
     watcher = make_watcher(config.train.num_steps)
     try:
       end = run(
         experiment,
-        directory,
-        cost=cost,
+        TrainingSchedule(config, experiment.measurements),
+        RunStore([directory], timing),
         should_stop=interrupt.asked,
         watch=watcher.update,
       )
@@ -120,12 +122,12 @@ def _train(
       interrupt.leave(f"stopped at step {end.step}")
     with interrupt.at_once():
       if processes.is_first():
-        _report(experiment, directory, cost)
+        _report(experiment, directory, timing)
   return 0
 
 
 def _report(
-  experiment: Experiment, directory: RunDirectory, cost: Cost
+  experiment: Experiment, directory: RunDirectory, timing: Timing
 ) -> None:
   if not processes.is_single():  # whose devices are not all at hand
     experiment = make_reader(experiment.config)
@@ -133,7 +135,7 @@ def _report(
   findings = find(results)
   form = experiment.config.report.format
   draw_figures(experiment, directory, results, findings, form)
-  cost.save()
+  timing.save()
   if directory.zoomed.exists():  # whose answer stands beside the run's own
     results = make_results(experiment, directory, zooms=False)
     findings = find(results)

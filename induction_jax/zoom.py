@@ -29,7 +29,6 @@ from induction_jax.commands.interrupt import Interrupt
 from induction_jax.commands.progress import make_watcher
 from induction_jax.config import ConfigError
 from induction_jax.devices.mesh import fit_to_devices
-from induction_jax.measurements import Probe
 from induction_jax.report.findings import find
 from induction_jax.report.summary import add_zoom, summarise_zoom
 from induction_jax.run.experiment import Experiment, make_experiment
@@ -49,8 +48,8 @@ from induction_jax.storage.run_directory import (
 )
 
 FAILED = 1  # not the same bits, or numbers that are not finite
-PROBES = ("behaviour", "spectra")  # by default, where the run has them
-MEASUREMENTS = 100  # about as many by default
+DEFAULT = ("behaviour", "spectra")  # by default, where the run has them
+ABOUT = 100  # measurements by default
 
 
 def main(argv: list[str]) -> int:
@@ -68,7 +67,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument(
     "--measurements",
     metavar="A,B",
-    help=f"Some of the run's own. Default: {','.join(PROBES)}.",
+    help=f"Some of the run's own. Default: {','.join(DEFAULT)}.",
   )
   values = command_line.parse(parser, argv)
   directory, config = load_run(command_line.run_directory(parser, values))
@@ -77,7 +76,7 @@ def main(argv: list[str]) -> int:
       f"{directory.root} has no checkpoint: there is nothing to replay from"
     )
   experiment = make_experiment(fit_to_devices(config))._replace(config=config)
-  probes = _chosen_probes(values.measurements, experiment)
+  names = _chosen_measurements(values.measurements, experiment)
   first, last = getattr(values, "from"), values.to
   if first is None or last is None:
     around = _around_transition(experiment, directory)
@@ -85,32 +84,32 @@ def main(argv: list[str]) -> int:
     last = around[1] if last is None else last
   every = values.every
   if every is None:
-    every = max(1, math.ceil((last - first) / MEASUREMENTS))
+    every = max(1, math.ceil((last - first) / ABOUT))
   plan = make_plan(directory, first, last, every)
   with lock.hold(directory.root):
-    return zoom(experiment, directory, plan, probes)
+    return zoom(experiment, directory, plan, names)
 
 
 def zoom(
   experiment: Experiment,
   directory: RunDirectory,
   plan: ReplayPlan,
-  probes: list[Probe],
+  names: list[str],
 ) -> int:
   """Replays, says how it compared, and draws; returns the exit status."""
   changed = changed_environment(directory.environment)
   if changed:
     print(f"warning: {changed}: the replay's bits may differ", file=sys.stderr)
-  names = ",".join(probe.name for probe in probes)
+  chosen = ",".join(names)
   print(
-    f"replaying {plan.start} -> {plan.stop}: {names} at {len(plan.steps)} "
+    f"replaying {plan.start} -> {plan.stop}: {chosen} at {len(plan.steps)} "
     f"steps from {plan.first} to {plan.last}",
     flush=True,
   )
   again = (
     f"python -m induction_jax.zoom {shlex.quote(str(directory.root))} "
     f"--from={plan.first} --to={plan.last} --every={plan.every} "
-    f"--measurements={names}"
+    f"--measurements={chosen}"
   )
   with Interrupt(resume_command=again) as interrupt:
     watcher = make_watcher(plan.stop)
@@ -119,7 +118,7 @@ def zoom(
         experiment,
         directory,
         plan,
-        probes,
+        names,
         should_stop=interrupt.asked,
         watch=watcher.update,
       )
@@ -145,24 +144,27 @@ def zoom(
   return FAILED if differs and not changed else 0
 
 
-def _chosen_probes(listed: str | None, experiment: Experiment) -> list[Probe]:
-  known = [probe.name for probe in experiment.probes]
+def _chosen_measurements(
+  listed: str | None, experiment: Experiment
+) -> list[str]:
+  known = [each.name for each in experiment.measurements]
   if listed is None:
-    named = [name for name in PROBES if name in known]
+    names = [name for name in DEFAULT if name in known]
   else:
-    named = command_line.split(listed)
-  for name in named:
+    names = command_line.split(listed)
+  for name in names:
     if name not in known:
       raise ConfigError(
-        "--measurements must be some of those that the run measured with "
+        "--measurements must be some of those that the run made "
         f"({', '.join(known)}), got {name!r}"
       )
-  if not named:
+  if not names:
     raise ConfigError(
       f"--measurements must be some of {', '.join(known)}, got none"
     )
-  # In the run's order, each once.
-  return [probe for probe in experiment.probes if probe.name in named]
+  if "spectra" in names:
+    names.append("eigenvectors")  # kept again if the run keeps them
+  return [name for name in known if name in names]
 
 
 def _around_transition(

@@ -19,16 +19,16 @@ from induction_jax.config import make_config
 from induction_jax.devices.keys import key_data
 from induction_jax.devices.mesh import make_seeds_mesh
 from induction_jax.measurements import make_curvature
-from induction_jax.run import loop, snapshots
 from induction_jax.run.experiment import (
   Experiment,
   make_experiment,
   make_pure_experiment,
 )
 from induction_jax.run.seeds import make_group
+from induction_jax.run.snapshots import load_newest
 from induction_jax.spectra.krylov import extend, init_krylov
 from induction_jax.storage.run_directory import open_run
-from tests.tiny import tiny_config
+from tests.tiny import run_in, tiny_config
 
 CHANGES = {
   "train__batch_size": 8,
@@ -171,13 +171,13 @@ def resumed(root: Path, first: int, then: int):
   for data, stop in ((first, 8), (then, 99)):
     experiment = experiment_of(data)
     directory = open_run(root, experiment.config, resume=True)
-    loop.run(
-      experiment,
+    run_in(
       directory,
+      experiment,
       should_stop=lambda stop=stop: max(seen, default=0) >= stop,
       watch=lambda progress: seen.append(progress.step),
     )
-  return snapshots.load_or_init(experiment, directory)[0].state
+  return load_newest(experiment, directory).state
 
 
 def of_seeds(seeds: int, data: int, steps: int):

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
+from induction_jax.measurements.evaluation_batches import HeldOut
 
 from induction_jax import circuits, tasks
 from induction_jax.config import make_config
 from induction_jax.interventions import clamp_heads
 from induction_jax.measurements.ablation import make_ablation_probe
 from induction_jax.measurements.ablation_variables import KINDS
-from induction_jax.measurements.evaluation_batches import HeldOut
 from induction_jax.model import Edits, make_model
 from induction_jax.training.state import TrainState
 from tests.test_model import _forward

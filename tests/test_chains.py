@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from induction_jax.measurements.evaluation_batches import make_draw
 from scipy import stats
 
 from induction_jax import tasks
 from induction_jax.config import make_config
-from induction_jax.measurements.evaluation_batches import make_draw
 from induction_jax.measurements.markov import make_markov_probe
 from induction_jax.model import Model
 from induction_jax.tasks import chains, markov

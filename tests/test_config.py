@@ -336,10 +336,6 @@ class CrossChecksTest(parameterized.TestCase):
       "max_basis=20, eigenpairs=20",
     ),
     (
-      dict(spectra__exact=True, spectra__warm_start=True),
-      "spectra.warm_start applies to Lanczos, which spectra.exact replaces",
-    ),
-    (
       dict(train__micro_batch_size=7),
       "train.micro_batch_size must divide train.batch_size, got "
       "micro_batch_size=7, batch_size=64",

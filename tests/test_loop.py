@@ -18,14 +18,15 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from induction_jax.config import ConfigError, make_config
-from induction_jax.measurements import all_variables
-from induction_jax.run import loop, measuring, snapshots
+from induction_jax.measurements import Inputs, all_variables
 from induction_jax.run.experiment import make_experiment
-from induction_jax.run.log import DivergedError, RunLedger, read_divergence
+from induction_jax.run.log import DivergedError, RunLog, read_divergence
 from induction_jax.run.results import write_results
+from induction_jax.run.snapshots import load_newest
+from induction_jax.run.store import RunStore
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import open_run
-from tests.tiny import EARLIER, tiny_config
+from tests.tiny import EARLIER, run_in, tiny_config
 
 
 @pytest.mark.slow
@@ -36,10 +37,10 @@ class RunTest(parameterized.TestCase):
     cls.config = make_config(tiny_config().to_dict())
     cls.experiment = make_experiment(cls.config)
     cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
-    cls.whole = cls.start("whole")
-    loop.run(cls.experiment, cls.whole)
+    cls.unbroken = cls.start("unbroken")
+    run_in(cls.unbroken, cls.experiment)
     cls.programs = cls.count_programs()
-    cls.final = cls.snapshot(cls.whole)
+    cls.final = cls.snapshot(cls.unbroken)
 
   @classmethod
   def start(cls, name):
@@ -47,7 +48,7 @@ class RunTest(parameterized.TestCase):
 
   @classmethod
   def snapshot(cls, directory, experiment=None):
-    return snapshots.load_or_init(experiment or cls.experiment, directory)[0]
+    return load_newest(experiment or cls.experiment, directory)
 
   def assert_equal_runs(self, directory):
     chex.assert_trees_all_equal(
@@ -58,7 +59,7 @@ class RunTest(parameterized.TestCase):
       self.snapshot(directory).state.opt_state, self.final.state.opt_state
     )
     self.assertEqual(
-      directory.history.read_text(), self.whole.history.read_text()
+      directory.history.read_text(), self.unbroken.history.read_text()
     )
 
   @parameterized.parameters(0, 1, 5, 6, 13, 23)
@@ -69,15 +70,15 @@ class RunTest(parameterized.TestCase):
     def watch(progress):
       seen.append(progress.step)
 
-    end = loop.run(
-      self.experiment,
+    end = run_in(
       directory,
+      self.experiment,
       should_stop=lambda: bool(seen) and seen[-1] >= stop,
       watch=watch,
     )
     self.assertEqual(end, (stop, False))
     self.assertEqual(checkpoints.steps(directory.checkpoints)[-1], stop)
-    self.assertEqual(loop.run(self.experiment, directory), (24, True))
+    self.assertEqual(run_in(directory, self.experiment), (24, True))
     self.assert_equal_runs(directory)
 
   def test_killed_between_checkpoints_and_resumed(self):
@@ -91,28 +92,28 @@ class RunTest(parameterized.TestCase):
         raise KilledError
 
     with self.assertRaises(KilledError):
-      loop.run(self.experiment, directory, watch=watch)
+      run_in(directory, self.experiment, watch=watch)
     with directory.history.open("a") as file:
       file.write('{"step": 17, "kind": "pro')
-    loop.run(self.experiment, directory)
+    run_in(directory, self.experiment)
     self.assert_equal_runs(directory)
 
   def test_records_are_on_disk_before_the_checkpoint_after_them(self):
     order, directory = mock.Mock(), self.start("order")
-    order.ledger.mark.return_value = {}
-    with mock.patch.object(checkpoints, "save", order.save):
-      snapshots.save_snapshot(directory, self.final, order.ledger, order.cost)
+    order.checksum.return_value = {}
+    store = RunStore([directory], order)
+    store._logs = [order]
+    with mock.patch.object(checkpoints, "save", order.save_checkpoint):
+      store.save(self.final)
     called = [name for name, *_ in order.mock_calls]
-    self.assertEqual(
-      called, ["ledger.commit", "ledger.mark", "save", "cost.save"]
-    )
+    self.assertEqual(called, ["commit", "checksum", "save_checkpoint", "save"])
 
   def test_what_is_gone_on_from_is_not_saved_again(self):
     directory = self.start("from_12")
-    shutil.copytree(self.whole.root, directory.root, dirs_exist_ok=True)
+    shutil.copytree(self.unbroken.root, directory.root, dirs_exist_ok=True)
     shutil.rmtree(directory.checkpoints / "24")
     saved = _stamps(directory.checkpoints)
-    loop.run(self.experiment, directory)
+    run_in(directory, self.experiment)
     now = _stamps(directory.checkpoints)
     self.assertEqual({path: now[path] for path in saved}, saved)
     self.assert_equal_runs(directory)
@@ -125,41 +126,41 @@ class RunTest(parameterized.TestCase):
         directory.history.unlink(missing_ok=True)
 
     with self.assertRaisesRegex(OSError, "history.jsonl has gone"):
-      loop.run(self.experiment, directory, watch=watch)
+      run_in(directory, self.experiment, watch=watch)
     self.assertFalse(directory.history.exists())
 
   @parameterized.parameters(0.0, 0.5, 0.99)
   def test_lost_records_are_made_again(self, kept):
     directory = self.start(f"cut_{kept}")
-    shutil.copytree(self.whole.root, directory.root, dirs_exist_ok=True)
+    shutil.copytree(self.unbroken.root, directory.root, dirs_exist_ok=True)
     lines = directory.history.read_text().splitlines(keepends=True)
     few = lines[: int(kept * len(lines))]
     directory.history.write_text("".join(few))
     err = io.StringIO()
     with contextlib.redirect_stderr(err):
-      loop.run(self.experiment, directory)
+      run_in(directory, self.experiment)
     self.assertIn("24 is not used: records before it are gone", err.getvalue())
     self.assert_equal_runs(directory)
 
   def test_weights_too_large_for_a_measurement_are_a_divergence(self):
     directory = self.start("large")
-    ledger = RunLedger(directory)
-    (probe,) = (p for p in self.experiment.probes if p.name == "circuits")
+    log = RunLog(directory)
+    by_name = {each.name: each for each in self.experiment.measurements}
     state = self.final.state
     large = jax.tree.map(lambda x: 1e30 * x, state.params)
     state = state._replace(params=large)
-    held_out = self.experiment.draw(state.key)
-    arrays, _ = measuring.observe(probe, state, held_out, ())
+    batches = self.experiment.draw(state.key)
+    arrays = by_name["circuits"].measure(Inputs(state, batches, {}, {}))
     with self.assertRaisesRegex(DivergedError, "step 7: .* weights are too la"):
-      ledger.measured(7, probe, arrays, {})
+      log.measured(7, by_name["circuits"], jax.device_get(arrays))
     self.assertFalse(directory.history.exists())
 
   def test_finished_run_is_left_as_it_is(self):
-    before = self.whole.history.read_text()
-    saved = _stamps(self.whole.checkpoints)
-    self.assertEqual(loop.run(self.experiment, self.whole), (24, True))
-    self.assertEqual(_stamps(self.whole.checkpoints), saved)
-    self.assertEqual(self.whole.history.read_text(), before)
+    before = self.unbroken.history.read_text()
+    saved = _stamps(self.unbroken.checkpoints)
+    self.assertEqual(run_in(self.unbroken, self.experiment), (24, True))
+    self.assertEqual(_stamps(self.unbroken.checkpoints), saved)
+    self.assertEqual(self.unbroken.history.read_text(), before)
 
   def test_measuring_does_not_touch_training(self):
     values = tiny_config(
@@ -171,21 +172,21 @@ class RunTest(parameterized.TestCase):
     config = make_config(values.to_dict())
     experiment = make_experiment(config)
     directory = open_run(self.root / "unmeasured", config, resume=True)
-    loop.run(experiment, directory)
+    run_in(directory, experiment)
     chex.assert_trees_all_equal(
       self.snapshot(directory, experiment).state.params,
       self.final.state.params,
     )
 
   def test_everything_is_measured_when_due(self):
-    results = write_results(self.experiment, self.whole)
+    results = write_results(self.experiment, self.unbroken)
     np.testing.assert_array_equal(results.step, np.arange(25))
     due = results.top_eigenvalues.dropna("step", how="all").step
     np.testing.assert_array_equal(due, [0, 6, 12, 18, 24])
     declared = {
       v.name
-      for v in all_variables(self.experiment.probes)
-      if not v.name.startswith(("gauss_newton_", "functional_", EARLIER))
+      for v in all_variables(self.experiment.measurements)
+      if not v.name.startswith(("gauss_newton_", "functional_", *EARLIER))
     }
     self.assertSetEqual(set(results.data_vars), declared)
     self.assertTrue(np.isnan(results.top_overlap[0]))
@@ -198,16 +199,17 @@ class RunTest(parameterized.TestCase):
   @classmethod
   def count_programs(cls):
     functions = [cls.experiment.train_chunk, cls.experiment.draw]
-    for probe in cls.experiment.probes:
-      functions += [probe.measure, probe.constants]
+    functions += cls.experiment.shared.values()
+    for each in cls.experiment.measurements:
+      functions += [each.measure, each.nulls]
     return [function._cache_size() for function in functions]
 
   def test_one_compilation_over_a_whole_run(self):
-    self.assertEqual(self.programs, [1] * 10)
+    self.assertEqual(self.programs, [1] * 11)
 
   def test_checkpoints_are_log_spaced_then_even(self):
     self.assertEqual(
-      checkpoints.steps(self.whole.checkpoints), [0, 1, 2, 4, 8, 12, 24]
+      checkpoints.steps(self.unbroken.checkpoints), [0, 1, 2, 4, 8, 12, 24]
     )
 
   def test_divergence_keeps_the_last_good_state_and_says_where(self):
@@ -227,7 +229,7 @@ class RunTest(parameterized.TestCase):
         FloatingPointError,
         r"at step (\d+): try .*; the last good checkpoint is at step \1, from",
       ):
-        loop.run(experiment, directory)
+        run_in(directory, experiment)
       note = read_divergence(directory)
       good = checkpoints.steps(directory.checkpoints)[-1]
       self.assertEqual(
@@ -247,7 +249,7 @@ class RunTest(parameterized.TestCase):
       mock.patch.object(shutil, "disk_usage", return_value=free),
       self.assertRaisesRegex(OSError, "checkpoints"),
     ):
-      loop.run(self.experiment, directory)
+      run_in(directory, self.experiment)
     self.assertFalse(directory.history.exists())
 
   def test_does_not_begin_again_over_a_history(self):
@@ -255,67 +257,51 @@ class RunTest(parameterized.TestCase):
     history.append(directory.history, 5, "train", {})
     before = directory.history.read_bytes()
     with self.assertRaisesRegex(ConfigError, "no checkpoint that can be trust"):
-      loop.run(self.experiment, directory)
+      run_in(directory, self.experiment)
     self.assertEqual(directory.history.read_bytes(), before)
 
   @parameterized.parameters(6, 24)
-  def test_given_up_in_a_measurement_at_once(self, stop):
-    directory = self.start(f"given_up_{stop}")
+  def test_a_measurement_is_abandoned_at_once(self, stop):
+    directory = self.start(f"abandoned_{stop}")
     begun, end = threading.Event(), threading.Event()
 
-    def measure(*arguments):
-      if int(arguments[0].step) == stop and not end.is_set():
+    def measure(inputs):
+      if int(inputs.state.step) == stop and not end.is_set():
         begun.set()
         end.wait(60)
-      return spectra.measure(*arguments)
+      return spectra.measure(inputs)
 
-    probes = {probe.name: probe for probe in self.experiment.probes}
-    spectra = probes["spectra"]
-    probes["spectra"] = spectra._replace(measure=measure)
-    slow = self.experiment._replace(probes=tuple(probes.values()))
-    came_to = loop.run(slow, directory, should_stop=begun.is_set)
-    self.assertEqual(came_to, (stop, False))
-    self.assertEqual(checkpoints.steps(directory.checkpoints)[-1], stop)
+    by_name = {each.name: each for each in self.experiment.all_measurements}
+    spectra = by_name["spectra"]
+    by_name["spectra"] = spectra._replace(measure=measure)
+    slow = self.experiment._replace(all_measurements=tuple(by_name.values()))
+    reached = run_in(directory, slow, should_stop=begun.is_set)
+    self.assertEqual(reached, (stop - 1, False))
+    self.assertEqual(checkpoints.steps(directory.checkpoints)[-1], stop - 1)
     end.set()
-    # What was measured at that step before is measured again.
+    # What was measured at that step already is measured again.
     last = history.read(directory.history)[-1]
     self.assertEqual((last["step"], last["measurement"]), (stop, "ablation"))
-    loop.run(self.experiment, directory)
+    run_in(directory, self.experiment)
     self.assert_equal_runs(directory)
 
-  def test_stopped_within_a_chunk(self):
-    values = tiny_config(
-      behaviour__interval=12,
-      circuits__interval=0,
-      ablation__interval=0,
-      spectra__eigen_interval=0,
-    )
-    values.checkpoint.log_spaced = False
-    config = make_config(values.to_dict())
-    probes = tuple(p for p in self.experiment.probes if p.name == "behaviour")
-    probes = (probes[0]._replace(interval=12),)
-    experiment = self.experiment._replace(config=config, probes=probes)
-    whole, stopped = (
-      open_run(self.root / name, config, resume=True)
-      for name in ("chunks_whole", "chunks_stopped")
-    )
-    loop.run(experiment, whole)
-    with mock.patch.object(loop, "PIECE_SECONDS", 0.0):  # one at a time
-      for stop in (5, 7):
-        seen = [0]
-        end = loop.run(
-          experiment,
-          stopped,
-          should_stop=lambda seen=seen, stop=stop: seen[-1] >= stop,
-          watch=lambda progress, seen=seen: seen.append(progress.step),
-        )
-        self.assertEqual(end, (stop, False))
-    loop.run(experiment, stopped)
-    self.assertEqual(stopped.history.read_text(), whole.history.read_text())
-    chex.assert_trees_all_equal(
-      self.snapshot(stopped, experiment).state.opt_state,
-      self.snapshot(whole, experiment).state.opt_state,
-    )
+  def test_training_is_abandoned_at_once(self):
+    directory = self.start("abandoned_training")
+    begun, end = threading.Event(), threading.Event()
+
+    def train_chunk(state, num_steps):
+      if int(state.step) == 9 and not end.is_set():
+        begun.set()
+        end.wait(60)
+      return self.experiment.train_chunk(state, num_steps)
+
+    slow = self.experiment._replace(train_chunk=train_chunk)
+    reached = run_in(directory, slow, should_stop=begun.is_set)
+    end.set()
+    self.assertEqual(reached, (9, False))
+    self.assertEqual(checkpoints.steps(directory.checkpoints)[-1], 9)
+    run_in(directory, self.experiment)
+    self.assert_equal_runs(directory)
 
 
 def _stamps(directory):
@@ -330,7 +316,8 @@ def _stamps(directory):
 BASE_SCRIPT = """
 import numpy as np
 from configs import base
-from induction_jax.run import measuring
+from induction_jax.run.loop import measure
+from induction_jax.run.snapshots import Snapshot
 from induction_jax.config import ConfigError, make_config
 from induction_jax.run.experiment import make_experiment
 from induction_jax.run.log import read_divergence
@@ -348,16 +335,19 @@ experiment = make_experiment(make_config(values.to_dict()))
 state, metrics = experiment.train_chunk(experiment.init(), np.int32(2))
 assert int(state.step) == 2 and int(metrics.first_bad_step) == -1
 assert 3.0 < float(metrics.mean.loss) < 6.0, metrics
-held_out = experiment.draw(state.key)
-for probe in experiment.probes:
-  carry = probe.init_carry(state.params)
-  values, _ = measuring.measure(probe, state, held_out, carry)
-  assert set(values) <= {v.name for v in probe.variables}
-  if probe.name == "spectra":
+batches = experiment.draw(state.key)
+by_name = {each.name: each for each in experiment.measurements}
+
+def record(measurement, arrays):
+  values = measurement.finish(arrays)
+  assert set(values) <= {v.name for v in measurement.variables}
+  if measurement.name == "spectra":
     assert values["top_eigenvalues"].shape == (10,)
     assert values["top_eigenvalues"][0] > 0 > values["bottom_eigenvalues"][0]
     assert values["products"] == 24  # and four for the rounding
-print("measured", len(experiment.probes), "probes")
+
+measure(experiment, Snapshot(state, {}), batches, lambda *_: True, record)
+print("measured", len(by_name))
 """
 
 
@@ -373,7 +363,7 @@ class BaseTest(absltest.TestCase):
       check=False,
     )
     self.assertEqual(done.returncode, 0, done.stderr)
-    self.assertIn("measured 4 probes", done.stdout)
+    self.assertIn("measured 4", done.stdout)
 
 
 if __name__ == "__main__":

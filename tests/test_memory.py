@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
+from induction_jax.measurements.evaluation_batches import HeldOut
 
 from induction_jax import circuits
 from induction_jax.circuits import CircuitWeights
 from induction_jax.config import make_config
-from induction_jax.measurements.evaluation_batches import HeldOut
 from induction_jax.measurements.memory import make_memory_probe
 from induction_jax.model import make_model
 from induction_jax.training.state import TrainState

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
+from induction_jax.measurements.solve import Wanted, find_spectra, make_solve
 
 from induction_jax import circuits, spectra
 from induction_jax.config import make_config
 from induction_jax.measurements import behaviour, curvature
-from induction_jax.measurements.solve import Wanted, find_spectra, make_solve
 from induction_jax.run import measuring
 from induction_jax.run.experiment import make_experiment, make_pure_experiment
 from tests.tiny import tiny_config

@@ -13,13 +13,13 @@ from absl.testing import absltest
 
 from induction_jax.config import make_config
 from induction_jax.devices import processes
-from induction_jax.run import loop, snapshots
 from induction_jax.run.experiment import make_experiment
 from induction_jax.run.results import make_results
+from induction_jax.run.snapshots import load_newest
 from induction_jax.storage import checkpoints
 from induction_jax.storage.run_directory import load_run, open_run
 from tests.entry_point import EntryPointTest
-from tests.tiny import tiny_config
+from tests.tiny import run_in, tiny_config
 
 SETTINGS = {
   "train__num_steps": 200,
@@ -108,7 +108,7 @@ class TwoProcessesTest(EntryPointTest):
 
     single = open_run(self.root / "one", self.single_config(), resume=True)
     experiment = make_experiment(self.single_config())
-    loop.run(experiment, single)
+    run_in(single, experiment)
     for name in ("train_loss", "top_eigenvalues", "loss_by_position"):
       found, expected = (
         make_results(experiment, each)[name].dropna("step", how="all")
@@ -119,10 +119,7 @@ class TwoProcessesTest(EntryPointTest):
       self.assertLess(
         float(np.abs(found - expected).max()), TOLERANCE * largest
       )
-    states = [
-      snapshots.load_or_init(experiment, each)[0].state
-      for each in (run, single)
-    ]
+    states = [load_newest(experiment, each).state for each in (run, single)]
     self.assertEqual([int(state.step) for state in states], [200, 200])
     for a, b in zip(*(jax.tree.leaves(state.params) for state in states)):
       np.testing.assert_allclose(a, b, atol=TOLERANCE)

@@ -1,7 +1,10 @@
 """Many seeds at once: each as if it ran alone, whatever befalls the others."""
 
+import contextlib
 import dataclasses
+import io
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,23 +20,26 @@ from absl.testing import absltest, parameterized
 from induction_jax.config import make_config
 from induction_jax.devices.keys import key_data
 from induction_jax.devices.mesh import make_seeds_mesh
-from induction_jax.measurements import Probe
-from induction_jax.run import loop, measuring, snapshots
+from induction_jax.measurements import Inputs, Measurement
+from induction_jax.run import loop
 from induction_jax.run.experiment import (
   compile_experiment,
   make_pure_experiment,
 )
 from induction_jax.run.log import DivergedError
 from induction_jax.run.results import write_results
+from induction_jax.run.schedule import TrainingSchedule
 from induction_jax.run.seeds import (
-  SeedsLedger,
-  config_of,
+  bytes_per_seed,
+  config_of_seed,
   group_size,
   make_group,
   over_seeds,
-  seed_bytes,
 )
-from induction_jax.storage import checkpoints, history, version_1
+from induction_jax.run.snapshots import init_snapshot, load_newest
+from induction_jax.run.store import RunStore
+from induction_jax.run.timing import Timing
+from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import (
   RunDirectory,
   open_run,
@@ -41,8 +47,9 @@ from induction_jax.storage.run_directory import (
 )
 from induction_jax.storage.sweep_directory import SweepPlan
 from induction_jax.training.state import init_state
-from induction_jax.training.step import ChunkMetrics, StepMetrics, no_updates
-from tests.tiny import tiny_config
+from induction_jax.training.step import ChunkMetrics, StepMetrics
+from induction_jax.types import Variable
+from tests.tiny import run_in, tiny_config
 
 SEEDS = (3, 4, 5)
 CHANGES = {
@@ -71,25 +78,38 @@ class SeedsTest(parameterized.TestCase):
     cls.one = compile_experiment(cls.pure)
     cls.mesh = make_seeds_mesh(cls.config.mesh, 1)
     cls.group = staticmethod(make_group(cls.pure, "map", cls.mesh))
-    cls.runs, cls.stacked = cls.start("together")
-    loop.run(cls.group(SEEDS), cls.stacked, ledger=SeedsLedger(cls.runs))
+    cls.runs = cls.start("together")
+    cls.run_together(cls.group(SEEDS), cls.runs)
 
   @classmethod
   def start(cls, name):
-    """Directories of the seeds, and of what is stacked."""
-    stacked = RunDirectory(cls.root / name / "group")
-    runs = []
-    for row, seed in enumerate(SEEDS):
-      root = cls.root / name / f"seed_{seed}"
-      runs.append(open_run(root, config_of(cls.config, seed), resume=True))
-      part = version_1.Part(stacked.checkpoints, row, len(SEEDS))
-      version_1.link(runs[-1].checkpoints, part)
-    stacked.root.mkdir()
-    return runs, stacked
+    """Directories of the seeds."""
+    return [
+      open_run(
+        cls.root / name / f"seed_{seed}",
+        config_of_seed(cls.config, seed),
+        resume=True,
+      )
+      for seed in SEEDS
+    ]
+
+  @classmethod
+  def run_together(cls, experiment, runs, **options):
+    group = RunDirectory(runs[0].root.parent)
+    return loop.run(
+      experiment,
+      TrainingSchedule(cls.config, experiment.measurements),
+      RunStore(runs, Timing(group), stacked=True),
+      **options,
+    )
+
+  def final(self, runs):
+    """The newest snapshot of each seed."""
+    return [arrays(load_newest(self.one, run)) for run in runs]
 
   def alone(self, seed, name):
     """A run of one seed, by the programs that all single runs share."""
-    config = config_of(self.config, seed)
+    config = config_of_seed(self.config, seed)
 
     def init():
       key = jax.random.key(seed)
@@ -102,16 +122,15 @@ class SeedsTest(parameterized.TestCase):
   def test_a_seed_is_its_single_run_to_the_bit(self):
     run = self.runs[1]
     experiment, own = self.alone(SEEDS[1], "alone")
-    loop.run(experiment, own)
+    run_in(own, experiment)
     self.assertEqual(run.history.read_text(), own.history.read_text())
     # And is read as one, checkpoints included.
     self.assertEqual(
       checkpoints.steps(run.checkpoints), checkpoints.steps(own.checkpoints)
     )
-    found, resumed = snapshots.load_or_init(experiment, run)
-    self.assertTrue(resumed)
-    expected = snapshots.load_or_init(experiment, own)[0]
-    chex.assert_trees_all_equal(arrays(found), arrays(expected))
+    found, expected = self.final([run, own])
+    self.assertEqual(found.state.step, 12)
+    chex.assert_trees_all_equal(found, expected)
     results = write_results(experiment, run)
     np.testing.assert_array_equal(
       results.induction_accuracy.dropna("step").step, [0, 3, 6, 9, 12]
@@ -122,42 +141,59 @@ class SeedsTest(parameterized.TestCase):
     # would compile anew.
     experiment = self.group(SEEDS)
     state = experiment.init()
-    held_out = experiment.draw(state.key)
-    (probe,) = (p for p in experiment.probes if p.name == "spectra")
-    carry = probe.init_carry(state.params)
+    batches = experiment.draw(state.key)
+    carry = init_snapshot(experiment).carries["spectra"]
     like = jax.tree.map(lambda x: (x.committed, x.sharding), (state, carry))
-    _, carry = measuring.observe(probe, state, held_out, carry)
+    (spectra,) = (m for m in experiment.measurements if m.name == "spectra")
+    used = {"linearisation": experiment.shared["linearisation"](state, batches)}
+    measured = spectra.measure(Inputs(state, batches, used, carry))
+    carry = {name: measured[name] for name in carry}
     state, _ = experiment.train_chunk(state, jnp.int32(1))
     found = jax.tree.map(lambda x: (x.committed, x.sharding), (state, carry))
     self.assertEqual(jax.tree.leaves(like), jax.tree.leaves(found))
 
   def test_stopped_and_resumed_equals_never_stopped(self):
-    runs, stacked = self.start("stopped")
+    runs = self.start("stopped")
     seen = []
-    end = loop.run(
+    end = self.run_together(
       self.group(SEEDS),
-      stacked,
-      ledger=SeedsLedger(runs),
+      runs,
       should_stop=lambda: bool(seen) and seen[-1] >= 6,
       watch=lambda progress: seen.append(progress.step),
     )
     self.assertEqual(end, (6, False))
     with runs[1].history.open("a") as file:
       file.write('{"step": 9, "kind": "train", "values": {}}\n{"step": 1')
-    loop.run(self.group(SEEDS), stacked, ledger=SeedsLedger(runs))
-    for run, whole in zip(runs, self.runs):
-      self.assertEqual(run.history.read_text(), whole.history.read_text())
-    final, expected = (
-      snapshots.load_or_init(self.group(SEEDS), each)[0]
-      for each in (stacked, self.stacked)
-    )
-    chex.assert_trees_all_equal(arrays(final), arrays(expected))
+    self.run_together(self.group(SEEDS), runs)
+    for run, unbroken in zip(runs, self.runs):
+      self.assertEqual(run.history.read_text(), unbroken.history.read_text())
+    chex.assert_trees_all_equal(self.final(runs), self.final(self.runs))
+
+  def test_resumes_from_the_newest_checkpoint_that_all_seeds_have(self):
+    runs = self.start("uneven")
+    for run, unbroken in zip(runs, self.runs):
+      shutil.copytree(unbroken.root, run.root, dirs_exist_ok=True)
+    # As if killed between the checkpoints of two seeds, and one damaged.
+    shutil.rmtree(runs[2].checkpoints / "12")
+    for path in (runs[0].checkpoints / "8").rglob("*"):
+      if path.is_file() and path.name != "manifest.json":
+        path.write_bytes(path.read_bytes()[:-1])
+    seen = []
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+      self.run_together(
+        self.group(SEEDS), runs, watch=lambda progress: seen.append(progress[0])
+      )
+    self.assertEqual(seen[0], 4)
+    self.assertIn("seed_3/checkpoints/8 is damaged", err.getvalue())
+    for run, unbroken in zip(runs, self.runs):
+      self.assertEqual(run.history.read_text(), unbroken.history.read_text())
+    chex.assert_trees_all_equal(self.final(runs), self.final(self.runs))
 
   def test_another_group_takes_the_same_programs(self):
     programs = self.group(SEEDS).train_chunk._cache_size()
     state = self.group((7, 8, 9)).init()
-    nothing = no_updates(state.step)
-    self.group((7, 8, 9)).train_chunk(state, np.int32(2), nothing)
+    self.group((7, 8, 9)).train_chunk(state, np.int32(2))
     self.assertEqual(self.group(SEEDS).train_chunk._cache_size(), programs)
     again = self.group((9, 8, 3)).init().params["w_q"]
     first = self.group(SEEDS).init().params["w_q"]
@@ -165,7 +201,7 @@ class SeedsTest(parameterized.TestCase):
     self.assertFalse(np.array_equal(again[0], again[1]))
 
   def test_a_seed_that_diverges_is_frozen_and_the_others_go_on(self):
-    runs, stacked = self.start("diverged")
+    runs = self.start("diverged")
     experiment = self.group(SEEDS)
 
     def poisoned():
@@ -173,21 +209,23 @@ class SeedsTest(parameterized.TestCase):
       w_e = state.params["w_e"].at[1].multiply(jnp.nan)
       return state._replace(params=state.params | {"w_e": w_e})
 
-    # Lanczos complains of a network that is nan before it is trained.
-    probes = tuple(p for p in experiment.probes if p.name == "behaviour")
-    poisoned = experiment._replace(init=poisoned, probes=probes)
-    loop.run(poisoned, stacked, ledger=SeedsLedger(runs))
+    # The spectra of a network that is nan before it is trained are refused.
+    behaviour = tuple(
+      each for each in experiment.measurements if each.name == "behaviour"
+    )
+    poisoned = experiment._replace(init=poisoned, all_measurements=behaviour)
+    self.run_together(poisoned, runs)
     note = read_json(runs[1].diverged)
     self.assertEqual((note["step"], note["noticed"]), (0, 1))
     self.assertEqual({r["step"] for r in history.read(runs[1].history)}, {0})
-    final = snapshots.load_or_init(poisoned, stacked)[0].state
-    np.testing.assert_array_equal(final.step, [12, 0, 12])
-    sound = snapshots.load_or_init(experiment, self.stacked)[0].state
+    light = self.one._replace(all_measurements=self.one.all_measurements[:1])
+    final = [load_newest(light, run).state for run in runs]
+    self.assertEqual([int(state.step) for state in final], [12, 0, 12])
+    sound = self.final(self.runs)
     for i in (0, 2):
       self.assertFalse(runs[i].diverged.exists())
       chex.assert_trees_all_equal(
-        arrays(jax.tree.map(lambda x, i=i: x[i], final.params)),
-        arrays(jax.tree.map(lambda x, i=i: x[i], sound.params)),
+        arrays(final[i].params), sound[i].state.params
       )
       expected = history.read(self.runs[i].history)
       self.assertEqual(
@@ -204,7 +242,7 @@ class SeedsTest(parameterized.TestCase):
     chex.assert_trees_all_close(state.params, expected.params, atol=1e-5)
 
   def test_memory_and_groups(self):
-    each = seed_bytes(self.pure)
+    each = bytes_per_seed(self.pure)
     state = jax.tree.leaves(jax.eval_shape(self.pure.init).params)
     self.assertGreater(each, 6 * sum(x.size * 4 for x in state))
     self.assertEqual(group_size(64, 10, 329, devices=1), 32)
@@ -215,26 +253,33 @@ class SeedsTest(parameterized.TestCase):
     self.assertEqual(plan.groups(), [range(2, 5), range(5, 8)])
 
 
-class LedgerTest(absltest.TestCase):
+def _finish(arrays):
+  if arrays["x"] < 0:
+    raise FloatingPointError("x < 0")
+  return arrays
+
+
+class SeedsStoreTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     root = Path(self.enter_context(tempfile.TemporaryDirectory()))
     self.runs = [RunDirectory(root / str(seed)) for seed in range(2)]
     for run in self.runs:
       run.root.mkdir()
-    self.ledger = SeedsLedger(self.runs)
-    self.ledger.begin(-1)
-    self.probe = Probe(
-      name="x",
+    group = RunDirectory(root)
+    self.store = RunStore(self.runs, Timing(group), stacked=True)
+    self.store.begin(-1)
+    self.measurement = Measurement(
+      name="m",
       interval=1,
-      variables=(),
-      measure=lambda *_: ({}, ()),
-      complain=lambda values: "x < 0" if values["x"] < 0 else None,
+      variables=(Variable("x", ("step",), "x"),),
+      measure=lambda inputs: {},
+      finish=_finish,
     )
 
   def measure(self, step, *values):
     found = {"x": np.array(values)}
-    return self.ledger.measured(step, self.probe, found, {})
+    return self.store.measured(step, self.measurement, found)
 
   def steps(self, seed):
     return [record["step"] for record in history.read(self.runs[seed].history)]
@@ -248,9 +293,9 @@ class LedgerTest(absltest.TestCase):
 
   def test_note_goes_with_the_history(self):
     self.measure(3, 1.0, -1.0)
-    self.ledger.begin(3)
+    self.store.begin(3)
     self.assertTrue(self.runs[1].diverged.exists())
-    self.ledger.begin(2)
+    self.store.begin(2)
     self.assertFalse(self.runs[1].diverged.exists())
     self.measure(3, 1.0, 1.0)
     self.assertEqual(self.steps(1), [3])
@@ -260,12 +305,19 @@ class LedgerTest(absltest.TestCase):
     metrics = ChunkMetrics(
       StepMetrics(zeros, zeros), np.array([-1, 7]), 1 + zeros
     )
-    self.assertEqual(self.ledger.trained(10, metrics)["train_loss"], 0)
+    self.assertEqual(self.store.trained(10, metrics)["train_loss"], 0)
     note = read_json(self.runs[1].diverged)
     self.assertEqual((note["step"], note["noticed"]), (7, 10))
 
-  def test_no_seed_left(self):
-    with self.assertRaisesRegex(DivergedError, "every seed has diverged"):
+  def test_the_last_seed_that_diverges_ends_the_run(self):
+    with self.assertRaisesRegex(DivergedError, "step 3: x < 0") as caught:
+      self.measure(3, -1.0, -1.0)
+    self.store.diverged(caught.exception)
+    for run in self.runs:
+      self.assertEqual(read_json(run.diverged)["step"], 3)
+    # A run that is started again tries again, and fails again.
+    self.store.begin(3)
+    with self.assertRaises(DivergedError):
       self.measure(3, -1.0, -1.0)
 
 
@@ -276,12 +328,12 @@ from induction_jax.config import make_config
 from induction_jax.run.experiment import make_pure_experiment
 from induction_jax.devices.mesh import make_seeds_mesh
 from induction_jax.run.seeds import make_group
-from tests.tiny import tiny_config
+from tests.tiny import run_in, tiny_config
 
 jax.config.update("jax_debug_key_reuse", True)
 config = make_config(tiny_config().to_dict())
 pure = make_pure_experiment(config)
-pure = pure._replace(all_probes=())
+pure = pure._replace(all_measurements=())
 states = []
 for shared_by in (16, 1):
   mesh = make_seeds_mesh(config.mesh, shared_by)
@@ -327,9 +379,11 @@ class DevicesTest(absltest.TestCase):
 
   def test_config_of_a_seed_is_checked(self):
     config = make_config(tiny_config().to_dict())
-    self.assertEqual(config_of(config, 7), dataclasses.replace(config, seed=7))
+    self.assertEqual(
+      config_of_seed(config, 7), dataclasses.replace(config, seed=7)
+    )
     with self.assertRaisesRegex(ValueError, "seed must be in"):
-      config_of(config, 2**32)
+      config_of_seed(config, 2**32)
 
 
 if __name__ == "__main__":

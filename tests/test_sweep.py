@@ -14,9 +14,9 @@ from absl.testing import absltest, parameterized
 from induction_jax import sweep
 from induction_jax.commands.sweep_options import make_grid
 from induction_jax.config import ConfigError, make_config
+from induction_jax.run import seeds
 from induction_jax.run.log import DivergedError
 from induction_jax.run.loop import End
-from induction_jax.run.seeds import run as seeds_run
 from induction_jax.storage.sweep_directory import (
   SweepPlan,
   open_grid,
@@ -66,14 +66,12 @@ class WholeTest(SweepTest):
     with xr.open_dataset(self.workdir / "results.nc") as results:
       self.assertEqual(list(results.seed), [1, 2])
       measured = results.induction_accuracy.dropna("step")
-      self.assertEqual(list(measured.step), [0, 3])
+      self.assertEqual(list(measured.step), [0, 3, 6])
     self.assertIn("to go on:\n  python -m induction_jax.sweep --config", out)
     with mock.patch.object(sweep, "find", interrupted):
       status, out, _ = self.sweep(*arguments)
     self.assertEqual(status, 143)
-    with mock.patch.object(
-      seeds_run, "run", return_value=End(12, complete=False)
-    ):
+    with mock.patch.object(seeds, "run", return_value=End(12, complete=False)):
       status, out, _ = self.sweep(*arguments)
     self.assertEqual(status, 128)  # and the signal, of which there was none
     self.assertIn("stopped; to go on:", out)
@@ -100,8 +98,8 @@ class WholeTest(SweepTest):
       [p.read_bytes() for p in self.workdir.glob("*/history.jsonl")], histories
     )
     # Nor is there anything to go on with where every seed has diverged.
-    every = DivergedError(3, "every seed has diverged")
-    with mock.patch.object(seeds_run, "run", side_effect=every):
+    every = DivergedError(3, "x")
+    with mock.patch.object(seeds, "run", side_effect=every):
       self.assertEqual(self.sweep(*arguments)[0], 0)
 
 

@@ -19,10 +19,12 @@ from induction_jax.config import make_config
 from induction_jax.report import behaviour_figures, style
 from induction_jax.report.findings import find
 from induction_jax.report.summary import summarise_zoom
-from induction_jax.run import loop, replay, snapshots
+from induction_jax.run import replay
 from induction_jax.run.experiment import make_experiment
+from induction_jax.run.loop import End
 from induction_jax.run.results import make_results, write_results
-from induction_jax.run.timing import Cost
+from induction_jax.run.snapshots import load_newest
+from induction_jax.run.timing import Timing
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.files import write_json
 from induction_jax.storage.run_directory import (
@@ -32,7 +34,7 @@ from induction_jax.storage.run_directory import (
 )
 from induction_jax.transition import Interval, Transition
 from tests.entry_point import call, interrupted
-from tests.tiny import tiny_config, with_light_spectra
+from tests.tiny import run_in, tiny_config, with_light_spectra
 
 
 @pytest.mark.slow
@@ -48,12 +50,14 @@ class ZoomTest(parameterized.TestCase):
     cls.experiment = with_light_spectra(experiment)
     cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
     cls.original = open_run(cls.root / "original", cls.config, resume=True)
-    loop.run(cls.experiment, cls.original)
+    run_in(cls.original, cls.experiment)
     cls.own = write_results(cls.experiment, cls.original)
     # The same run, measured at every step.
-    every = tuple(p._replace(interval=1) for p in cls.experiment.probes)
+    every = tuple(
+      each._replace(interval=1) for each in cls.experiment.measurements
+    )
     often = open_run(cls.root / "often", cls.config, resume=True)
-    loop.run(cls.experiment._replace(probes=every), often)
+    run_in(often, cls.experiment._replace(all_measurements=every))
     cls.often = write_results(cls.experiment, often)
 
   def setUp(self):
@@ -122,7 +126,7 @@ class ZoomTest(parameterized.TestCase):
 
   def test_a_run_that_reports_again_keeps_its_own_answer(self):
     def report():
-      cost = Cost(self.run_directory)
+      cost = Timing(self.run_directory)
       with contextlib.redirect_stdout(io.StringIO()):
         train._report(self.experiment, self.run_directory, cost)
       return read_json(self.run_directory.summary) | {"cost": None}
@@ -168,7 +172,7 @@ class ZoomTest(parameterized.TestCase):
         self.assertIsNotNone(run.get_legend())
 
   def test_repeated_and_overlapping_zooms_add_nothing_twice(self):
-    self.zoom("--from=5", "--to=9", "--every=2", "--probes=behaviour")
+    self.zoom("--from=5", "--to=9", "--every=2", "--measurements=behaviour")
     with self.run_directory.zoomed.open("a") as file:
       file.write('{"step": 9, "kind": "pro')  # cut off by a crash
     self.zoom("--from=5", "--to=9", "--every=2")
@@ -192,7 +196,7 @@ class ZoomTest(parameterized.TestCase):
       self.experiment,
       self.run_directory,
       plan,
-      self.experiment.probes,
+      ["behaviour", "spectra"],
       should_stop=lambda: bool(seen) and seen[-1] >= 7,
       watch=lambda progress: seen.append(progress.step),
     )
@@ -206,34 +210,35 @@ class ZoomTest(parameterized.TestCase):
     plan = replay.make_plan(self.run_directory, 23, 24, 1)
     begun, end = threading.Event(), threading.Event()
 
-    def measure(*arguments):
-      if int(arguments[0].step) == 24:
+    def measure(inputs):
+      if int(inputs.state.step) == 24:
         begun.set()
         end.wait(60)
-      return behaviour.measure(*arguments)
+      return behaviour.measure(inputs)
 
-    probes = {probe.name: probe for probe in self.experiment.probes}
-    behaviour = probes["behaviour"]
-    with mock.patch.object(replay, "_left_to_measure") as left:
-      left.return_value = {24: [behaviour._replace(measure=measure)]}
+    by_name = {each.name: each for each in self.experiment.measurements}
+    behaviour = by_name["behaviour"]
+    slow = behaviour._replace(measure=measure)
+    with mock.patch.object(replay.ReplayStore, "not_yet_measured") as left:
+      left.return_value = {24: {"behaviour"}}
       found, compared = replay.replay(
-        self.experiment,
+        self.experiment._replace(all_measurements=(slow,)),
         self.run_directory,
         plan,
-        [behaviour],
+        ["behaviour"],
         should_stop=begun.is_set,
       )
     end.set()
-    self.assertEqual((found, compared), ((24, False), []))
+    self.assertEqual((found, compared), ((23, False), []))
 
   def test_given_up_in_the_updates_at_once(self):
     plan = replay.make_plan(self.run_directory, 5, 9, 1)
     begun, end = threading.Event(), threading.Event()
 
-    def train(*arguments):
+    def train(state, num_steps):
       begun.set()
       end.wait(60)
-      return self.experiment.train_chunk(*arguments)
+      return self.experiment.train_chunk(state, num_steps)
 
     found, _ = replay.replay(
       self.experiment._replace(train_chunk=train),
@@ -265,7 +270,7 @@ class ZoomTest(parameterized.TestCase):
     self.assertIn("non-finite loss, gradient or parameters at step 6", err)
 
   def test_one_that_is_not_complete_is_not_dated(self):
-    ended = loop.End(12, complete=False), []
+    ended = End(12, complete=False), []
     with mock.patch.object(zoom, "replay", return_value=ended):
       status, out, _ = self.zoom("--from=5", "--to=9", "--every=1")
     self.assertEqual(status, 128)  # and the signal, of which there was none
@@ -279,7 +284,7 @@ class ZoomTest(parameterized.TestCase):
     self.assertIn("stopped; to go on:", out)
 
   def test_other_bits_are_said(self):
-    snapshot = snapshots.load_or_init(self.experiment, self.run_directory)[0]
+    snapshot = load_newest(self.experiment, self.run_directory)
     kept = self.run_directory.checkpoints
     snapshot = checkpoints.restore(kept, 8, snapshot)
     params = dict(snapshot.state.params)
@@ -344,9 +349,12 @@ class ZoomTest(parameterized.TestCase):
     (("--from=7", "--to=6"), "--from must not exceed --to"),
     (("--from=3", "--to=6", "--every=0"), "at least 1, got 0"),
     (("--from=x", "--to=6"), "from"),
-    (("--from=3", "--to=6", "--probes=circuits"), "(behaviour, spectra), got"),
-    (("--from=3", "--to=6", "--probes="), "got none"),
-    (("--from=3", "--to=6", "again"), "one run directory"),
+    (
+      ("--from=3", "--to=6", "--measurements=circuits"),
+      "(behaviour, spectra), got",
+    ),
+    (("--from=3", "--to=6", "--measurements="), "got none"),
+    (("--from=3", "--to=6", "again"), "unexpected argument"),
   )
   def test_mistakes(self, arguments, message):
     before = self.run_directory.results.read_bytes()

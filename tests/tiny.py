@@ -6,13 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from configs import quick
-from induction_jax.measurements import measurement
+from induction_jax.measurements import Measurement
+from induction_jax.run import loop
+from induction_jax.run.schedule import TrainingSchedule
+from induction_jax.run.store import RunStore
+from induction_jax.run.timing import Timing
 
 # Task settings that only Markov chains have, after those of `repeats`.
 NO_CHAINS = (1.0, False, 1, False)
 
 # Declared, so that they can be read, and measured no longer.
-EARLIER = "preconditioned_bottom_"
+EARLIER = ("preconditioned_bottom_", "warm_start")
 
 
 def tiny_config(**overrides):
@@ -47,24 +51,28 @@ def tiny_config(**overrides):
 
 
 def with_light_spectra(experiment):
-  """The same, but its spectra cost no compilation: of the weights' squares."""
+  """An experiment whose spectra need no Lanczos: the squares of the weights."""
 
-  def measure(state, held_out, prepared, carry):
-    leaves = jax.tree.leaves(state.params)
-    norm = sum(jnp.sum(leaf**2) for leaf in leaves)
-    return {"spectral_norm": norm}, carry
+  def measure(inputs):
+    leaves = jax.tree.leaves(inputs.state.params)
+    return {"spectral_norm": sum(jnp.sum(leaf**2) for leaf in leaves)}
 
-  light = tuple(
-    each._replace(
-      constants=measurement.no_arrays,
-      init_carry=measurement.nothing,
-      prepare=measurement.nothing,
-      measure=jax.jit(measure),
-      complain=measurement.content,
-      keep=measurement.no_arrays,
-    )
-    if each.name == "spectra"
-    else each
-    for each in experiment.probes
+  by_name = {each.name: each for each in experiment.all_measurements}
+  spectra = by_name["spectra"]
+  by_name["spectra"] = Measurement(
+    name=spectra.name,
+    interval=spectra.interval,
+    variables=spectra.variables,
+    measure=jax.jit(measure),
   )
-  return experiment._replace(probes=light)
+  return experiment._replace(all_measurements=tuple(by_name.values()))
+
+
+def run_in(directory, experiment, **options):
+  """Runs an experiment in a directory, as the command train does."""
+  return loop.run(
+    experiment,
+    TrainingSchedule(experiment.config, experiment.measurements),
+    RunStore([directory], Timing(directory)),
+    **options,
+  )

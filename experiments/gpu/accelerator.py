@@ -34,6 +34,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from induction_jax.run.measuring import observe
 
 from experiments.gpu.precision import compare_precisions
 from experiments.peers.costs import LOOP, power
@@ -52,7 +53,6 @@ from induction_jax import sweep, train
 from induction_jax.config import Config, parse_leaves
 from induction_jax.measurements import Probe
 from induction_jax.run.experiment import Experiment, make_experiment
-from induction_jax.run.measuring import observe
 from induction_jax.storage.files import read_json
 
 Figures = dict[str, Any]

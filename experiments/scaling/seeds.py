@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from induction_jax.run.measuring import observe
 
 from experiments.shared.networks import read_config
 from experiments.shared.reporting import Cell, Table, make_parser, report
@@ -33,7 +34,6 @@ from induction_jax.run.experiment import (
   compile_experiment,
   make_pure_experiment,
 )
-from induction_jax.run.measuring import observe
 from induction_jax.run.seeds import MAPPINGS, make_group
 from induction_jax.training.state import init_state
 

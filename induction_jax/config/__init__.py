@@ -13,6 +13,7 @@ from induction_jax.config.reading import (
   read_config,
   to_dict,
   to_json,
+  value_of,
 )
 from induction_jax.config.sections import Config, MeshConfig, SpectraConfig
 from induction_jax.config.training import (
@@ -45,4 +46,5 @@ __all__ = [
   "shown",
   "to_dict",
   "to_json",
+  "value_of",
 ]

@@ -34,7 +34,13 @@ class Retired(NamedTuple):
   reason: str
 
 
-RETIRED: dict[str, Retired] = {}
+RETIRED = {
+  "spectra.warm_start": Retired(
+    False,
+    "starting Lanczos at the last eigenvectors saved at most a tenth of the "
+    "products",
+  ),
+}
 
 
 class Leaf(NamedTuple):

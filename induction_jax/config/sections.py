@@ -123,11 +123,6 @@ class SpectraConfig:
     doc="An eigenpair is converged if its residual bound is at most tolerance "
     "times the absolute eigenvalue.",
   )
-  warm_start: bool = boolean(
-    default=False,
-    doc="Start Lanczos at the last eigenvectors while they overlap by 0.6 or "
-    "more, and at random every tenth time.",
-  )
   preconditioned_top_k: int = at_least(
     0,
     default=1,
@@ -167,10 +162,6 @@ class SpectraConfig:
       "(both ends come from one basis) by at least 2",
       max_basis=self.max_basis,
       eigenpairs=self.most_pairs,
-    )
-    require(
-      not (self.exact and self.warm_start),
-      "spectra.warm_start applies to Lanczos, which spectra.exact replaces",
     )
     require_divides("spectra", self.micro_batch_size, self.batch_size)
 
@@ -215,6 +206,15 @@ class BlocksConfig:
     default=40,
     doc="Most Hessian-vector products for the extreme eigenvalues of the "
     "diagonal blocks.",
+  )
+
+
+@dataclass(frozen=True)
+class ParticipationConfig:
+  """The participation ratio of the Hessian's top eigenvectors."""
+
+  interval: int = at_least(
+    0, default=0, doc="Steps between measurements; 0: never."
   )
 
 
@@ -279,6 +279,7 @@ class Config:
   spectra: SpectraConfig = SpectraConfig()
   density: DensityConfig = DensityConfig()
   blocks: BlocksConfig = BlocksConfig()
+  participation: ParticipationConfig = ParticipationConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
   mesh: MeshConfig = MeshConfig()
   report: ReportConfig = ReportConfig()

@@ -15,8 +15,8 @@ from induction_jax.measurements.ablation_variables import (
   TOKENS,
   VARIABLES,
 )
-from induction_jax.measurements.evaluation_batches import HeldOut
-from induction_jax.measurements.measurement import Probe
+from induction_jax.measurements.curvature import Curvature
+from induction_jax.measurements.measurement import Inputs, Measurement
 from induction_jax.model import (
   NO_EDITS,
   Activations,
@@ -27,8 +27,7 @@ from induction_jax.model import (
   sum_heads,
 )
 from induction_jax.model.losses import token_losses
-from induction_jax.training.state import TrainState
-from induction_jax.types import Array, Batch, Params, PyTree
+from induction_jax.types import Array, Batch, Params
 
 Arrays = dict[str, Array]
 
@@ -43,7 +42,7 @@ class _Intact(NamedTuple):
   weights: dict[str, Array]  # [B, T], which tokens count, by suffix
 
 
-def make_ablation_probe(config: Config, model: Model) -> Probe:
+def make_ablation(config: Config, model: Model, _: Curvature) -> Measurement:
   """What heads and paths are worth: changes of the loss on `repeats`.
 
   Cost: 5 H L (L - 1) / 2 layers of attention on `ablation.batch_size`
@@ -54,19 +53,18 @@ def make_ablation_probe(config: Config, model: Model) -> Probe:
   """
   c = config.ablation
 
-  def constants(_: TrainState, __: HeldOut) -> Arrays:
+  def nulls(_: Inputs) -> Arrays:
     guess = jnp.log(jnp.float32(config.task.vocab_size))
     values = {v.name: jnp.float32(0) for v in VARIABLES if not v.dims}
     return values | {f"path_loss{suffix}_null": guess for suffix in TOKENS}
 
-  def measure(
-    state: TrainState, held_out: HeldOut, _: PyTree, carry: PyTree
-  ) -> tuple[Arrays, PyTree]:
-    batch = jax.tree.map(lambda x: x[: c.batch_size], held_out.induction)
-    logits, activations = model.apply(state.params, batch.tokens)
+  def measure(inputs: Inputs) -> Arrays:
+    params = inputs.state.params
+    batch = jax.tree.map(lambda x: x[: c.batch_size], inputs.batches.induction)
+    logits, activations = model.apply(params, batch.tokens)
     predictable = batch.predictable.astype(logits.dtype)
     intact = _Intact(
-      params=state.params,
+      params=params,
       batch=batch,
       losses=token_losses(logits, batch.targets),
       activations=activations,
@@ -74,15 +72,15 @@ def make_ablation_probe(config: Config, model: Model) -> Probe:
     )
     values = _intervene(model, intact, c.pairs)
     values |= _follow_paths(config, model, intact)
-    return values, carry
+    return values
 
-  return Probe(
+  return Measurement(
     name="ablation",
     interval=c.interval,
     variables=VARIABLES,
     coordinates={"path_order": range(config.model.n_layers + 1)},
-    constants=constants,
     measure=measure,
+    nulls=nulls,
   )
 
 

@@ -1,10 +1,18 @@
-"""The online trigger's signal, and what is recorded of it."""
+"""The alarm: whether behaviour is changing, so that spectra are due more often.
 
+A CUSUM of the attention in both halves of an induction circuit (see
+induction_jax.transition.trigger). While the alarm is on, the schedule measures
+spectra every `spectra.adaptive` steps. It dates nothing.
+"""
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from induction_jax.measurements.measurement import Probe, Values, nothing
+from induction_jax.config import Config
+from induction_jax.measurements.measurement import Inputs, Measurement
 from induction_jax.transition import trigger
-from induction_jax.types import Variable
+from induction_jax.types import Array, Params, PyTree, Variable
 
 VARIABLES = (
   Variable("alarm", ("step",), "1 while spectra are measured more often"),
@@ -15,34 +23,48 @@ VARIABLES = (
     "standard deviations",
   ),
   Variable(
-    "alarm_cusum_null", (), "CUSUM that is an alarm", "standard deviations"
+    "alarm_cusum_null",
+    (),
+    "CUSUM that raises the alarm",
+    "standard deviations",
   ),
 )
-# What is recorded of the trigger, which the loop itself asks: it decides what
-# is due, so no interval is its own.
-ALARM = Probe(name="alarm", interval=0, variables=VARIABLES, measure=nothing)
-# The measurements that give the signal, and those that it makes denser.
-WATCHED, DENSER = "behaviour", "spectra"
 
 
-def alarm_signal(values: Values) -> float:
-  """Attention of both halves of an induction circuit, wherever they form.
+def make_alarm(config: Config, *_: PyTree) -> Measurement:
+  """The CUSUM of the best previous-token and prefix-matching heads.
 
-  The best previous-token head's and the best prefix-matching head's, the
-  latter on distinct tokens back to back. Before they form both lie at what
-  uniform attention gives; losses and accuracies fall and rise all along.
+  Prefix matching is taken from distinct tokens back to back. Before the heads
+  form, both scores stay at the value of uniform attention, whereas losses and
+  accuracies change all the time.
   """
-  halves = values["previous_token"], values["prefix_matching_back_to_back"]
-  return float(sum(np.max(half) for half in halves))
 
+  def measure(inputs: Inputs) -> dict[str, PyTree]:
+    behaviour = inputs.used["behaviour"]
+    signal = jnp.max(behaviour["previous_token"]) + jnp.max(
+      behaviour["prefix_matching_back_to_back"]
+    )
+    state = trigger.Trigger(**inputs.carry)
+    # The trigger is a few numpy operations in float64, which it stays: on the
+    # host, called from the compiled program.
+    state = jax.pure_callback(trigger.update, state, state, signal)
+    return {
+      **state._asdict(),
+      "alarm_cusum": jnp.maximum(state.high, state.low),
+    }
 
-def alarm_values(state: trigger.Trigger) -> Values:
-  """What the history keeps of the trigger's state."""
-  return {
-    "alarm": np.asarray(state.alarm),
-    "alarm_cusum": np.maximum(state.high, state.low),
-  }
+  def nulls(_: Inputs) -> dict[str, Array]:
+    return {"alarm_cusum_null": jnp.float32(trigger.THRESHOLD)}
 
+  def init_carry(_: Params) -> dict[str, np.ndarray]:
+    return trigger.init_trigger()._asdict()
 
-def alarm_constants() -> Values:
-  return {"alarm_cusum_null": np.asarray(trigger.THRESHOLD)}
+  return Measurement(
+    name="alarm",
+    interval=config.behaviour.interval if config.spectra.adaptive else 0,
+    variables=VARIABLES,
+    measure=measure,
+    nulls=nulls,
+    init_carry=init_carry,
+    uses=("behaviour",),
+  )

@@ -5,16 +5,17 @@ import jax.numpy as jnp
 
 from induction_jax import circuits
 from induction_jax.config import Config
-from induction_jax.measurements.evaluation_batches import HeldOut
-from induction_jax.measurements.measurement import Probe
+from induction_jax.measurements.curvature import Curvature
+from induction_jax.measurements.measurement import Inputs, Measurement
 from induction_jax.model import Model, losses
-from induction_jax.training.state import TrainState
 from induction_jax.training.step import MEASURING_BYTES, fit_cache
-from induction_jax.types import Array, Batch, Params, PyTree, Variable
+from induction_jax.types import Array, Batch, Params, Variable
 
 PER_HEAD = ("step", "layer", "head")
 TOKENS = ("pattern", "random", "induction")
-OCCURRENCES = 8  # told apart; the last of them is this one and all later ones
+# Occurrences of a pattern that are distinguished. The last stands for itself
+# and all later ones.
+OCCURRENCES = 8
 UNIFORM_LOSSES = (
   *(f"{tokens}_loss" for tokens in TOKENS),
   "loss_by_occurrence",
@@ -76,7 +77,7 @@ VARIABLES = (
 )
 
 
-def make_behaviour_probe(config: Config, model: Model) -> Probe:
+def make_behaviour(config: Config, model: Model, _: Curvature) -> Measurement:
   """Losses and accuracies on the run's task; heads judged on `repeats`.
 
   Head scores come from `repeats` whatever the task, so that a positional
@@ -90,9 +91,9 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
       config, together, jax.default_backend(), MEASURING_BYTES
     )
 
-  def constants(_: TrainState, held_out: HeldOut) -> dict[str, Array]:
-    null = circuits.null_scores(held_out.induction)
-    back_to_back = circuits.null_scores(held_out.back_to_back)
+  def nulls(inputs: Inputs) -> dict[str, Array]:
+    null = circuits.null_scores(inputs.batches.induction)
+    back_to_back = circuits.null_scores(inputs.batches.back_to_back)
     return {
       **{f"{name}_null": x for name, x in null._asdict().items()},
       "prefix_matching_back_to_back_null": back_to_back.prefix_matching,
@@ -101,22 +102,19 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
       "in_context_score_null": jnp.float32(0),
     }
 
-  def measure(
-    state: TrainState, held_out: HeldOut, _: PyTree, carry: PyTree
-  ) -> tuple[dict[str, Array], PyTree]:
-    batch = held_out.induction
-    logits, scores = _observe(model, state.params, batch, together)
+  def measure(inputs: Inputs) -> dict[str, Array]:
+    params, batches = inputs.state.params, inputs.batches
+    batch = batches.induction
+    logits, scores = _observe(model, params, batch, together)
     induction = losses.evaluate(logits, batch)
     on_induction = losses.token_losses(logits, batch.targets)
     if on_repeats:
       values, on_task = induction, on_induction
     else:
-      logits, _ = _observe(model, state.params, held_out.task, together)
-      values = losses.evaluate(logits, held_out.task)
-      on_task = losses.token_losses(logits, held_out.task.targets)
-    _, back_to_back = _observe(
-      model, state.params, held_out.back_to_back, together
-    )
+      logits, _ = _observe(model, params, batches.task, together)
+      values = losses.evaluate(logits, batches.task)
+      on_task = losses.token_losses(logits, batches.task.targets)
+    _, back_to_back = _observe(model, params, batches.back_to_back, together)
     return {
       **values,
       "induction_accuracy": induction["pattern_accuracy"],
@@ -128,9 +126,9 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
       "in_context_score": losses.in_context_score(on_task),
       **scores._asdict(),
       "prefix_matching_back_to_back": back_to_back.prefix_matching,
-    }, carry
+    }
 
-  return Probe(
+  return Measurement(
     name="behaviour",
     interval=config.behaviour.interval,
     variables=VARIABLES,
@@ -138,15 +136,15 @@ def make_behaviour_probe(config: Config, model: Model) -> Probe:
       "occurrence": range(1, OCCURRENCES + 1),
       "position": range(config.task.seq_length),
     },
-    constants=constants,
     measure=measure,
+    nulls=nulls,
   )
 
 
 def _observe(
   model: Model, params: Params, batch: Batch, together: int
 ) -> tuple[Array, circuits.HeadScores]:
-  """Logits [B, T, V] and head scores, so many sequences at a time."""
+  """Logits [B, T, V] and head scores, `together` sequences at a time."""
 
   def observe(batch: Batch) -> tuple[Array, circuits.HeadScores]:
     logits, activations = model.apply(params, batch.tokens)

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from induction_jax import spectra
 from induction_jax.config import Config
 from induction_jax.measurements.curvature import ROUNDING_PRODUCTS, Curvature
-from induction_jax.measurements.evaluation_batches import HeldOut
-from induction_jax.measurements.measurement import Probe
+from induction_jax.measurements.measurement import Inputs, Measurement
 from induction_jax.measurements.spectra_variables import ENDS
-from induction_jax.training.state import TrainState, stream
-from induction_jax.types import Array, PyTree, Variable
+from induction_jax.model import Model
+from induction_jax.training.state import stream
+from induction_jax.types import Array, Variable
 
 PER_BLOCK = ("step", "block")
 PER_PAIR = (*PER_BLOCK, "other_block")
@@ -47,18 +47,15 @@ VARIABLES = (
 )
 
 
-def make_blocks_probe(config: Config, curvature: Curvature) -> Probe:
-  """Diagonal and off-diagonal blocks of the Hessian of the spectra probe."""
+def make_blocks(config: Config, _: Model, curvature: Curvature) -> Measurement:
+  """Diagonal and off-diagonal blocks of the Hessian that `spectra` measures."""
   c = config.blocks
   partition = curvature.partition
   n_blocks = len(partition.names)
 
-  def measure(
-    state: TrainState,
-    held_out: HeldOut,
-    hessian: spectra.Operator,
-    carry: PyTree,
-  ) -> tuple[dict[str, Array], PyTree]:
+  def measure(inputs: Inputs) -> dict[str, Array]:
+    state, batches = inputs.state, inputs.batches
+    hessian = inputs.used["linearisation"].hessian
     key = stream(state.key, "spectra")
     found = spectra.block_extremes(
       hessian,
@@ -67,7 +64,7 @@ def make_blocks_probe(config: Config, curvature: Curvature) -> Probe:
       jax.random.fold_in(key, 8),
       max_order=c.max_order,
       tolerance=config.spectra.tolerance,
-      sharding=curvature.layout,
+      sharding=curvature.sharding,
     )
     norms = spectra.block_norms(
       hessian,
@@ -76,9 +73,9 @@ def make_blocks_probe(config: Config, curvature: Curvature) -> Probe:
       jax.random.fold_in(key, 9),
       probes=c.probes,
     )
-    # That of the whole Hessian bounds that of each block.
+    # The rounding of a full product bounds that of each block.
     rounding = curvature.rounding(
-      state, held_out, hessian, jax.random.fold_in(key, 10)
+      state, batches, hessian, jax.random.fold_in(key, 10)
     )
     values = {
       "block_norm": norms.norms,
@@ -93,13 +90,13 @@ def make_blocks_probe(config: Config, curvature: Curvature) -> Probe:
       values[f"block_{end}"] = extremes.values
       values[f"block_{end}_residual"] = extremes.residuals + rounding
       values[f"block_{end}_converged"] = converged
-    return values, carry
+    return values
 
-  return Probe(
+  return Measurement(
     name="blocks",
     interval=c.interval,
     variables=VARIABLES,
     coordinates={"block": partition.names, "other_block": partition.names},
-    prepare=curvature.prepare,
     measure=measure,
+    uses=("linearisation",),
   )

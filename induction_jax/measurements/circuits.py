@@ -1,6 +1,6 @@
 """Circuits: QK and OV eigenstructure, composition."""
 
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,34 +17,40 @@ from induction_jax.measurements.circuit_variables import (
   SPECTRA,
   SPECTRUM_OF,
 )
-from induction_jax.measurements.evaluation_batches import HeldOut
-from induction_jax.measurements.measurement import Probe, Values
+from induction_jax.measurements.measurement import (
+  Inputs,
+  Measurement,
+  Values,
+)
 from induction_jax.model import rotate
-from induction_jax.training.state import TrainState, stream
-from induction_jax.types import Array, PyTree
+from induction_jax.training.state import stream
+from induction_jax.types import Array
 
 # Random networks to sample for the null of every score, random rotations for
 # that of the compositions, and values of a null kept in the results.
 NULL_SAMPLES = 64
 ROTATIONS = 4095
 KEPT_SAMPLES = 4096
+NULL_MATRICES = "null_matrices"  # of random networks, until they are finished
 
 
-def make_circuits_probe(config: Config) -> Probe:
-  """Weights read as circuits."""
+def make_circuits(config: Config, *_: Any) -> Measurement:
+  """QK and OV spectra, scores and compositions, from the weights alone."""
   norm, top_k = config.model.norm, config.circuits.top_k
   offset = config.circuits.rotary_offset
   at_offset = config.model.position == "rotary" and offset > 0
 
-  def constants(state: TrainState, _: HeldOut) -> dict[str, Array]:
+  def nulls(inputs: Inputs) -> dict[str, Any]:
+    state = inputs.state
     like = circuits.fold_norms(state.params, norm)
     keys = jax.random.split(stream(state.key, "circuits"), NULL_SAMPLES)
-    # One after another: a network may be large.
-    return jax.lax.map(
+    # One after another, because a network may be large.
+    samples = jax.lax.map(
       lambda key: _matrices(circuits.random_weights(key, like)), keys
     )
+    return {NULL_MATRICES: samples}
 
-  def finish_constants(samples: dict[str, np.ndarray]) -> Values:
+  def finish_nulls(samples: dict[str, np.ndarray]) -> Values:
     values = _null_scores(samples, at_offset)
     for name in SPECTRA:
       ranks = _effective_rank(samples[f"{name}_singular_values"])
@@ -56,10 +62,8 @@ def make_circuits_probe(config: Config) -> Probe:
       values[f"{x}_composition_null"] = np.array(config.model.d_model**-0.5)
     return values
 
-  def measure(
-    state: TrainState, _: HeldOut, __: PyTree, carry: PyTree
-  ) -> tuple[dict[str, Array], PyTree]:
-    weights = circuits.fold_norms(state.params, norm)
+  def measure(inputs: Inputs) -> dict[str, Array]:
+    weights = circuits.fold_norms(inputs.state.params, norm)
     arrays = _matrices(weights)
     if at_offset:
       # Each row of the identity is a sequence of one position of its own.
@@ -71,16 +75,20 @@ def make_circuits_probe(config: Config) -> Probe:
     arrays["qk_matched_fraction"] = circuits.matched_fraction(weights, top_k)
     for x, ratio in circuits.composition(weights)._asdict().items():
       arrays[f"{x}_composition"] = ratio
-    return arrays, carry
+    return arrays
 
-  return Probe(
+  def finish(arrays: dict[str, Any]) -> Values:
+    if NULL_MATRICES in arrays:
+      return finish_nulls(arrays[NULL_MATRICES])
+    return _finish(arrays, config.model.d_model)
+
+  return Measurement(
     name="circuits",
     interval=config.circuits.interval,
     variables=circuit_variables.VARIABLES,
-    constants=constants,
     measure=measure,
-    finish=partial(_finish, d_model=config.model.d_model),
-    finish_constants=finish_constants,
+    nulls=nulls,
+    finish=finish,
   )
 
 

@@ -1,4 +1,9 @@
-"""The Hessian that every curvature probe measures: one loss, one batch."""
+"""The Hessian that every curvature measurement is about: one loss, one batch.
+
+The shared quantity `linearisation` is the Hessian at a training state, prepared
+for many products in a program of its own. Measurements that name it in `uses`
+share it, so it is computed at most once a step.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,9 +16,16 @@ from induction_jax import spectra
 from induction_jax.config import Config, ConfigError, SpectraConfig
 from induction_jax.devices.limits import GIB
 from induction_jax.devices.mesh import Placement, make_placement
-from induction_jax.measurements.evaluation_batches import HeldOut, make_draw
+from induction_jax.measurements.batches import (
+  EvaluationBatches,
+  make_draw_batches,
+)
+from induction_jax.measurements.eigenpairs import (
+  Solve,
+  find_spectra,
+  make_solve,
+)
 from induction_jax.measurements.partition import partition_by_circuit
-from induction_jax.measurements.solve import Solve, make_solve
 from induction_jax.model import Model, losses
 from induction_jax.training.state import TrainState
 from induction_jax.training.step import (
@@ -28,39 +40,53 @@ from induction_jax.types import Array, Batch, Key, Params
 ROUNDING_PRODUCTS = spectra.POWER_STEPS + 2
 
 
-class Curvature(NamedTuple):
-  """The training loss on the held-out curvature batch, ready to differentiate.
+class Linearisation(NamedTuple):
+  """The loss around a training state, on the curvature batch.
 
   Attributes:
-    loss: (params, batch) -> scalar.
+    hessian: the Hessian, as a linear map if it is planned to be one.
+    gauss_newton: its Gauss-Newton part, None unless its spectrum is measured.
+    gradient: the gradient on the same batch.
+  """
+
+  hessian: spectra.Operator
+  gauss_newton: spectra.Operator | None
+  gradient: Params
+
+
+class Curvature(NamedTuple):
+  """The training loss on the curvature batch, ready to be differentiated.
+
+  Attributes:
     shapes: of the parameters.
-    plan: how products are made: as a linear map or streamed.
-    told: that and how eigenpairs are found, for people.
-    layout: of the vectors of a Lanczos basis.
-    solve: finds an operator's eigenpairs.
+    plan: how products are made, as a linear map or streamed in micro-batches.
+    description: of the plan and of the eigensolver, for people.
+    sharding: how the devices share the vectors of a Lanczos basis.
+    solve: finds an operator's extreme eigenpairs.
+    find_spectra: likewise for several spectra of one operator, with residual
+      bounds widened by rounding (see eigenpairs.find_spectra).
     partition: of the parameters into circuits.
-    split: the held-out curvature batch, cut into micro-batches.
-    hessian_at: (params, held_out) -> the streamed Hessian.
-    gauss_newton_at: likewise its Gauss-Newton part, split at the logits.
-    ready: a streamed operator made as fast as the plan allows.
-    prepare: (state, held_out) -> the Hessian, made so.
-    rounding: (state, held_out, Hessian, key) -> bound on what the rounding of
+    hessian_at: (params, batches) -> the streamed Hessian.
+    gauss_newton_at: (params, batches) -> its Gauss-Newton part, split at the
+      logits, streamed.
+    linearise: (state, batches) -> the shared quantity `linearisation`.
+    rounding: (state, batches, Hessian, key) -> a bound on what the rounding of
       a product adds to a residual.
   """
 
-  loss: Loss
   shapes: Params
   plan: spectra.ProductPlan
-  told: str
-  layout: spectra.VectorSharding
+  description: str
+  sharding: spectra.VectorSharding
   solve: Solve
+  find_spectra: Callable[..., dict[str, spectra.Spectrum]]
   partition: spectra.Partition
-  split: Callable[[HeldOut], spectra.MicroBatches]
-  hessian_at: Callable[[Params, HeldOut], spectra.Operator]
-  gauss_newton_at: Callable[[Params, HeldOut], spectra.Operator]
-  ready: Callable[[spectra.Operator, Params], spectra.Operator]
-  prepare: Callable[[TrainState, HeldOut], spectra.Operator]
-  rounding: Callable[[TrainState, HeldOut, spectra.Operator, Key], Array]
+  hessian_at: Callable[[Params, EvaluationBatches], spectra.Operator]
+  gauss_newton_at: Callable[[Params, EvaluationBatches], spectra.Operator]
+  linearise: Callable[[TrainState, EvaluationBatches], Linearisation]
+  rounding: Callable[
+    [TrainState, EvaluationBatches, spectra.Operator, Key], Array
+  ]
 
 
 def make_curvature(config: Config, model: Model) -> Curvature:
@@ -69,13 +95,14 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   loss = make_loss(model, weights)
   key = jax.eval_shape(lambda: jax.random.key(0))
   shapes = jax.eval_shape(model.init, key)
-  batch = jax.eval_shape(make_draw(config), key).curvature
-  plan = _plan(config, model, loss, shapes, batch)
+  batch = jax.eval_shape(make_draw_batches(config), key).curvature
+  plan = _plan_products(config, model, loss, shapes, batch)
   partition = partition_by_circuit(shapes)
   _check_sizes(config.spectra, partition.ids.size)
-  basis = _basis(config, shapes)
+  basis = _basis_rows(config, shapes)
   placement = make_placement(config.mesh)
-  layout = _layout(placement)
+  sharding = _vector_sharding(placement)
+  solve = make_solve(config.spectra, basis, sharding)
 
   def predict(params: Params, batch: Batch) -> Array:
     return model.predict(params, batch.tokens)
@@ -84,54 +111,65 @@ def make_curvature(config: Config, model: Model) -> Curvature:
     token_losses = losses.token_losses(logits, batch.targets)
     return losses.mean_over(token_losses, weights(batch))
 
-  def split(held_out: HeldOut) -> spectra.MicroBatches:
-    counts = jnp.sum(weights(held_out.curvature), axis=1)
-    data = spectra.split_batch(
-      held_out.curvature, counts, plan.micro_batch_size
-    )
-    # Each micro-batch, for they are taken one after another.
+  def split(batches: EvaluationBatches) -> spectra.MicroBatches:
+    counts = jnp.sum(weights(batches.curvature), axis=1)
+    data = spectra.split_batch(batches.curvature, counts, plan.micro_batch_size)
+    # Each micro-batch is sharded, for they are taken one after another.
     return data._replace(batches=placement.shard_micro_batches(data.batches))
 
-  def ready(operator: spectra.Operator, params: Params) -> spectra.Operator:
+  def hessian_at(
+    params: Params, batches: EvaluationBatches
+  ) -> spectra.Operator:
+    return spectra.hessian(loss, params, split(batches))
+
+  def gauss_newton_at(
+    params: Params, batches: EvaluationBatches
+  ) -> spectra.Operator:
+    return spectra.gauss_newton(predict, criterion, params, split(batches))
+
+  def prepare(operator: spectra.Operator, params: Params) -> spectra.Operator:
     return spectra.linearize(operator, params) if plan.linear_map else operator
 
-  def hessian_at(params: Params, held_out: HeldOut) -> spectra.Operator:
-    return spectra.hessian(loss, params, split(held_out))
-
-  def prepare(state: TrainState, held_out: HeldOut) -> spectra.Operator:
-    return ready(hessian_at(state.params, held_out), state.params)
+  def linearise(state: TrainState, batches: EvaluationBatches) -> Linearisation:
+    params, gauss_newton = state.params, None
+    if config.spectra.gauss_newton_top_k:
+      gauss_newton = prepare(gauss_newton_at(params, batches), params)
+    return Linearisation(
+      hessian=prepare(hessian_at(params, batches), params),
+      gauss_newton=gauss_newton,
+      gradient=spectra.gradient(loss, params, split(batches)),
+    )
 
   def rounding(
-    state: TrainState, held_out: HeldOut, hessian: spectra.Operator, key: Key
+    state: TrainState,
+    batches: EvaluationBatches,
+    hessian: spectra.Operator,
+    key: Key,
   ) -> Array:
     return spectra.rounding_error(
       spectra.dominant(hessian, state.params, key),
-      lambda params: hessian_at(params, held_out),
+      lambda params: hessian_at(params, batches),
       state.params,
       jax.random.fold_in(key, 1),
     )
 
   return Curvature(
-    loss=loss,
     shapes=shapes,
     plan=plan,
-    told=f"{plan}; {_told(config, basis, partition.ids.size)}",
-    layout=layout,
-    solve=make_solve(config.spectra, basis, layout),
+    description=f"{plan}; {_describe(config, basis, partition.ids.size)}",
+    sharding=sharding,
+    solve=solve,
+    find_spectra=partial(find_spectra, solve, config.spectra.tolerance),
     partition=partition,
-    split=split,
     hessian_at=hessian_at,
-    gauss_newton_at=lambda params, held_out: spectra.gauss_newton(
-      predict, criterion, params, split(held_out)
-    ),
-    ready=ready,
-    prepare=prepare,
+    gauss_newton_at=gauss_newton_at,
+    linearise=linearise,
     rounding=rounding,
   )
 
 
-def _layout(placement: Placement) -> spectra.VectorSharding:
-  """Vectors in as many parts as devices share them."""
+def _vector_sharding(placement: Placement) -> spectra.VectorSharding:
+  """Long vectors in as many parts as there are devices to share them."""
   if placement.params == 1:
     return spectra.UNSHARDED
   return spectra.VectorSharding(
@@ -164,8 +202,8 @@ def _check_sizes(c: SpectraConfig, n_params: int) -> None:
     )
 
 
-def _basis(config: Config, shapes: Params) -> int:
-  """Rows of Lanczos' basis."""
+def _basis_rows(config: Config, shapes: Params) -> int:
+  """Rows of the Lanczos basis, as many as fit the memory by default."""
   c = config.spectra
   return c.max_basis or spectra.plan_basis(
     shapes,
@@ -175,7 +213,7 @@ def _basis(config: Config, shapes: Params) -> int:
   )
 
 
-def _told(config: Config, basis: int, n_params: int) -> str:
+def _describe(config: Config, basis: int, n_params: int) -> str:
   c, devices = config.spectra, config.mesh.params
   if c.exact:
     size = 4 * n_params**2 / 2**20
@@ -186,12 +224,12 @@ def _told(config: Config, basis: int, n_params: int) -> str:
   return f"Lanczos basis of {basis} vectors, {size:.3g} MiB{each}{restarts}"
 
 
-def _plan(
+def _plan_products(
   config: Config, model: Model, loss: Loss, shapes: Params, batch: Batch
 ) -> spectra.ProductPlan:
-  """As the config says, or what is fastest of what fits.
+  """Follows the config, or chooses the fastest way that fits the memory.
 
-  A CPU is faster with what stays in its cache than with a linear map.
+  On a CPU, micro-batches that stay in the cache are faster than a linear map.
   """
   c = config.spectra
   if c.micro_batch_size:

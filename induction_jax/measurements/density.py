@@ -1,4 +1,4 @@
-"""The whole Hessian spectrum: density, trace, Frobenius norm, counts."""
+"""The Hessian's spectral density, trace, Frobenius norm, and counts."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ import numpy as np
 from induction_jax import spectra
 from induction_jax.config import Config
 from induction_jax.measurements.curvature import ROUNDING_PRODUCTS, Curvature
-from induction_jax.measurements.evaluation_batches import HeldOut
-from induction_jax.measurements.measurement import Probe
-from induction_jax.measurements.solve import Wanted
-from induction_jax.training.state import TrainState, stream
-from induction_jax.types import Array, Key, Params, PyTree, Variable
+from induction_jax.measurements.eigenpairs import SpectrumRequest
+from induction_jax.measurements.measurement import Inputs, Measurement
+from induction_jax.model import Model
+from induction_jax.training.state import stream
+from induction_jax.types import Array, Key, Params, Variable
 
 # One grid for every step and every run, so that densities can be compared: a
 # symmetric logarithmic axis, linear below KNEE nats and ending at 10^5 KNEE.
@@ -69,48 +69,45 @@ VARIABLES = (
 )
 
 
-class Whole(NamedTuple):
-  """What is known of a whole spectrum."""
+class Estimates(NamedTuple):
+  """Estimates of the complete spectrum, and what they cost."""
 
   rules: spectra.Quadrature
   sizes: spectra.Sizes
-  products: Array  # that it took
+  products: Array  # Hessian-vector products used
 
 
-def make_density_probe(config: Config, curvature: Curvature) -> Probe:
-  """The whole spectrum of the Hessian of the spectra probe."""
+def make_density(config: Config, _: Model, curvature: Curvature) -> Measurement:
+  """The spectral density of the Hessian whose ends `spectra` measures."""
 
-  def measure(
-    state: TrainState,
-    held_out: HeldOut,
-    hessian: spectra.Operator,
-    carry: PyTree,
-  ) -> tuple[dict[str, Array], PyTree]:
+  def measure(inputs: Inputs) -> dict[str, Array]:
+    state, batches = inputs.state, inputs.batches
+    hessian = inputs.used["linearisation"].hessian
     key = jax.random.fold_in(stream(state.key, "spectra"), 7)
     rounding_key, key = jax.random.split(key)
-    rounding = curvature.rounding(state, held_out, hessian, rounding_key)
-    whole = (
+    rounding = curvature.rounding(state, batches, hessian, rounding_key)
+    found = (
       _exactly(hessian, state.params)
       if config.spectra.exact
       else _by_probes(config, curvature, hessian, state.params, key)
     )
-    density = spectra.density(whole.rules, jnp.asarray(PLACES), WIDTH, AXIS)
+    density = spectra.density(found.rules, jnp.asarray(PLACES), WIDTH, AXIS)
     values = {
       "density": density.value,
       "density_se": density.standard_error,
-      "density_products": whole.products + ROUNDING_PRODUCTS,
+      "density_products": found.products + ROUNDING_PRODUCTS,
     }
-    for name, estimate in whole.sizes._asdict().items():
+    for name, estimate in found.sizes._asdict().items():
       values[name], values[f"{name}_se"] = estimate
-    return values | _counts(whole.rules, rounding), carry
+    return values | _counts(found.rules, rounding)
 
-  return Probe(
+  return Measurement(
     name="density",
     interval=config.density.interval,
     variables=VARIABLES,
     coordinates={"eigenvalue": EIGENVALUES, "threshold": THRESHOLDS},
-    prepare=curvature.prepare,
     measure=measure,
+    uses=("linearisation",),
   )
 
 
@@ -120,11 +117,11 @@ def _by_probes(
   hessian: spectra.Operator,
   params: Params,
   key: Key,
-) -> Whole:
-  """Quadrature, and random probes beside the outliers, which Lanczos finds.
+) -> Estimates:
+  """Quadrature for the density; trace and norm with the outliers deflated.
 
-  The quadrature knows trace and norm too, but from its few probes alone, to
-  which single outliers are noise, and so is their standard error.
+  The quadrature gives trace and norm as well, but only from its few random
+  vectors, to which single outliers are noise that its standard error misses.
   """
   c, size = config.density, curvature.partition.ids.size
   k = min(config.spectra.track_top_k_eigenvalues, size // 2)
@@ -135,23 +132,23 @@ def _by_probes(
     rules_key,
     order=c.order,
     probes=c.probes,
-    sharding=curvature.layout,
+    sharding=curvature.sharding,
   )
   ones = jax.tree.map(jnp.ones_like, params)
-  wanted = Wanted("", ones, k, k, outliers_key)
-  outliers = curvature.solve(hessian, params, wanted)
+  request = SpectrumRequest("", ones, k, k, outliers_key)
+  outliers = curvature.solve(hessian, params, request)
   sizes = spectra.estimate_sizes(
     hessian, params, sizes_key, probes=c.trace_probes, deflate=outliers
   )
   products = rules.nodes.size + outliers.products + c.trace_probes
-  return Whole(rules, sizes, products)
+  return Estimates(rules, sizes, products)
 
 
-def _exactly(hessian: spectra.Operator, params: Params) -> Whole:
+def _exactly(hessian: spectra.Operator, params: Params) -> Estimates:
   """From every eigenvalue of the dense matrix."""
   found, values = spectra.exact_spectrum(hessian, params, k_top=1, k_bottom=0)
   rules = spectra.exact_quadrature(values)
-  return Whole(rules, spectra.exact_sizes(values), found.products)
+  return Estimates(rules, spectra.exact_sizes(values), found.products)
 
 
 def _counts(rules: spectra.Quadrature, rounding: Array) -> dict[str, Array]:

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 
 from induction_jax import tasks
 from induction_jax.config import Config
-from induction_jax.measurements.evaluation_batches import HeldOut, task_key
-from induction_jax.measurements.measurement import Probe
+from induction_jax.measurements.batches import task_key
+from induction_jax.measurements.curvature import Curvature
+from induction_jax.measurements.measurement import Inputs, Measurement
 from induction_jax.model import Model, losses
-from induction_jax.training.state import TrainState
-from induction_jax.types import Array, Batch, PyTree, Variable
+from induction_jax.types import Array, Batch, Variable
 
 STRATEGIES = ("uniform", "unigram", "bigram")
 # To choose the best from; in units of task.dirichlet.
@@ -35,7 +35,7 @@ VARIABLES = (
 )
 
 
-def make_markov_probe(config: Config, model: Model) -> Probe:
+def make_markov(config: Config, model: Model, _: Curvature) -> Measurement:
   """Loss and KL divergence beside those of in-context strategies.
 
   All are means over all tokens of one held-out batch, so that the network and
@@ -50,12 +50,11 @@ def make_markov_probe(config: Config, model: Model) -> Probe:
   expectation it lies between `bigram_loss` and `chain_loss`.
   """
   task = config.task
-  is_markov = task.name == "markov"
 
-  def constants(state: TrainState, held_out: HeldOut) -> dict[str, Array]:
-    batch = held_out.task
+  def nulls(inputs: Inputs) -> dict[str, Array]:
+    batch = inputs.batches.task
     transitions = tasks.sample_transitions(
-      task_key(state.key),
+      task_key(inputs.state.key),
       batch.tokens.shape[0],
       task.vocab_size,
       dirichlet=task.dirichlet,
@@ -85,24 +84,22 @@ def make_markov_probe(config: Config, model: Model) -> Probe:
       values["bayes_loss"] = loss["bigram"]
     return values
 
-  def measure(
-    state: TrainState, held_out: HeldOut, _: PyTree, carry: PyTree
-  ) -> tuple[dict[str, Array], PyTree]:
-    batch = held_out.task
-    logits, _ = model.apply(state.params, batch.tokens)
+  def measure(inputs: Inputs) -> dict[str, Array]:
+    batch = inputs.batches.task
+    logits, _ = model.apply(inputs.state.params, batch.tokens)
     log_predicted = jax.nn.log_softmax(logits)
     known = _strategies(config, batch)
     return {
       "markov_loss": jnp.mean(losses.token_losses(logits, batch.targets)),
       **{f"kl_{x}": _divergence(p, log_predicted) for x, p in known.items()},
-    }, carry
+    }
 
-  return Probe(
+  return Measurement(
     name="markov",
-    interval=config.behaviour.interval if is_markov else 0,
+    interval=config.behaviour.interval,
     variables=VARIABLES,
-    constants=constants,
     measure=measure,
+    nulls=nulls,
   )
 
 

@@ -1,4 +1,4 @@
-"""The form of a probe."""
+"""The form of a measurement: training state in, named arrays out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -6,68 +6,69 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from induction_jax.measurements.evaluation_batches import HeldOut
+from induction_jax.measurements.batches import EvaluationBatches
 from induction_jax.training.state import TrainState
 from induction_jax.types import Array, Params, PyTree, Variable
 
 Values = dict[str, np.ndarray]
 
 
-def nothing(*_: Any) -> PyTree:
-  """An empty pytree: no carry, nothing prepared."""
-  return ()
+class Inputs(NamedTuple):
+  """What a measurement may look at.
+
+  Attributes:
+    state: the training state.
+    batches: the evaluation batches of the run.
+    used: what `Measurement.uses` names, as computed at this very step.
+    carry: arrays that this measurement returned the last time it was made; see
+      `Measurement.init_carry`.
+  """
+
+  state: TrainState
+  batches: EvaluationBatches
+  used: dict[str, Any]
+  carry: dict[str, PyTree]
 
 
-def no_arrays(*_: Any) -> dict[str, Array]:
-  """No constants, or nothing to keep in a file."""
+def no_arrays(_: Any) -> dict[str, Any]:
+  """The default where a measurement has no null values or no carry."""
   return {}
 
 
-def content(_: Any) -> None:
-  """No complaint."""
-
-
-def as_they_are(arrays: dict[str, Any]) -> Values:
-  """Named arrays that need no finishing."""
+def to_numpy(arrays: dict[str, Any]) -> Values:
+  """The default `finish`: the arrays as they left the device."""
   return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-class Probe(NamedTuple):
-  """One kind of measurement, as pure functions for the loop to compile.
+class Measurement(NamedTuple):
+  """One kind of measurement, as pure functions that the run compiles.
 
-  A measurement runs `prepare` and `measure` on the device, each its own
-  program, then `finish` on the host. A carry goes from one measurement to the
-  next and into the checkpoints, so that a resumed run measures the same. The
-  constants are one more program, run once, then `finish_constants`.
+  Arrays that `measure` returns and `variables` does not declare are too large
+  for the history: they are written to `<name>/<step>.npz`, unless they are part
+  of the carry, which lives in the checkpoints.
 
   Attributes:
-    name: how it is called in the history.
-    interval: steps between measurements; 0 is never.
-    variables: declaration of all it records, constants included.
-    coordinates: the labels along its dimensions, where they have any.
-    constants: (state, held_out) -> arrays that do not change in a run, from
-      which the nulls are made.
-    init_carry: params -> the carry before the first measurement.
-    prepare: (state, held_out) -> a pytree for `measure`, such as a linear map.
-    measure: (state, held_out, prepared, carry) -> (arrays, new carry).
-    finish: arrays on the host -> named values.
-    finish_constants: the same for the constants.
-    complain: named values -> what is so wrong with them that the run cannot
-      go on, and what to do about it; None if nothing is.
-    keep: carry -> named arrays to be kept in a file for each measurement.
+    name: the measurement's name in the history and on the command line.
+    interval: steps between measurements; 0 turns it off.
+    variables: declarations of everything it records, null values included.
+    measure: inputs -> arrays by name. Compiled, so it must be pure.
+    nulls: inputs -> arrays by name that never change during a run, null values
+      above all. Compiled and computed once, at the start of a run.
+    finish: arrays on the host -> values to record. For work that is not for an
+      accelerator, and for checks: a FloatingPointError ends the run.
+    init_carry: params -> the carry of the first measurement. Afterwards the
+      carry holds the newest arrays of the same names.
+    uses: names of other measurements, or of shared quantities
+      (`induction_jax.measurements.curvature`), whose arrays it needs.
+    coordinates: labels along the dimensions of its variables.
   """
 
   name: str
   interval: int
   variables: tuple[Variable, ...]
-  measure: Callable[
-    [TrainState, HeldOut, PyTree, PyTree], tuple[PyTree, PyTree]
-  ]
+  measure: Callable[[Inputs], dict[str, PyTree]]
+  nulls: Callable[[Inputs], dict[str, Array]] = no_arrays
+  finish: Callable[[dict[str, Any]], Values] = to_numpy
+  init_carry: Callable[[Params], dict[str, PyTree]] = no_arrays
+  uses: tuple[str, ...] = ()
   coordinates: Mapping[str, Sequence[Any]] = MappingProxyType({})
-  constants: Callable[[TrainState, HeldOut], PyTree] = no_arrays
-  init_carry: Callable[[Params], PyTree] = nothing
-  prepare: Callable[[TrainState, HeldOut], PyTree] = nothing
-  finish: Callable[[Any], Values] = as_they_are
-  finish_constants: Callable[[Any], Values] = as_they_are
-  complain: Callable[[Values], str | None] = content
-  keep: Callable[[PyTree], dict[str, Array]] = no_arrays

@@ -5,9 +5,7 @@ import numpy as np
 
 from induction_jax import circuits, tasks
 from induction_jax.config import Config
-from induction_jax.measurements.evaluation_batches import HeldOut
-from induction_jax.measurements.measurement import Probe
-from induction_jax.training.state import TrainState
+from induction_jax.measurements.measurement import Inputs, Measurement
 from induction_jax.types import Array, PyTree, Variable
 
 PER_HEAD = ("step", "layer", "head")
@@ -26,7 +24,7 @@ VARIABLES = (
 )
 
 
-def make_memory_probe(config: Config) -> Probe:
+def make_memory(config: Config, *_: PyTree) -> Measurement:
   """Recall of the three memories of an induction head, for every head.
 
   W_K1 needs a vector for each position and is left out where positions are
@@ -34,23 +32,20 @@ def make_memory_probe(config: Config) -> Probe:
   fixed, and else for all tokens.
   """
   task, model = config.task, config.model
-  is_measured = task.name == "bigram_trigger"
   tokens = _tokens_to_find(config)
 
-  def constants(_: TrainState, held_out: HeldOut) -> dict[str, Array]:
-    length = held_out.task.tokens.shape[1]
+  def nulls(inputs: Inputs) -> dict[str, Array]:
+    length = inputs.batches.task.tokens.shape[1]
     any_token = jnp.float32(1 / task.vocab_size)
-    nulls = {"w_o2_recall_null": any_token}
+    values = {"w_o2_recall_null": any_token}
     if model.position != "rotary":
-      nulls["w_k1_recall_null"] = circuits.null_position_recall(length)
+      values["w_k1_recall_null"] = circuits.null_position_recall(length)
     if model.n_layers > 1:
-      nulls["w_k2_recall_null"] = any_token
-    return nulls
+      values["w_k2_recall_null"] = any_token
+    return values
 
-  def measure(
-    state: TrainState, _: HeldOut, __: PyTree, carry: PyTree
-  ) -> tuple[dict[str, Array], PyTree]:
-    params = state.params
+  def measure(inputs: Inputs) -> dict[str, Array]:
+    params = inputs.state.params
     weights = circuits.fold_norms(params, model.norm)
     values = {"w_o2_recall": circuits.output_recall(weights)}
     if model.position != "rotary":
@@ -65,14 +60,14 @@ def make_memory_probe(config: Config) -> Probe:
       )
     if model.n_layers > 1:
       values["w_k2_recall"] = circuits.key_recall(weights, tokens)
-    return values, carry
+    return values
 
-  return Probe(
+  return Measurement(
     name="memory",
-    interval=config.behaviour.interval if is_measured else 0,
+    interval=config.behaviour.interval,
     variables=VARIABLES,
-    constants=constants,
     measure=measure,
+    nulls=nulls,
   )
 
 

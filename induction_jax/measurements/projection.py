@@ -1,17 +1,17 @@
-"""Projection: what the training's own projection of its updates leaves out.
+"""Projection: the share of an update that lies in the top eigenspace.
 
-Read from the optimiser's state, where the projection keeps it; only in runs
-whose updates are projected (section `intervention` of the config).
+Read from the optimiser's state, where the projection of updates keeps it. Only
+for runs that project their updates (section `intervention` of the config).
 """
 
 import jax.numpy as jnp
 import optax
 
 from induction_jax.config import Config
-from induction_jax.measurements.evaluation_batches import HeldOut
-from induction_jax.measurements.measurement import Probe
-from induction_jax.training.state import TrainState
-from induction_jax.types import Array, PyTree, Variable
+from induction_jax.measurements.curvature import Curvature
+from induction_jax.measurements.measurement import Inputs, Measurement
+from induction_jax.model import Model
+from induction_jax.types import Array, Variable
 
 VARIABLES = (
   Variable(
@@ -19,9 +19,7 @@ VARIABLES = (
     ("step",),
     "share of the newest update's squared norm in the top eigenspace",
   ),
-  Variable(
-    "projection_share_null", (), "the same of a random direction, k / P"
-  ),
+  Variable("projection_share_null", (), "share of a random direction: k / P"),
   Variable(
     "projection_converged",
     ("step",),
@@ -30,28 +28,29 @@ VARIABLES = (
 )
 
 
-def make_projection_probe(config: Config, n_params: int) -> Probe:
-  """The optimiser's update before it is projected, and with what."""
-  c = config.intervention
+def make_projection(
+  config: Config, _: Model, curvature: Curvature
+) -> Measurement:
+  """The share of each update in the eigenspace that projects it."""
+  k, n_params = config.intervention.project_top_k, curvature.partition.ids.size
 
-  def constants(*_: PyTree) -> dict[str, Array]:
-    return {"projection_share_null": jnp.float32(c.project_top_k / n_params)}
+  def nulls(_: Inputs) -> dict[str, Array]:
+    return {"projection_share_null": jnp.float32(k / n_params)}
 
-  def measure(
-    state: TrainState, _: HeldOut, __: PyTree, carry: PyTree
-  ) -> tuple[dict[str, Array], PyTree]:
+  def measure(inputs: Inputs) -> dict[str, Array]:
+    state = inputs.state
     values = {
       f"projection_{name}": optax.tree.get(state.opt_state, name)
       for name in ("share", "converged")
     }
     # Before the first update there is nothing yet.
     started = state.step > 0
-    return {k: jnp.where(started, v, jnp.nan) for k, v in values.items()}, carry
+    return {k: jnp.where(started, v, jnp.nan) for k, v in values.items()}
 
-  return Probe(
+  return Measurement(
     name="projection",
-    interval=0 if c.project == "none" else config.behaviour.interval,
+    interval=config.behaviour.interval,
     variables=VARIABLES,
-    constants=constants,
     measure=measure,
+    nulls=nulls,
   )

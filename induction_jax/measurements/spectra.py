@@ -1,89 +1,67 @@
 """Spectra: the loss Hessian's two ends, plain, preconditioned, and split."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from induction_jax import spectra
 from induction_jax.config import Config
-from induction_jax.measurements.curvature import Curvature
-from induction_jax.measurements.evaluation_batches import HeldOut
-from induction_jax.measurements.measurement import Probe, Values, no_arrays
-from induction_jax.measurements.solve import Wanted, find_spectra
+from induction_jax.measurements.curvature import (
+  Curvature,
+  Linearisation,
+)
+from induction_jax.measurements.eigenpairs import SpectrumRequest
+from induction_jax.measurements.measurement import (
+  Inputs,
+  Measurement,
+  Values,
+  to_numpy,
+)
 from induction_jax.measurements.spectra_variables import ENDS, VARIABLES
+from induction_jax.model import Model
+from induction_jax.spectra.krylov import normalise
 from induction_jax.training import optim
 from induction_jax.training.state import TrainState, stream
 from induction_jax.types import Array, Key, Params, PyTree
 
 
-class Prepared(NamedTuple):
-  """What a measurement starts from, built in a program of its own."""
+def make_spectra(config: Config, _: Model, curvature: Curvature) -> Measurement:
+  """Lanczos on the training loss of one fixed evaluation batch.
 
-  hessian: spectra.Operator
-  gauss_newton: spectra.Operator | None
-  grad: Params
-
-
-class Carry(NamedTuple):
-  """What one measurement leaves for the next."""
-
-  top: PyTree  # eigenvectors, leaves [k, ...]; zeros before the first
-  bottom: PyTree
-  overlap: Array  # of the last two measurements, the lower of both ends'
-  since_cold: Array  # measurements since Lanczos began at random, int32
-
-
-def make_spectra_probe(config: Config, curvature: Curvature) -> Probe:
-  """Lanczos on the training loss of one fixed held-out batch."""
+  Returns the eigenvectors of both ends as `top` and `bottom`, pytrees with
+  leaves [k, ...], beside the variables: the next measurement compares its
+  eigenspaces with them, and other measurements may use them.
+  """
   c = config.spectra
   k = c.track_top_k_eigenvalues
 
-  def prepare(state: TrainState, held_out: HeldOut) -> Prepared:
-    params, data = state.params, curvature.split(held_out)
-    gauss_newton = None
-    if c.gauss_newton_top_k:
-      streamed = curvature.gauss_newton_at(params, held_out)
-      gauss_newton = curvature.ready(streamed, params)
-    return Prepared(
-      hessian=curvature.prepare(state, held_out),
-      gauss_newton=gauss_newton,
-      grad=spectra.gradient(curvature.loss, params, data),
-    )
-
-  def measure(
-    state: TrainState, held_out: HeldOut, prepared: Prepared, carry: Carry
-  ) -> tuple[dict[str, Array], Carry]:
-    warm = spectra.may_start_warm(carry.overlap, carry.since_cold)
-    warm = warm & c.warm_start
-    values = {"warm_start": warm.astype(jnp.float32)}
-    found = _whole(config, curvature, state, held_out, prepared, carry, warm)
-    if prepared.gauss_newton is not None:
-      pair = prepared.hessian, prepared.gauss_newton
-      found |= _split(config, curvature, state, held_out, *pair)
+  def measure(inputs: Inputs) -> dict[str, PyTree]:
+    state, linearised = inputs.state, inputs.used["linearisation"]
+    found = _find_spectra(config, curvature, inputs)
+    if linearised.gauss_newton is not None:
+      found |= _split_spectra(config, curvature, inputs)
+    values: dict[str, Array] = {}
     for prefix, spectrum in found.items():
       values |= _pair_values(prefix, spectrum)
     if c.preconditioned_top_k:
-      # Before the first update Adam has no preconditioner.
       values["preconditioned_edge"] = _preconditioner(config, state).edge
+      # Before the first update Adam has no preconditioner.
       values |= {
         name: jnp.where(state.step > 0, value, jnp.nan)
         for name, value in values.items()
         if name.startswith("preconditioned_") and "products" not in name
       }
     plain = found[""]
-    values |= _geometry(plain, prepared.grad, carry, curvature.partition)
-    overlap = jnp.fmin(values["top_overlap"], values["bottom_overlap"])
-    return values, Carry(
-      top=plain.top.vectors,
-      bottom=plain.bottom.vectors,
-      overlap=overlap,
-      since_cold=jnp.where(warm, carry.since_cold + 1, 0),
+    values |= _geometry(
+      plain, linearised.gradient, inputs.carry, curvature.partition
     )
+    return values | {end: getattr(plain, end).vectors for end in ENDS}
 
-  def constants(state: TrainState, _: HeldOut) -> dict[str, Array]:
+  def nulls(_: Inputs) -> dict[str, Array]:
     sizes = jnp.asarray(curvature.partition.sizes)
     n_params = jnp.sum(sizes)
     values = {}
@@ -92,108 +70,125 @@ def make_spectra_probe(config: Config, curvature: Curvature) -> Probe:
       values[f"{end}_block_mass_null"] = sizes / n_params
     return values
 
-  def complain(values: Values) -> str | None:
-    if not np.any(np.isnan(values["top_eigenvalues"])):
-      return None
-    return (
-      "non-finite Hessian product: the loss is finite, its second derivative "
-      "is not; try a lower optim.learning_rate in a new --workdir"
-    )
+  def init_carry(params: Params) -> dict[str, PyTree]:
+    zeros = jax.tree.map(lambda x: jnp.zeros((k, *x.shape), x.dtype), params)
+    return {end: jax.tree.map(jnp.copy, zeros) for end in ENDS}
 
-  def init_carry(params: Params) -> Carry:
-    none = jax.tree.map(lambda x: jnp.zeros((k, *x.shape), x.dtype), params)
-    return Carry(
-      top=none,
-      # Two copies, not one twice: a carry may be donated.
-      bottom=jax.tree.map(jnp.copy, none),
-      # Typed as what a measurement leaves, or the next compiles anew.
-      overlap=jnp.array(jnp.nan, jnp.float32),
-      since_cold=jnp.array(0, jnp.int32),
-    )
-
-  return Probe(
+  return Measurement(
     name="spectra",
     interval=c.eigen_interval,
     variables=VARIABLES,
-    coordinates={"block": curvature.partition.names},
-    constants=constants,
-    init_carry=init_carry,
-    prepare=prepare,
     measure=measure,
-    complain=complain,
-    keep=_eigenvectors if c.keep_eigenvectors else no_arrays,
+    nulls=nulls,
+    finish=_check_finite,
+    init_carry=init_carry,
+    uses=("linearisation",),
+    coordinates={"block": curvature.partition.names},
   )
 
 
-def _whole(
-  config: Config,
-  curvature: Curvature,
-  state: TrainState,
-  held_out: HeldOut,
-  prepared: Prepared,
-  carry: Carry,
-  warm: Array,
-) -> dict[str, spectra.Spectrum]:
-  """The Hessian's spectrum, and that of the preconditioned one if wanted."""
+def make_eigenvectors(config: Config, _: Model, __: Curvature) -> Measurement:
+  """Both ends' eigenvectors, each array [k, ...], kept in files of their own.
+
+  The names are `top.<parameter>` and `bottom.<parameter>`.
+  """
   c = config.spectra
+
+  def measure(inputs: Inputs) -> dict[str, Array]:
+    found = inputs.used["spectra"]
+    return {
+      f"{end}.{name}": vectors
+      for end in ENDS
+      for name, vectors in found[end].items()
+    }
+
+  return Measurement(
+    name="eigenvectors",
+    interval=c.eigen_interval if c.keep_eigenvectors else 0,
+    variables=(),
+    measure=measure,
+    uses=("spectra",),
+  )
+
+
+def _check_finite(arrays: dict[str, Array]) -> Values:
+  """The values on the host.
+
+  Raises:
+    FloatingPointError: if a Hessian product was not finite.
+  """
+  values = to_numpy(arrays)
+  # The null values have no eigenvalues among them.
+  if np.any(np.isnan(values.get("top_eigenvalues", 0.0))):
+    raise FloatingPointError(
+      "non-finite Hessian product: the loss is finite, its second derivative "
+      "is not; try a lower optim.learning_rate in a new --workdir"
+    )
+  return values
+
+
+def _find_spectra(
+  config: Config, curvature: Curvature, inputs: Inputs
+) -> dict[str, spectra.Spectrum]:
+  """The Hessian's spectrum, and the preconditioned one if it is asked for."""
+  c, state = config.spectra, inputs.state
+  linearised: Linearisation = inputs.used["linearisation"]
   k, n = c.track_top_k_eigenvalues, c.preconditioned_top_k
   ones = jax.tree.map(jnp.ones_like, state.params)
-  start = spectra.make_start(carry.top, carry.bottom, _key(state, 1), warm)
-  wanted = [Wanted("", ones, k, k, _key(state, 4), start)]
+  start = _random_direction(state.params, _key(state, 1))
+  wanted = [SpectrumRequest("", ones, k, k, _key(state, 4), start)]
   if n:
     scale = _preconditioner(config, state).inverse_sqrt
-    # The top is what the stability edge is of; the bottom as well would take
-    # two to four times the products.
-    wanted.append(Wanted("preconditioned_", scale, n, 0, _key(state, 2)))
-  return find_spectra(
-    curvature.solve,
-    c.tolerance,
-    prepared.hessian,
-    lambda params: curvature.hessian_at(params, held_out),
+    # The stability edge bounds the top alone. The bottom would cost two to
+    # four times the products.
+    wanted.append(
+      SpectrumRequest("preconditioned_", scale, n, 0, _key(state, 2))
+    )
+  return curvature.find_spectra(
+    linearised.hessian,
+    lambda params: curvature.hessian_at(params, inputs.batches),
     state.params,
     _key(state, 3),
     wanted,
   )
 
 
-def _split(
-  config: Config,
-  curvature: Curvature,
-  state: TrainState,
-  held_out: HeldOut,
-  hessian: spectra.Operator,
-  gauss_newton: spectra.Operator,
+def _split_spectra(
+  config: Config, curvature: Curvature, inputs: Inputs
 ) -> dict[str, spectra.Spectrum]:
-  """The spectra of the Gauss-Newton part G and of what is left, H - G."""
-  c, n = config.spectra, config.spectra.gauss_newton_top_k
+  """The spectra of the Gauss-Newton part G and of the remainder H - G."""
+  state, n = inputs.state, config.spectra.gauss_newton_top_k
+  linearised: Linearisation = inputs.used["linearisation"]
   ones = jax.tree.map(jnp.ones_like, state.params)
 
   def gauss_newton_at(params: Params) -> spectra.Operator:
-    return curvature.gauss_newton_at(params, held_out)
+    return curvature.gauss_newton_at(params, inputs.batches)
 
-  def rest_at(params: Params) -> spectra.Operator:
-    whole = curvature.hessian_at(params, held_out)
-    return spectra.subtract(whole, gauss_newton_at(params))
+  def remainder_at(params: Params) -> spectra.Operator:
+    hessian = curvature.hessian_at(params, inputs.batches)
+    return spectra.subtract(hessian, gauss_newton_at(params))
 
-  # G has no negative eigenvalue, and as many zeros as keep Lanczos busy.
-  top = Wanted("gauss_newton_", ones, n, 0, _key(state, 5))
-  both = Wanted("functional_", ones, n, n, _key(state, 6))
-  rest = spectra.subtract(hessian, gauss_newton)
+  # G has no negative eigenvalues, and so many zero ones that Lanczos would
+  # look for the smallest in vain.
+  top = SpectrumRequest("gauss_newton_", ones, n, 0, _key(state, 5))
+  both = SpectrumRequest("functional_", ones, n, n, _key(state, 6))
+  assert linearised.gauss_newton is not None
+  remainder = spectra.subtract(linearised.hessian, linearised.gauss_newton)
   found: dict[str, spectra.Spectrum] = {}
   for operator, operator_at, wanted in (
-    (gauss_newton, gauss_newton_at, top),
-    (rest, rest_at, both),
+    (linearised.gauss_newton, gauss_newton_at, top),
+    (remainder, remainder_at, both),
   ):
-    found |= find_spectra(
-      curvature.solve,
-      c.tolerance,
-      operator,
-      operator_at,
-      state.params,
-      _key(state, 3),
-      [wanted],
+    found |= curvature.find_spectra(
+      operator, operator_at, state.params, _key(state, 3), [wanted]
     )
   return found
+
+
+def _random_direction(params: Params, key: Key) -> Params:
+  """A unit vector, uniformly distributed, with the structure of `params`."""
+  flat, unravel = ravel_pytree(params)
+  return unravel(normalise(jax.random.normal(key, flat.shape, flat.dtype)))
 
 
 def _key(state: TrainState, number: int) -> Key:
@@ -214,7 +209,7 @@ def _pair_values(prefix: str, spectrum: spectra.Spectrum) -> dict[str, Array]:
 def _geometry(
   spectrum: spectra.Spectrum,
   grad: Params,
-  carry: Carry,
+  previous: Mapping[str, PyTree],
   partition: spectra.Partition,
 ) -> dict[str, Array]:
   """Where the eigenvectors lie: to the gradient, in time, among the blocks."""
@@ -222,10 +217,10 @@ def _geometry(
   for end in ENDS:
     vectors = getattr(spectrum, end).vectors
     aligned = spectra.alignment(grad, vectors)
-    share = spectra.overlap(getattr(carry, end), vectors)
+    share = spectra.overlap(previous[end], vectors)
     values[f"{end}_alignment"] = aligned
     values[f"{end}_alignment_total"] = jnp.sum(aligned)
-    # At the first measurement the carry is all zeros.
+    # At the first measurement the previous eigenvectors are all zeros.
     values[f"{end}_overlap"] = jnp.where(share > 0, share, jnp.nan)
     values[f"{end}_block_mass"] = spectra.mass(vectors, partition)
     # By step, for k may be another when a checkpoint is measured again.
@@ -233,15 +228,6 @@ def _geometry(
     values[f"{end}_alignment_total_null"] = null
     values[f"{end}_overlap_null"] = null
   return values
-
-
-def _eigenvectors(carry: Carry) -> dict[str, Array]:
-  """Both ends' eigenvectors by `end.parameter`, each [k, ...]."""
-  return {
-    f"{end}.{name}": vectors
-    for end in ENDS
-    for name, vectors in getattr(carry, end).items()
-  }
 
 
 def _preconditioner(

@@ -81,9 +81,10 @@ VARIABLES = (
   *_pair_variables("", "Hessian", "eig", "nats"),
   Variable("spectral_norm", ("step",), "Hessian spectral norm", "nats"),
   Variable("gradient_norm", ("step",), "gradient norm, Hessian batch", "nats"),
+  # Recorded by earlier versions only, whose runs can still be read.
   Variable("warm_start", ("step",), "1 if Lanczos began at old eigenvectors"),
   *(variable for end in ENDS for variable in _end_variables(end)),
-  # The bottom is of earlier runs alone, which can still be read and go on.
+  # The bottom was recorded by earlier versions only, likewise.
   *_pair_variables(
     "preconditioned_", "preconditioned Hessian", "preconditioned_eig", "1"
   ),

@@ -13,18 +13,19 @@ import optax
 from induction_jax import tasks
 from induction_jax.config import Config, ConfigError
 from induction_jax.devices.limits import check_config
-from induction_jax.devices.mesh import Placement, make_placement, on_one_device
-from induction_jax.interventions import (
-  clamp_heads,
-  intervene,
+from induction_jax.devices.mesh import (
+  Placement,
+  make_placement,
+  on_one_device,
 )
+from induction_jax.interventions import clamp_heads, intervene
 from induction_jax.measurements import (
-  HeldOut,
-  Probe,
+  EvaluationBatches,
+  Measurement,
   find_largest,
   make_curvature,
-  make_draw,
-  make_probes,
+  make_draw_batches,
+  make_measurements,
 )
 from induction_jax.model import Model, losses, make_model
 from induction_jax.training import optim
@@ -41,21 +42,35 @@ from induction_jax.types import Key, PyTree
 
 
 class Experiment(NamedTuple):
-  """What a config stands for: a network, its training, its probes.
+  """A network, its training, and its measurements.
 
-  `probes` are those the run measures with, `all_probes` every one there is;
-  `products` says how the Hessian's products are made and its eigenpairs found.
+  Attributes:
+    config: the config it was made from.
+    model: the network, with clamped heads if the config clamps any.
+    tx: the optimiser.
+    init: () -> the training state at step 0.
+    draw: key -> the evaluation batches.
+    train_chunk: (state, number of updates) -> the state after them, metrics.
+    all_measurements: every measurement that applies to the run.
+    shared: quantities that several measurements use, by name, as functions
+      (state, batches) -> pytree. Each is computed at most once a step.
+    description: how Hessian products are made and eigenpairs found.
   """
 
   config: Config
   model: Model
   tx: optax.GradientTransformation
   init: Callable[[], TrainState]
-  draw: Callable[[Key], HeldOut]
+  draw: Callable[[Key], EvaluationBatches]
   train_chunk: TrainChunk
-  probes: tuple[Probe, ...]
-  all_probes: tuple[Probe, ...]
-  products: str
+  all_measurements: tuple[Measurement, ...]
+  shared: dict[str, Callable[[TrainState, EvaluationBatches], PyTree]]
+  description: str
+
+  @property
+  def measurements(self) -> tuple[Measurement, ...]:
+    """Those that the config turns on."""
+    return tuple(each for each in self.all_measurements if each.interval)
 
 
 def make_experiment(config: Config) -> Experiment:
@@ -64,24 +79,25 @@ def make_experiment(config: Config) -> Experiment:
 
 
 def make_reader(config: Config) -> Experiment:
-  """The same on one device, for whoever only reads a run."""
+  """Builds an experiment on one device, for commands that only read a run."""
   return make_experiment(on_one_device(config))._replace(config=config)
 
 
 def make_pure_experiment(config: Config) -> Experiment:
-  """The same, not compiled: pure functions, to be mapped over many runs.
+  """Builds an experiment of functions that are not compiled yet.
 
   Raises:
-    ConfigError: for clamps or names that the network has not, and for what no
-      machine like this one can hold.
+    ConfigError: for clamps or names that the network does not have, and if the
+      run cannot fit this machine.
   """
   check_config(config)
   task = config.task
   model = make_model(config.model, task.vocab_size, task.seq_length)
-  # Here and nowhere else, so that all that is trained or measured is clamped.
+  # Clamped here and nowhere else, so that training and every measurement see
+  # the same network.
   model = clamp_heads(model, config.intervention.clamp, config.model)
   placement = make_placement(config.mesh)
-  draw = make_draw(config)
+  draw = make_draw_batches(config)
   curvature = make_curvature(config, model)
   _check_clamps(config, model, curvature.plan.micro_batch_size)
   tx = intervene(
@@ -92,23 +108,7 @@ def make_pure_experiment(config: Config) -> Experiment:
     lambda params, key: curvature.hessian_at(params, draw(key)),
     partial(find_largest, curvature.solve),
   )
-  weights = losses.make_weights(config.train.loss_tokens)
-  micro_batch_size = _micro_batch_size(config, model)
-  gradient = make_gradient(
-    make_loss(model, weights),
-    weights,
-    micro_batch_size,
-    placement.shard_micro_batches,
-  )
-  sample = tasks.make_sampler(task, config.train.batch_size)
-  train_step = make_train_step(
-    gradient, lambda key: placement.shard_batch(sample(key)), tx
-  )
-  train_chunk = make_train_chunk(train_step)
-  all_probes = tuple(
-    _keep_whole(probe, placement)
-    for probe in make_probes(config, model, curvature)
-  )
+  train_chunk = _make_train_chunk(config, model, tx, placement)
   return Experiment(
     config=config,
     model=model,
@@ -118,69 +118,96 @@ def make_pure_experiment(config: Config) -> Experiment:
     ),
     draw=draw,
     train_chunk=lambda *inputs: placement.replicate(train_chunk(*inputs)),
-    probes=tuple(probe for probe in all_probes if probe.interval),
-    all_probes=all_probes,
-    products=curvature.told,
+    all_measurements=tuple(
+      _replicate(measurement, placement)
+      for measurement in make_measurements(config, model, curvature)
+    ),
+    shared={"linearisation": curvature.linearise},
+    description=curvature.description,
   )
 
 
-def _keep_whole(probe: Probe, placement: Placement) -> Probe:
-  """A probe of which every device has all that leaves its programs.
+def compile_experiment(experiment: Experiment) -> Experiment:
+  """Compiles each function of an experiment as a program of its own."""
+  return map_functions(experiment, jax.jit)
 
-  But for what it prepares, which is as large as the batch that it is of.
+
+def map_functions(
+  experiment: Experiment, wrap: Callable[[Callable], Callable]
+) -> Experiment:
+  """Wraps every function of an experiment that computes on a device."""
+  return experiment._replace(
+    init=wrap(experiment.init),
+    draw=wrap(experiment.draw),
+    train_chunk=wrap(experiment.train_chunk),
+    all_measurements=tuple(
+      each._replace(measure=wrap(each.measure), nulls=wrap(each.nulls))
+      for each in experiment.all_measurements
+    ),
+    shared={
+      name: wrap(function) for name, function in experiment.shared.items()
+    },
+  )
+
+
+def _make_train_chunk(
+  config: Config,
+  model: Model,
+  tx: optax.GradientTransformation,
+  placement: Placement,
+) -> TrainChunk:
+  weights = losses.make_weights(config.train.loss_tokens)
+  gradient = make_gradient(
+    make_loss(model, weights),
+    weights,
+    _micro_batch_size(config, model),
+    placement.shard_micro_batches,
+  )
+  sample = tasks.make_sampler(config.task, config.train.batch_size)
+  train_step = make_train_step(
+    gradient, lambda key: placement.shard_batch(sample(key)), tx
+  )
+  return make_train_chunk(train_step)
+
+
+def _replicate(measurement: Measurement, placement: Placement) -> Measurement:
+  """A measurement whose results every device has in full.
+
+  Shared quantities stay sharded: they may be as large as a batch.
   """
   if placement.mesh.size == 1:
-    return probe
+    return measurement
 
-  def whole(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    return lambda *inputs: placement.replicate(function(*inputs))
+  def replicated(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    return lambda inputs: placement.replicate(function(inputs))
 
-  return probe._replace(
-    constants=whole(probe.constants),
-    # Compiled, or the first carry would be on one device alone.
-    init_carry=jax.jit(whole(probe.init_carry)),
-    measure=whole(probe.measure),
+  return measurement._replace(
+    measure=replicated(measurement.measure),
+    nulls=replicated(measurement.nulls),
+    # Compiled, because otherwise the first carry would be on one device only.
+    init_carry=jax.jit(replicated(measurement.init_carry)),
   )
 
 
 def _micro_batch_size(config: Config, model: Model) -> int:
-  """Of a training step; a mean over sequences is of the batch as a whole."""
+  """Of a training step. A mean over sequences needs the batch undivided."""
   if not model.mixes_sequences:
     return plan_micro_batch(config, jax.default_backend())
-  whole, asked = config.train.batch_size, config.train.micro_batch_size
-  if asked not in (0, whole):
+  size, asked = config.train.batch_size, config.train.micro_batch_size
+  if asked not in (0, size):
     raise ConfigError(
       "train.micro_batch_size must be train.batch_size with a head clamped to "
-      f"its mean over sequences, {whole}, got {asked}"
+      f"its mean over sequences, {size}, got {asked}"
     )
-  return whole
+  return size
 
 
 def _check_clamps(config: Config, model: Model, micro_batch_size: int) -> None:
-  """Refuses micro-batches whose mean loss is not that of the batch."""
-  whole = config.spectra.batch_size
-  if model.mixes_sequences and micro_batch_size != whole:
+  """Refuses micro-batches whose mean loss is not the mean of the batch."""
+  size = config.spectra.batch_size
+  if model.mixes_sequences and micro_batch_size != size:
     raise ConfigError(
       "spectra.micro_batch_size must be spectra.batch_size with a head clamped "
-      f"to its mean over sequences, {whole}, got {micro_batch_size} (of 0, by "
-      "spectra.memory_gib)"
+      f"to its mean over sequences, {size}, got {micro_batch_size} (if it was "
+      "left at 0, spectra.memory_gib chose it)"
     )
-
-
-def compile_experiment(experiment: Experiment) -> Experiment:
-  """Each function of an experiment as one program."""
-  all_probes = tuple(
-    probe._replace(
-      constants=jax.jit(probe.constants),
-      prepare=jax.jit(probe.prepare),
-      measure=jax.jit(probe.measure),
-    )
-    for probe in experiment.all_probes
-  )
-  return experiment._replace(
-    init=jax.jit(experiment.init),
-    draw=jax.jit(experiment.draw),
-    train_chunk=jax.jit(experiment.train_chunk, donate_argnums=0),
-    probes=tuple(probe for probe in all_probes if probe.interval),
-    all_probes=all_probes,
-  )

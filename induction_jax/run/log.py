@@ -1,13 +1,13 @@
-"""Where a run's measurements are written down as they are made."""
+"""Writes down a run's measurements as they are made."""
 
 import hashlib
 import json
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from induction_jax.devices import processes
-from induction_jax.measurements import Probe
+from induction_jax.measurements import Measurement
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.environment import describe_environment
 from induction_jax.storage.files import (
@@ -25,101 +25,89 @@ from induction_jax.types import PyTree
 
 
 class DivergedError(FloatingPointError):
-  """A run that cannot go on: what is no longer finite, and from which step."""
+  """A number is no longer finite, so the run cannot continue.
+
+  Attributes:
+    step: the first step at which something is not finite.
+    last_good: the snapshot just before, if it is later than the last complete
+      one.
+  """
 
   def __init__(self, step: int, message: str):
     super().__init__(message)
     self.step = step
+    self.last_good: Any = None
 
 
-class Ledger(Protocol):
-  """Where what was measured is written down.
+class RunLog:
+  """The log of one run: its history, eigenvectors, and diverged.json.
 
-  A measurement that a run cannot go on from is a DivergedError, and is not
-  written.
-  """
-
-  def reached(self) -> int:
-    """The last step with a record, 0 without any."""
-
-  def begin(self, last_step: int, recorded: bool = True) -> None:
-    """Drops what is later than a step, and unless `recorded` that step's."""
-
-  def mark(self, last_step: int, recorded: bool = True) -> Any:
-    """What `begin` would keep, told so that a loss can be seen later: JSON."""
-
-  def constants(self, probe: Probe, arrays: PyTree) -> None: ...
-
-  def measured(
-    self, step: int, probe: Probe, arrays: PyTree, kept: PyTree
-  ) -> dict[str, float]:
-    """Writes a measurement and what is kept of it; returns its scalars."""
-
-  def trained(self, step: int, metrics: ChunkMetrics) -> dict[str, float]:
-    """Writes the chunk of updates that ended at a step; returns its means."""
-
-  def commit(self) -> None:
-    """Forces all that was written to disk."""
-
-  def diverged(self, noticed: int, error: "DivergedError") -> None:
-    """Notes what it takes to see a run that cannot go on fail again."""
-
-
-class RunLedger:
-  """The ledger of one run: its history, each line on disk as it is written.
-
-  Of several processes the first writes; the others only see what is wrong.
+  If several processes share the run, the first one writes. The others check the
+  values, so that all of them notice a divergence.
 
   Args:
     run: the run's directory.
-    sync: false leaves that to `commit`.
+    sync: whether each record is forced to disk as it is written; if not,
+      `commit` does that.
   """
 
   def __init__(self, run: RunDirectory, sync: bool = True):
     self._run, self._sync = run, sync
     self._writes = processes.is_first()
 
-  def reached(self) -> int:
+  def last_step(self) -> int:
+    """The last step with a record; 0 if there is none."""
     records = history.read(self._run.history)
     return max((record["step"] for record in records), default=0)
 
-  def begin(self, last_step: int, recorded: bool = True) -> None:
+  def begin(self, last_step: int) -> None:
+    """Drops what was recorded after a step; -1 drops everything."""
     if not self._writes:
       return
-    history.truncate(self._run.history, last_step, recorded)
-    if note := read_divergence(self._run):
-      last = last_step if recorded else last_step - 1
-      if note["noticed"] > last:
-        self._run.diverged.unlink()
+    history.truncate(self._run.history, last_step)
+    note = read_divergence(self._run)
+    if note and note["noticed"] > last_step:
+      self._run.diverged.unlink()
 
-  def mark(self, last_step: int, recorded: bool = True) -> Any:
+  def checksum(self, last_step: int) -> dict[str, Any]:
+    """What was recorded up to a step, as JSON, to notice later losses."""
     run = self._run
     return {
-      "history": history.checksum(run.history, last_step, recorded),
-      "eigenvectors": count_eigenvectors(
-        run.eigenvectors, last_step + recorded
-      ),
+      "history": history.checksum(run.history, last_step),
+      "eigenvectors": count_eigenvectors(run.eigenvectors, last_step + 1),
     }
 
-  def constants(self, probe: Probe, arrays: PyTree) -> None:
-    values = probe.finish_constants(arrays)
-    self._record(0, "constants", values, measurement=probe.name)
+  def nulls(self, measurement: Measurement, arrays: PyTree) -> None:
+    """Writes a measurement's null values."""
+    values = measurement.finish(arrays)
+    self._record(0, "constants", values, measurement=measurement.name)
 
   def measured(
-    self, step: int, probe: Probe, arrays: PyTree, kept: PyTree
+    self, step: int, measurement: Measurement, arrays: PyTree
   ) -> dict[str, float]:
+    """Writes a measurement; returns its scalars.
+
+    Raises:
+      DivergedError: if the values are not fit to continue with. They are not
+        written.
+    """
     try:
-      values = probe.finish(arrays)
+      values = measurement.finish(arrays)
     except FloatingPointError as error:
       raise DivergedError(step, f"step {step}: {error}") from error
-    if complaint := probe.complain(values):
-      raise DivergedError(step, f"step {step}: {complaint}")
-    self._record(step, "measurement", values, measurement=probe.name)
-    if kept and self._writes:
-      write_eigenvectors(self._run.eigenvectors, step, kept)
+    values, large = split_large(measurement, values)
+    if values:
+      self._record(step, "measurement", values, measurement=measurement.name)
+    if large and self._writes:
+      write_eigenvectors(self._run.root / measurement.name, step, large)
     return scalars(values)
 
   def trained(self, step: int, metrics: ChunkMetrics) -> dict[str, float]:
+    """Writes the means over the chunk of updates that ended at a step.
+
+    Raises:
+      DivergedError: if an update of it was not finite. Nothing is written.
+    """
     bad = int(metrics.first_bad_step)
     if bad >= 0:
       raise DivergedError(
@@ -132,10 +120,12 @@ class RunLedger:
     return scalars(train)
 
   def commit(self) -> None:
+    """Forces all records to disk."""
     if not self._sync and self._run.history.exists():
       force_to_disk(self._run.history)
 
   def diverged(self, noticed: int, error: DivergedError) -> None:
+    """Writes diverged.json: what it takes to see the run fail again."""
     if not self._writes:
       return
     run = self._run
@@ -155,26 +145,39 @@ class RunLedger:
   def _record(self, step: int, kind: str, values: Any, **extra: Any) -> None:
     if self._writes:
       path = self._run.history
-      if not path.exists():  # since `begin`; it would be made without a head
+      if not path.exists():  # it was there when the run began
         raise OSError(f"{path} has gone")
       history.append(path, step, kind, values, sync=self._sync, **extra)
 
 
 def read_divergence(run: RunDirectory) -> dict[str, Any] | None:
-  """The note of where a run stopped being finite; None if it did not.
+  """Reads diverged.json; None if the run has not diverged.
 
-  Its entries: `step`, the first bad one; `noticed`, the step it was noticed
-  at; `reason`; `last_good_checkpoint`, from which the run fails again at once;
-  `seed`, `config_sha256` and `environment`, of its command too.
+  Its entries: `step`, the first bad one; `noticed`, the step at which that was
+  noticed; `reason`; `last_good_checkpoint`, from which the run fails again;
+  `seed`, `config_sha256` and `environment`, with the command.
 
   Raises:
-    ConfigError: if it holds anything else.
+    ConfigError: if the file holds anything else.
   """
   if not run.diverged.exists():
     return None
   return read_object(run.diverged, step=int, noticed=int, reason=str)
 
 
+def split_large(
+  measurement: Measurement, values: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """Separates values for the history from arrays for a file of their own.
+
+  The latter are those that the measurement does not declare.
+  """
+  declared = {variable.name for variable in measurement.variables}
+  small = {name: x for name, x in values.items() if name in declared}
+  large = {name: x for name, x in values.items() if name not in declared}
+  return small, large
+
+
 def scalars(values: dict[str, Any]) -> dict[str, float]:
-  """Those of the values that are single numbers."""
+  """The values that are single numbers."""
   return {k: float(v) for k, v in values.items() if np.ndim(v) == 0}

@@ -1,74 +1,41 @@
-"""The run: chunks of steps, probes when due, checkpoints.
+"""The loop: train a chunk of steps, measure what is due, save what is due.
 
-Everything here is host work; what runs on the device comes from the floors
-below as pure functions and is compiled once.
+A run's own training, a replay of it and many seeds at once all go through
+`run`. They differ in the experiment (what is compiled), the schedule (what is
+due when) and the store (where results go).
 """
 
-import math
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from induction_jax.config import Config
 from induction_jax.devices import processes
-from induction_jax.measurements import HeldOut, Probe
-from induction_jax.measurements.alarm import (
-  ALARM,
-  DENSER,
-  WATCHED,
-  alarm_constants,
-  alarm_signal,
-  alarm_values,
-)
-from induction_jax.run.experiment import Experiment
-from induction_jax.run.log import DivergedError, Ledger, RunLedger
-from induction_jax.run.measuring import observe
-from induction_jax.run.schedule import (
-  checkpoint_due,
-  measurement_due,
-  next_stop,
-)
-from induction_jax.run.snapshots import (
-  Snapshot,
-  check_start,
-  load_together,
-  save_snapshot,
-)
-from induction_jax.run.timing import Cost
-from induction_jax.run.waiting import AbandonedError, attend
-from induction_jax.storage import checkpoints
-from induction_jax.storage.run_directory import RunDirectory
-from induction_jax.training.state import TrainState
-from induction_jax.training.step import no_updates
-from induction_jax.transition import trigger
+from induction_jax.measurements import EvaluationBatches, Inputs, Measurement
+from induction_jax.run.experiment import Experiment, map_functions
+from induction_jax.run.log import DivergedError
+from induction_jax.run.schedule import Schedule
+from induction_jax.run.snapshots import Snapshot
+from induction_jax.run.store import Store
+from induction_jax.run.waiting import AbandonedError, interruptible
 from induction_jax.types import PyTree
 
-# A stop waits for the updates under way: so long, or one update.
-PIECE_SECONDS = 1.0
+Scalars = dict[str, float]  # newest values by variable name
 
 
 class Progress(NamedTuple):
-  """What is known of a run at a step, for whoever watches."""
+  """What is known of a run at a step, for a progress bar."""
 
   step: int
-  values: dict[str, float]  # newest scalars by variable name
+  values: Scalars
 
 
 Watcher = Callable[[Progress], None]
 
 
 class End(NamedTuple):
-  """Where a run came to.
-
-  Attributes:
-    step: updates made.
-    complete: whether they are all, and all that was due has been measured.
-  """
+  """The step that a run reached, and whether all of it is done."""
 
   step: int
   complete: bool
@@ -76,231 +43,190 @@ class End(NamedTuple):
 
 def run(
   experiment: Experiment,
-  directory: RunDirectory,
+  schedule: Schedule,
+  store: Store,
   *,
-  cost: Cost | None = None,
-  ledger: Ledger | None = None,
   should_stop: Callable[[], bool] = lambda: False,
   watch: Watcher = lambda progress: None,
 ) -> End:
-  """Trains and measures to the end, from the newest checkpoint if any.
+  """Trains, measures and saves to the last step, or until it should stop.
 
-  At every step where something is due, the probes measure first, then a
-  checkpoint is saved; so a checkpoint's history is complete up to its step,
-  and a resumed run repeats nothing and skips nothing. A run that is stopped
-  saves what it is at: in the middle of a chunk of updates its sums so far, in
-  a measurement the state that is to be measured again.
+  The work comes in pieces: train to the next step at which something is due,
+  and measure there. What was measured is on disk before the checkpoint that may
+  follow, so a resumed run repeats nothing and skips nothing. If the run should
+  stop in the middle of a piece, the piece is abandoned and the snapshot before
+  it is saved; a resumed run makes the piece again, with the same bits.
 
   Args:
-    experiment: from make_experiment.
-    directory: where the run lives.
-    cost: clock of the run; by default one that starts now.
-    ledger: where measurements go; by default into the directory.
-    should_stop: asked again and again; true saves a checkpoint and returns. A
-      thread may then be at a measurement still: end the process by os._exit.
-      Of several processes all ask as often, between two pieces of work, and
-      must be told the same.
-    watch: told after every piece of work.
-
-  Returns:
-    Where it came to; not complete only if it was stopped.
+    experiment: what is trained and measured.
+    schedule: when to measure and to save.
+    store: where to start from, and where results go.
+    should_stop: asked again and again; true ends the run. A thread may then
+      still be running an abandoned program, so end the process by os._exit. If
+      several processes share the run, all must get the same answer, and a piece
+      is never abandoned.
+    watch: called after every piece.
 
   Raises:
-    DivergedError: if loss, gradient, parameters or Hessian products stop
-      being finite; the last good state is saved.
-    ConfigError: if the run cannot go on, for want of a good checkpoint.
-    OSError: if something cannot be written.
+    DivergedError: if loss, gradient, parameters or a Hessian product are no
+      longer finite. The last good state has been saved.
+    ConfigError: if the run cannot be resumed.
+    OSError: if results cannot be written.
   """
-  config = experiment.config
-  ledger, cost = ledger or RunLedger(directory), cost or Cost(directory)
-  snapshot, resumed = load_together(experiment, directory, ledger)
-  snapshot = _with_alarm_on_host(snapshot)
-  start, recorded = snapshot.step, snapshot.recorded
-  size = checkpoints.checkpoint_bytes(snapshot)
-  processes.on_first_process(
-    lambda: check_start(directory, start, resumed, size, ledger, config)
-  )
-  ledger.begin(start if resumed else -1, recorded)
-  kept = snapshot if resumed else None
-  # Who is at a measurement with others does not leave them to it.
-  gives_up = should_stop if processes.is_single() else lambda: False
-  work = _advance(experiment, snapshot, resumed, ledger, cost, gives_up)
+  snapshot, resumed = store.open(experiment, schedule)
+  on_disk = snapshot if resumed else None
+  # A process that left a program it shares with others would block them.
+  abandon = should_stop if processes.is_single() else lambda: False
+  wait_for = partial(interruptible, should_stop=abandon)
+  experiment = map_functions(experiment, wait_for)
+  pieces = _work(experiment, schedule, store, snapshot, resumed)
   try:
-    for snapshot, newest in work:
-      watch(Progress(snapshot.step, newest))
-      stopping = _is_complete(snapshot, config) or should_stop()
-      due = snapshot.recorded and checkpoint_due(snapshot.step, config)
-      if (stopping or due) and snapshot is not kept:
-        save_snapshot(directory, snapshot, ledger, cost)
-        kept = snapshot
+    for snapshot, values in pieces:
+      watch(Progress(snapshot.step, values))
+      complete = snapshot.step >= schedule.last_step
+      stopping = complete or should_stop()
+      due = stopping or schedule.checkpoint_is_due(snapshot.step)
+      if due and snapshot is not on_disk:
+        store.save(snapshot)
+        on_disk = snapshot
       if stopping:
-        break
+        return End(snapshot.step, complete)
   except AbandonedError:
-    if snapshot is not kept and snapshot.step:  # at step 0 is nothing to save
-      save_snapshot(directory, snapshot, ledger, cost)
+    if snapshot.step and snapshot is not on_disk:
+      store.save(snapshot)
   except DivergedError as error:
-    if snapshot.step:
-      none = jnp.full_like(snapshot.updates.first_bad_step, -1)
-      updates = snapshot.updates._replace(first_bad_step=none)
-      save_snapshot(directory, snapshot._replace(updates=updates), ledger, cost)
-    ledger.diverged(snapshot.step, error)
-    good = max(checkpoints.steps(directory.checkpoints), default=None)
-    raise DivergedError(
-      error.step,
-      f"{error}; the last good checkpoint is at step {good}, from which this "
-      "config fails again",
-    ) from error
-  return End(snapshot.step, _is_complete(snapshot, config))
+    good = error.last_good or snapshot
+    if good.step and good is not on_disk:
+      store.save(good)
+    raise store.diverged(error) from error
+  return End(snapshot.step, complete=False)
 
 
-def _is_complete(snapshot: Snapshot, config: Config) -> bool:
-  return snapshot.recorded and snapshot.step >= config.train.num_steps
-
-
-def _advance(
+def _work(
   experiment: Experiment,
+  schedule: Schedule,
+  store: Store,
   snapshot: Snapshot,
   resumed: bool,
-  ledger: Ledger,
-  cost: Cost,
-  gives_up: Callable[[], bool],
-) -> Iterator[tuple[Snapshot, dict[str, float]]]:
-  """A run, piece by piece of work: each gives what can be saved after it.
+) -> Iterator[tuple[Snapshot, Scalars]]:
+  """The pieces of a run: each yields a snapshot at which all is recorded."""
+  batches = experiment.draw(snapshot.state.key)
+  values: Scalars = {}
+  if not resumed:
+    _record_nulls(experiment, store, snapshot, batches)
+    snapshot, values = _measure_due(
+      experiment, schedule, store, snapshot, batches
+    )
+  yield snapshot, values
+  while snapshot.step < schedule.last_step:
+    snapshot, values = _train(experiment, schedule, store, snapshot)
+    snapshot, measured = _measure_due(
+      experiment, schedule, store, snapshot, batches
+    )
+    yield snapshot, values | measured
 
-  Raises:
-    AbandonedError: if it is given up; the snapshot given last is still good.
-    DivergedError: the same, in its updates where it could not go on.
+
+def _train(
+  experiment: Experiment, schedule: Schedule, store: Store, snapshot: Snapshot
+) -> tuple[Snapshot, Scalars]:
+  """Trains to the next step at which something is due."""
+  stop = schedule.next_stop(snapshot.step, snapshot.carries)
+  with store.timing.training:
+    num_steps = np.int32(stop - snapshot.step)
+    state, metrics = experiment.train_chunk(snapshot.state, num_steps)
+  snapshot = snapshot._replace(state=state)
+  try:
+    return snapshot, store.trained(stop, processes.fetch(metrics))
+  except DivergedError as error:
+    error.last_good = snapshot  # training stopped before the bad update
+    raise
+
+
+def _measure_due(
+  experiment: Experiment,
+  schedule: Schedule,
+  store: Store,
+  snapshot: Snapshot,
+  batches: EvaluationBatches,
+) -> tuple[Snapshot, Scalars]:
+  """Makes and records the measurements that are due."""
+  step, values = snapshot.step, Scalars()
+
+  def record(measurement: Measurement, arrays: PyTree) -> None:
+    values.update(store.measured(step, measurement, arrays))
+
+  with store.timing.measuring:
+    snapshot = measure(
+      experiment,
+      snapshot,
+      batches,
+      lambda each, carries: schedule.is_due(each, step, carries),
+      record,
+    )
+  return snapshot, values
+
+
+def measure(
+  experiment: Experiment,
+  snapshot: Snapshot,
+  batches: EvaluationBatches,
+  is_due: Callable[[Measurement, dict[str, PyTree]], bool],
+  record: Callable[[Measurement, PyTree], None],
+) -> Snapshot:
+  """Makes measurements of one state, and those that they use.
+
+  Args:
+    experiment: whose measurements to make.
+    snapshot: the state, and the carries to start from. A measurement without
+      a carry there starts from its initial one, and leaves none.
+    batches: from `experiment.draw`.
+    is_due: (measurement, carries so far) -> whether to make it. One that
+      another uses is made in any case.
+    record: called with each measurement's arrays, on the host.
+
+  Returns:
+    The snapshot with the new carries.
   """
-  config = experiment.config
-  held_out = attend(partial(experiment.draw, snapshot.state.key), gives_up)
-  newest: dict[str, float] = {}
-  pace = math.inf  # seconds an update
-  if resumed:
-    yield snapshot, newest
-  else:
-    _record_constants(experiment, snapshot, held_out, ledger, gives_up)
-  while True:
-    if not resumed or _record_due(experiment, snapshot):
-      resumed = True
-      with cost.measuring:
-        snapshot, found = _record(
-          experiment, snapshot, held_out, ledger, gives_up
-        )
-      newest |= found
-    else:
-      if pace == math.inf:
-        attend(partial(_compile, experiment, snapshot), gives_up)
-      intervals = [
-        _interval(probe, snapshot.carries, config)
-        for probe in experiment.probes
-      ]
-      most = max(1, int(PIECE_SECONDS / pace))
-      most = int(processes.broadcast(most))  # clocks differ
-      to_go = next_stop(snapshot.step, intervals, config) - snapshot.step
-      start = time.perf_counter()
-      with cost.training:
-        snapshot = _train(experiment, snapshot, min(most, to_go))
-      pace = (time.perf_counter() - start) / min(most, to_go)
-      cost.stepped()
-    yield snapshot, newest
+  by_name = {each.name: each for each in experiment.all_measurements}
+  state, carries = snapshot.state, dict(snapshot.carries)
+  results: dict[str, PyTree] = {}
 
+  def result(name: str) -> PyTree:
+    if name not in results:
+      if name in experiment.shared:
+        results[name] = experiment.shared[name](state, batches)
+      else:
+        results[name] = make(by_name[name])
+    return results[name]
 
-def _with_alarm_on_host(snapshot: Snapshot) -> Snapshot:
-  """Where it decides what is due."""
-  carries = dict(snapshot.carries)
-  if ALARM.name in carries:
-    carries[ALARM.name] = jax.device_get(carries[ALARM.name])
+  def make(measurement: Measurement) -> PyTree:
+    used = {name: result(name) for name in measurement.uses}
+    name = measurement.name
+    carry = carries.get(name) or measurement.init_carry(state.params)
+    arrays = measurement.measure(Inputs(state, batches, used, carry))
+    if name in carries:
+      carries[name] = {each: arrays[each] for each in carry}
+    declared = {variable.name for variable in measurement.variables}
+    recorded = {
+      each: x
+      for each, x in arrays.items()
+      if each in declared or each not in carry
+    }
+    record(measurement, processes.fetch(recorded))
+    return arrays
+
+  for measurement in experiment.measurements:
+    if is_due(measurement, carries):
+      result(measurement.name)
   return snapshot._replace(carries=carries)
 
 
-def _train(experiment: Experiment, snapshot: Snapshot, num: int) -> Snapshot:
-  """Some updates; the snapshot before them is gone."""
-  state, updates = experiment.train_chunk(
-    snapshot.state, np.int32(num), snapshot.updates
-  )
-  jax.block_until_ready(updates)
-  return snapshot._replace(state=state, updates=updates)
-
-
-def _compile(experiment: Experiment, snapshot: Snapshot) -> None:
-  """Compiles the updates apart from the first, which uses its state up."""
-  copy = jax.tree.map(jnp.copy, snapshot.state)
-  jax.block_until_ready(
-    experiment.train_chunk(copy, np.int32(0), snapshot.updates)
-  )
-
-
-def _record_constants(
+def _record_nulls(
   experiment: Experiment,
+  store: Store,
   snapshot: Snapshot,
-  held_out: HeldOut,
-  ledger: Ledger,
-  gives_up: Callable[[], bool],
+  batches: EvaluationBatches,
 ) -> None:
-  for probe in experiment.probes:
-    work = partial(probe.constants, snapshot.state, held_out)
-    constants = processes.fetch(attend(work, gives_up))
-    ledger.constants(probe, constants)
-  if ALARM.name in snapshot.carries:
-    ledger.constants(ALARM, alarm_constants())
-
-
-def _record(
-  experiment: Experiment,
-  snapshot: Snapshot,
-  held_out: HeldOut,
-  ledger: Ledger,
-  gives_up: Callable[[], bool],
-) -> tuple[Snapshot, dict[str, float]]:
-  """Writes down the updates since the last record, and measures what is due."""
-  step, state, carries = snapshot.step, snapshot.state, dict(snapshot.carries)
-  newest: dict[str, float] = {}
-  if not snapshot.recorded or _failed(snapshot):
-    newest |= ledger.trained(step, processes.fetch(snapshot.updates))
-  for probe in experiment.probes:
-    interval = _interval(probe, carries, experiment.config)
-    if not measurement_due(step, interval, experiment.config.train.num_steps):
-      continue
-    work = partial(_observe_and_keep, probe, state, held_out)
-    carry = carries[probe.name]
-    arrays, kept, carry = attend(partial(work, carry), gives_up)
-    newest |= ledger.measured(step, probe, arrays, kept)
-    carries[probe.name] = carry
-    if probe.name == WATCHED and ALARM.name in carries:
-      alarm = trigger.update(carries[ALARM.name], alarm_signal(arrays))
-      newest |= ledger.measured(step, ALARM, alarm_values(alarm), {})
-      carries[ALARM.name] = alarm
-  return Snapshot(state, no_updates(state.step), carries), newest
-
-
-def _observe_and_keep(
-  probe: Probe, state: TrainState, held_out: HeldOut, carry: PyTree
-) -> tuple[PyTree, PyTree, PyTree]:
-  arrays, carry = observe(probe, state, held_out, carry)
-  return arrays, processes.fetch(probe.keep(carry)), carry
-
-
-def _failed(snapshot: Snapshot) -> bool:
-  """Whether no update can be made: of many runs, in none."""
-  return bool(np.all(processes.fetch(snapshot.updates.first_bad_step) >= 0))
-
-
-def _record_due(experiment: Experiment, snapshot: Snapshot) -> bool:
-  """Whether a chunk of updates is at its end, or cannot go on."""
-  if _failed(snapshot):
-    return True
-  if snapshot.recorded:
-    return False
-  config, step = experiment.config, snapshot.step
-  intervals = [
-    _interval(probe, snapshot.carries, config) for probe in experiment.probes
-  ]
-  return next_stop(step - 1, intervals, config) == step
-
-
-def _interval(probe: Probe, carries: dict[str, PyTree], config: Config) -> int:
-  """Steps between a probe's measurements as things stand."""
-  alarm = carries.get(ALARM.name)
-  if probe.name == DENSER and alarm and alarm.alarm:
-    return config.spectra.adaptive
-  return probe.interval
+  for measurement in experiment.measurements:
+    arrays = measurement.nulls(Inputs(snapshot.state, batches, {}, {}))
+    store.nulls(measurement, processes.fetch(arrays))

@@ -1,9 +1,10 @@
-"""A stretch of a run again, step for step, to measure it more closely.
+"""Replays: part of a run again, bit for bit, to measure it more closely.
 
-Training is a pure function of the state and a run is one compiled program
-however its chunks fall (see induction_jax.training.step), so the steps after a
-checkpoint can be made again with the same bits. They are compared with every
-checkpoint on the way. Nothing that the run wrote is touched.
+Training is a pure function of the state, and a run is one compiled program
+however it is cut into chunks (see induction_jax.training.step). The steps after
+a checkpoint can therefore be made again with the same bits. The replayed state
+is compared with every checkpoint on the way. Nothing that the run wrote is
+changed.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,22 +12,22 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from induction_jax.config import ConfigError
 from induction_jax.devices.keys import key_data
-from induction_jax.measurements import Probe
+from induction_jax.measurements import Inputs, Measurement
 from induction_jax.run.experiment import Experiment
-from induction_jax.run.log import scalars
-from induction_jax.run.loop import End, Progress, Watcher
-from induction_jax.run.measuring import keep_vectors, measure
-from induction_jax.run.snapshots import init_snapshot
-from induction_jax.run.waiting import AbandonedError, attend
+from induction_jax.run.log import DivergedError, scalars, split_large
+from induction_jax.run.loop import End, Watcher, run
+from induction_jax.run.schedule import Carries, Schedule
+from induction_jax.run.snapshots import Snapshot, init_snapshot
+from induction_jax.run.timing import Timing
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import RunDirectory
+from induction_jax.storage.tensors import write_eigenvectors
 from induction_jax.training.state import TrainState
-from induction_jax.training.step import no_updates
+from induction_jax.training.step import ChunkMetrics
 from induction_jax.types import PyTree
 
 
@@ -98,15 +99,15 @@ def make_plan(
       f"{directory.checkpoints} holds no checkpoint at or before step {first}: "
       "there is nothing to replay from"
     )
-  whole = partial(checkpoints.verified_steps, directory.checkpoints)
-  start = next(whole(reversed(before)), None)
+  verified = partial(checkpoints.verified_steps, directory.checkpoints)
+  start = next(verified(reversed(before)), None)
   if start is None:
     raise ConfigError(
-      f"{directory.checkpoints} holds no complete checkpoint at or before step "
-      f"{first}: there is nothing to replay from"
+      f"{directory.checkpoints} holds no undamaged checkpoint at or before "
+      f"step {first}: there is nothing to replay from"
     )
   stop = min((step for step in saved if step >= last), default=last)
-  checks = tuple(whole(step for step in saved if before[-1] < step <= stop))
+  checks = tuple(verified(step for step in saved if before[-1] < step <= stop))
   return ReplayPlan(first, last, every, start, stop, checks)
 
 
@@ -114,80 +115,176 @@ def replay(
   experiment: Experiment,
   directory: RunDirectory,
   plan: ReplayPlan,
-  probes: Sequence[Probe],
+  names: Sequence[str],
   *,
   should_stop: Callable[[], bool] = lambda: False,
   watch: Watcher = lambda progress: None,
 ) -> tuple[End, list[Comparison]]:
-  """Trains again, measuring and comparing; each result is kept at once.
+  """Trains again, measures and compares; each result is written at once.
 
-  A measurement is a function of the state alone: it starts from no carry, so
-  that its bits do not depend on the steps measured before it, and what needs
-  a measurement before it (an overlap) is nan. What the run or an earlier
-  replay has measured is not measured again.
+  A replayed measurement is a function of the state alone, whatever was measured
+  before it. It starts from its initial carry, so what compares with an earlier
+  measurement (an overlap) is nan. What the run or an earlier replay has
+  measured already is not measured again.
 
   Args:
-    experiment: of the run's own config.
-    directory: of the run; zoomed.jsonl and kept eigenvectors are added to.
+    experiment: made from the run's own config.
+    directory: the run, to whose zoomed.jsonl and eigenvectors/ is added.
     plan: from make_plan.
-    probes: to measure with.
-    should_stop: asked again and again; true ends the replay. A thread may
-      then be at work still: end the process by os._exit.
-    watch: told after every chunk.
+    names: of the measurements to make.
+    should_stop: asked again and again; true ends the replay. A thread may then
+      still be running, so end the process by os._exit.
+    watch: called after every piece of work.
 
   Returns:
-    Where it came to, and a comparison for each checkpoint passed.
+    How it ended, and a comparison for each checkpoint passed.
 
   Raises:
-    FloatingPointError: where training or a product stops being finite.
+    FloatingPointError: where training or a product is no longer finite.
   """
-  like = init_snapshot(experiment)
-  state = checkpoints.restore(directory.checkpoints, plan.start, like).state
-  if directory.zoomed.exists():  # drops what a crash has cut off
-    history.truncate(directory.zoomed, last_step(directory))
-  todo = _left_to_measure(directory, plan, probes)
-  held_out = experiment.draw(state.key)
-  stops = sorted({*plan.steps, *plan.checks, plan.stop})
-  step, compared = plan.start, list[Comparison]()
-  try:
-    while True:
-      newest: dict[str, float] = {}
-      for probe in todo.get(step, ()):
-        work = partial(measure, probe, state, held_out)
-        values, carry = attend(
-          partial(work, probe.init_carry(state.params)), should_stop
-        )
-        newest |= _keep(directory, plan, probe, step, values, carry)
-      if step in plan.checks:
-        stored = checkpoints.restore(directory.checkpoints, step, like).state
-        compared.append(compare(step, state, stored))
-        _keep_comparison(directory, plan, compared[-1])
-      watch(Progress(step, newest))
-      if step >= plan.stop or should_stop():
-        return End(step, step >= plan.stop), compared
-      target = next(stop for stop in stops if stop > step)
-      state = attend(
-        partial(_train, experiment, state, target - step), should_stop
+  chosen = tuple(
+    _from_initial_carry(each) for each in experiment.all_measurements
+  )
+  store = ReplayStore(directory, plan)
+  schedule = ReplaySchedule(plan, store.not_yet_measured(names))
+  end = run(
+    experiment._replace(all_measurements=chosen),
+    schedule,
+    store,
+    should_stop=should_stop,
+    watch=watch,
+  )
+  return end, store.compared
+
+
+class ReplaySchedule:
+  """Measures at the steps of a plan, and stops at its checkpoints.
+
+  Args:
+    plan: from make_plan.
+    due: names of the measurements to make, by step.
+  """
+
+  def __init__(self, plan: ReplayPlan, due: dict[int, set[str]]):
+    self.last_step = plan.stop
+    self._due, self._plan = due, plan
+    self._stops = sorted({*plan.steps, *plan.checks, plan.stop})
+
+  def is_due(
+    self, measurement: Measurement, step: int, carries: Carries
+  ) -> bool:
+    return measurement.name in self._due.get(step, ())
+
+  def checkpoint_is_due(self, step: int) -> bool:
+    return step in self._plan.checks
+
+  def next_stop(self, step: int, carries: Carries) -> int:
+    return next(stop for stop in self._stops if stop > step)
+
+  def checkpoints_left(self, step: int) -> int:
+    return 0  # a replay saves none
+
+
+class ReplayStore:
+  """Records measurements in zoomed.jsonl; compares where a run would save.
+
+  Args:
+    directory: the run that is replayed.
+    plan: from make_plan.
+  """
+
+  def __init__(self, directory: RunDirectory, plan: ReplayPlan):
+    self.timing = Timing(directory)  # never saved
+    self.compared: list[Comparison] = []
+    self._directory, self._plan = directory, plan
+    self._like: Snapshot | None = None
+
+  def not_yet_measured(self, names: Sequence[str]) -> dict[int, set[str]]:
+    """Measurements by step, without those that are recorded already."""
+    paths = self._directory.history, self._directory.zoomed
+    done = {
+      (record["step"], record.get("measurement"))
+      for path in paths
+      for record in history.read(path)
+    }
+    return {
+      step: {name for name in names if (step, name) not in done}
+      for step in self._plan.steps
+    }
+
+  def open(
+    self, experiment: Experiment, schedule: Schedule
+  ) -> tuple[Snapshot, bool]:
+    if self._directory.zoomed.exists():  # drops a line that a crash cut off
+      history.truncate(self._directory.zoomed, last_step(self._directory))
+    self._like = init_snapshot(experiment)
+    return self._restore(self._plan.start), False
+
+  def nulls(self, measurement: Measurement, arrays: PyTree) -> None:
+    """Null values belong to the run, which has recorded them."""
+
+  def measured(
+    self, step: int, measurement: Measurement, arrays: PyTree
+  ) -> dict[str, float]:
+    plan, directory = self._plan, self._directory
+    values, large = split_large(measurement, measurement.finish(arrays))
+    if large:
+      path = directory.root / measurement.name / "zoomed"
+      write_eigenvectors(path, step, large)
+    if values:
+      zoom = {"from": plan.first, "to": plan.last, "every": plan.every}
+      history.append(
+        directory.zoomed,
+        step,
+        "measurement",
+        values,
+        measurement=measurement.name,
+        zoom=zoom,
       )
-      step = target
-  except AbandonedError:  # what was measured is kept already
-    return End(step, complete=False), compared
+    return scalars(values)
 
+  def trained(self, step: int, metrics: ChunkMetrics) -> dict[str, float]:
+    bad = int(metrics.first_bad_step)
+    if bad >= 0:
+      raise FloatingPointError(
+        f"non-finite loss, gradient or parameters at step {bad}"
+      )
+    return {}
 
-def _train(experiment: Experiment, state: TrainState, num: int) -> TrainState:
-  """Some updates; the state before them is gone.
-
-  Raises:
-    FloatingPointError: where one is not finite.
-  """
-  updates = no_updates(state.step)
-  state, seen = experiment.train_chunk(state, jnp.int32(num), updates)
-  bad = int(jax.device_get(seen.first_bad_step))
-  if bad >= 0:
-    raise FloatingPointError(
-      f"non-finite loss, gradient or parameters at step {bad}"
+  def save(self, snapshot: Snapshot) -> None:
+    """Compares with the run's checkpoint of this step, if it has one."""
+    step = snapshot.step
+    if step not in self._plan.checks:
+      return
+    stored = self._restore(step).state
+    compared = compare(step, snapshot.state, stored)
+    self.compared.append(compared)
+    finite = np.isfinite(compared.difference)
+    history.append(
+      self._directory.zoomed,
+      step,
+      "replay",
+      {},
+      start=self._plan.start,
+      equal=compared.equal,
+      largest_difference=compared.difference if finite else None,
     )
-  return state
+
+  def diverged(self, error: DivergedError) -> DivergedError:
+    return error
+
+  def _restore(self, step: int) -> Snapshot:
+    return checkpoints.restore(self._directory.checkpoints, step, self._like)
+
+
+def _from_initial_carry(measurement: Measurement) -> Measurement:
+  """A measurement that starts from its initial carry every time."""
+
+  def measure(inputs: Inputs) -> dict[str, PyTree]:
+    carry = measurement.init_carry(inputs.state.params)
+    return measurement.measure(inputs._replace(carry=carry))
+
+  return measurement._replace(measure=measure)
 
 
 def compare(step: int, replayed: TrainState, stored: TrainState) -> Comparison:
@@ -200,66 +297,12 @@ def compare(step: int, replayed: TrainState, stored: TrainState) -> Comparison:
     equal = False
     wide_a, wide_b = np.float64(a), np.float64(b)
     largest = max(np.abs(wide_b).max(), np.finfo(np.float32).tiny)
-    # Of a nan nothing can be said but that it is far away.
+    # A nan counts as infinitely far away.
     difference = float(np.abs(wide_a - wide_b).max() / largest)
     difference = difference if np.isfinite(difference) else np.inf
     if not leaf or difference > worst:
       worst, leaf = difference, name
   return Comparison(step, equal, leaf, worst)
-
-
-def _left_to_measure(
-  directory: RunDirectory, plan: ReplayPlan, probes: Sequence[Probe]
-) -> dict[int, list[Probe]]:
-  """Probes by step, without what the run or an earlier replay has measured."""
-  done = {
-    (record["step"], record.get("measurement"))
-    for path in (directory.history, directory.zoomed)
-    for record in history.read(path)
-  }
-  return {
-    step: [probe for probe in probes if (step, probe.name) not in done]
-    for step in plan.steps
-  }
-
-
-def _keep(
-  directory: RunDirectory,
-  plan: ReplayPlan,
-  probe: Probe,
-  step: int,
-  values: dict[str, np.ndarray],
-  carry: PyTree,
-) -> dict[str, float]:
-  """Keeps what was measured; returns its scalars."""
-  if complaint := probe.complain(values):
-    raise FloatingPointError(f"step {step}: {complaint}")
-  keep_vectors(probe, directory.eigenvectors / "zoomed", step, carry)
-  zoom = {"from": plan.first, "to": plan.last, "every": plan.every}
-  history.append(
-    directory.zoomed,
-    step,
-    "measurement",
-    values,
-    measurement=probe.name,
-    zoom=zoom,
-  )
-  return scalars(values)
-
-
-def _keep_comparison(
-  directory: RunDirectory, plan: ReplayPlan, compared: Comparison
-) -> None:
-  finite = np.isfinite(compared.difference)
-  history.append(
-    directory.zoomed,
-    compared.step,
-    "replay",
-    {},
-    start=plan.start,
-    equal=compared.equal,
-    largest_difference=compared.difference if finite else None,
-  )
 
 
 def _leaves(state: TrainState) -> list[tuple[str, np.ndarray]]:

@@ -1,6 +1,7 @@
-"""results.nc: all that was measured of a run, labelled."""
+"""results.nc: everything that was measured of a run, labelled."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,6 @@ import xarray as xr
 
 from induction_jax.config import ConfigError, to_dict
 from induction_jax.measurements import all_variables
-from induction_jax.measurements.alarm import ALARM, WATCHED
 from induction_jax.run.experiment import Experiment
 from induction_jax.storage import dataset, history
 from induction_jax.storage.run_directory import RunDirectory
@@ -18,10 +18,10 @@ from induction_jax.storage.run_directory import RunDirectory
 def write_results(
   experiment: Experiment, directory: RunDirectory
 ) -> xr.Dataset:
-  """Rebuilds results.nc from all that was measured, and returns it.
+  """Rebuilds results.nc from everything that was measured, and returns it.
 
   Raises:
-    ConfigError: if nothing was; an earlier results.nc stays as it is.
+    ConfigError: if nothing was measured; results.nc is left alone.
   """
   results = make_results(experiment, directory)
   dataset.write_dataset(results, directory.results)
@@ -31,15 +31,15 @@ def write_results(
 def make_results(
   experiment: Experiment, directory: RunDirectory, *, zooms: bool = True
 ) -> xr.Dataset:
-  """What results.nc is to hold: all that was measured, on one `step` axis.
+  """Everything that was measured, on one `step` axis, as for results.nc.
 
-  A replay adds to what the run measured and replaces nothing of it; what was
-  measured again with other settings does replace it.
+  What a replay measured is added and replaces nothing. What was measured again
+  with other settings replaces what the run itself measured at that step.
 
   Args:
     experiment: of the run.
     directory: of the run.
-    zooms: with the replays' measurements, as results.nc has them.
+    zooms: whether to include what replays measured, as results.nc does.
 
   Raises:
     ConfigError: if nothing was measured.
@@ -49,11 +49,11 @@ def make_results(
     raise ConfigError(f"{directory.history} holds no measurement yet")
   zoomed = history.read(directory.zoomed) if zooms else []
   again = history.read(directory.remeasured)
-  variables = all_variables(experiment.all_probes) + ALARM.variables
+  variables = all_variables(experiment.all_measurements)
   attributes = {
     "title": "training run of induction_jax",
     "config": json.dumps(to_dict(experiment.config)),
-    "hessian_products": experiment.products,
+    "hessian_products": experiment.description,
     "zoomed": json.dumps(_zooms(zoomed)),
     "replayed": json.dumps(_replays(zoomed)),
     "remeasured": json.dumps(
@@ -61,24 +61,42 @@ def make_results(
     ),
   }
   coordinates: dict[str, Sequence] = {}
-  for probe in experiment.all_probes:
-    coordinates |= probe.coordinates
-  # Of two values the later one counts.
-  records = zoomed + own + again
+  for measurement in experiment.all_measurements:
+    coordinates |= measurement.coordinates
+  # Of two values of one step the later record counts.
+  records = _of_known_measurements(zoomed + own + again, experiment)
   results = dataset.make_dataset(records, variables, coordinates, attributes)
   _check_complete(results, experiment, directory)
   return results
 
 
+def _of_known_measurements(
+  records: list[history.Record], experiment: Experiment
+) -> list[history.Record]:
+  """Leaves out, with a warning, what code outside the package measured."""
+  known = {each.name for each in experiment.all_measurements}
+
+  def is_known(record: history.Record) -> bool:
+    return record.get("measurement", "behaviour") in known
+
+  for name in {each["measurement"] for each in records if not is_known(each)}:
+    print(
+      f"warning: measurement {name} is not registered; results.nc will not "
+      "hold it",
+      file=sys.stderr,
+    )
+  return [record for record in records if is_known(record)]
+
+
 def _check_complete(
   results: xr.Dataset, experiment: Experiment, directory: RunDirectory
 ) -> None:
-  """Checks what findings and figures rely on: behaviour, of these heads."""
+  """Checks what findings and figures rely on: the behaviour of every head."""
   names = {
     variable.name
-    for probe in experiment.all_probes
-    if probe.name == WATCHED
-    for variable in probe.variables
+    for measurement in experiment.all_measurements
+    if measurement.name == "behaviour"
+    for variable in measurement.variables
   }
   if missing := sorted(names - results.keys()):
     raise ConfigError(f"{directory.history} has no {', '.join(missing)}")
@@ -86,13 +104,12 @@ def _check_complete(
   for dim, size in (("layer", model.n_layers), ("head", model.n_heads)):
     if results.sizes[dim] != size:
       raise ConfigError(
-        f"{directory.history} must be of {size} {dim}s, got "
-        f"{results.sizes[dim]}"
+        f"{directory.history} must have {size} {dim}s, got {results.sizes[dim]}"
       )
 
 
 def _zooms(records: list[history.Record]) -> list[dict[str, Any]]:
-  """How many steps replays measured, by measurement and range."""
+  """The steps measured in replays: by measurement and range, with counts."""
   counts = Counter(
     (each["measurement"], *each["zoom"].values())
     for each in records
@@ -103,7 +120,7 @@ def _zooms(records: list[history.Record]) -> list[dict[str, Any]]:
 
 
 def _replays(records: list[history.Record]) -> list[dict[str, Any]]:
-  """How replays compared with checkpoints, the newest of equal ranges."""
+  """How replays compared with checkpoints, the newest for each range."""
   newest = {
     (each["start"], each["step"]): each
     for each in records

@@ -1,46 +1,57 @@
-"""Waiting for the device in a way that can be given up."""
+"""Waiting for compiled programs in a way that a signal can interrupt.
 
-import queue
+Only the main thread handles signals, and only between two Python operations.
+There may be none for minutes while a compiled program runs. So another thread
+calls the program, and the main thread waits for it.
+"""
+
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Any
+
+import jax
+
+from induction_jax.types import PyTree
 
 POLL_SECONDS = 0.05
 
-Result = TypeVar("Result")
-
 
 class AbandonedError(Exception):
-  """Work that was not waited for; its thread may be at it still."""
+  """A program was not waited for; its thread may still be running."""
 
 
-def attend(work: Callable[[], Result], gives_up: Callable[[], bool]) -> Result:
-  """What `work` returns or raises, unless `gives_up` comes first.
+def interruptible(
+  function: Callable[..., PyTree], should_stop: Callable[[], bool]
+) -> Callable[..., PyTree]:
+  """Wraps a function so that waiting for its result can be given up.
 
-  The work is done by a thread, for only the main one handles signals, and
-  only between two steps of Python, of which there may be none for minutes
-  while it is in a compiled program. Work that is abandoned cannot be stopped:
-  it must change nothing that matters, and the process must end by os._exit.
+  A thread cannot be stopped. The function must therefore be pure, and after an
+  AbandonedError the process must end by os._exit, which waits for no thread.
 
-  Raises:
-    AbandonedError: if it was given up.
+  Args:
+    function: a pure function that returns arrays.
+    should_stop: asked again and again while the result is computed. If it
+      returns true, the wrapped function raises AbandonedError.
   """
-  done: queue.SimpleQueue = queue.SimpleQueue()
 
-  def body() -> None:
-    try:
-      done.put((work(), None))
-    except BaseException as error:  # to be raised where it is waited for
-      done.put((None, error))
+  def call_and_wait(*arguments: Any) -> PyTree:
+    done: Future = Future()
+    work = partial(_compute, function, arguments, done)
+    threading.Thread(target=work, daemon=True).start()
+    while not wait([done], POLL_SECONDS).done:
+      if should_stop():
+        raise AbandonedError
+    return done.result()
 
-  threading.Thread(target=body, daemon=True).start()
-  while True:
-    try:
-      result, error = done.get(timeout=POLL_SECONDS)
-    except queue.Empty:
-      if gives_up():
-        raise AbandonedError from None
-      continue
-    if error is not None:
-      raise error
-    return result
+  return call_and_wait
+
+
+def _compute(
+  function: Callable[..., PyTree], arguments: tuple[Any, ...], done: Future
+) -> None:
+  try:
+    done.set_result(jax.block_until_ready(function(*arguments)))
+  except BaseException as error:  # raised again by the thread that waits
+    done.set_exception(error)

@@ -18,7 +18,6 @@ from safetensors.numpy import save_file
 from induction_jax.config import ConfigError
 from induction_jax.devices.limits import check_fits
 from induction_jax.storage.files import replacing
-from induction_jax.types import Array
 
 Tensors = dict[str, np.ndarray]
 MAX_LISTED = 8  # names in one error message
@@ -132,7 +131,7 @@ def check_real(tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def write_eigenvectors(
-  directory: Path, step: int, arrays: Mapping[str, Array]
+  directory: Path, step: int, arrays: Mapping[str, np.ndarray]
 ) -> None:
   """Writes the eigenvectors of a step durably, as float32."""
   directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The batches a run is judged on: drawn once, the same at every step."""
+"""The evaluation batches of a run: drawn once, the same at every step."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,14 +12,14 @@ from induction_jax.training.state import stream
 from induction_jax.types import Batch, Key
 
 
-class HeldOut(NamedTuple):
+class EvaluationBatches(NamedTuple):
   """Held-out batches, functions of the run's key alone.
 
   Attributes:
-    task: the run's own task. Where that is `repeats`, the induction batch.
-    induction: `repeats` at the run's sizes, on which heads are judged.
-    back_to_back: distinct tokens repeated without gaps.
-    curvature: the run's own task, for the Hessian.
+    task: from the run's own task. If that is `repeats`, the induction batch.
+    induction: from `repeats` at the run's sizes, on which heads are judged.
+    back_to_back: distinct tokens, repeated without gaps.
+    curvature: from the run's own task, for the Hessian.
   """
 
   task: Batch
@@ -28,8 +28,8 @@ class HeldOut(NamedTuple):
   curvature: Batch
 
 
-def make_draw(config: Config) -> Callable[[Key], HeldOut]:
-  """Builds key -> HeldOut, to be compiled and called once a run."""
+def make_draw_batches(config: Config) -> Callable[[Key], EvaluationBatches]:
+  """Builds key -> EvaluationBatches, to be compiled and called once a run."""
   task, size = config.task, config.behaviour.batch_size
   sample_task = tasks.make_sampler(task, size)
   sample_induction = tasks.make_induction_sampler(task, size)
@@ -37,21 +37,21 @@ def make_draw(config: Config) -> Callable[[Key], HeldOut]:
   sample_curvature = tasks.make_sampler(task, config.spectra.batch_size)
   placement = make_placement(config.mesh)
 
-  def draw(key: Key) -> HeldOut:
+  def draw(key: Key) -> EvaluationBatches:
     _, back_to_back_key = jax.random.split(stream(key, "behaviour"))
     induction = sample_induction(stream(key, "induction"))
     on_repeats = task.name == "repeats"
-    held_out = HeldOut(
+    batches = EvaluationBatches(
       task=induction if on_repeats else sample_task(task_key(key)),
       induction=induction,
       back_to_back=sample_back_to_back(back_to_back_key),
       curvature=sample_curvature(jax.random.fold_in(stream(key, "spectra"), 0)),
     )
-    return placement.shard_batch(held_out)
+    return placement.shard_batch(batches)
 
   return draw
 
 
 def task_key(key: Key) -> Key:
-  """The key from which the task's held-out batch is drawn."""
+  """The key from which the task's evaluation batch is drawn."""
   return jax.random.split(stream(key, "behaviour"))[0]
