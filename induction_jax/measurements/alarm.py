@@ -45,9 +45,7 @@ def make_alarm(config: Config, *_: PyTree) -> Measurement:
       behaviour["prefix_matching_back_to_back"]
     )
     state = trigger.Trigger(**inputs.carry)
-    # The trigger is a few numpy operations in float64, which it stays: on the
-    # host, called from the compiled program.
-    state = jax.pure_callback(trigger.update, state, state, signal)
+    state = jax.pure_callback(_update, state, state, signal)
     return {
       **state._asdict(),
       "alarm_cusum": jnp.maximum(state.high, state.low),
@@ -56,8 +54,8 @@ def make_alarm(config: Config, *_: PyTree) -> Measurement:
   def nulls(_: Inputs) -> dict[str, Array]:
     return {"alarm_cusum_null": jnp.float32(trigger.THRESHOLD)}
 
-  def init_carry(_: Params) -> dict[str, np.ndarray]:
-    return trigger.init_trigger()._asdict()
+  def init_carry(_: Params) -> dict[str, Array]:
+    return jax.tree.map(jnp.asarray, trigger.init_trigger()._asdict())
 
   return Measurement(
     name="alarm",
@@ -68,3 +66,12 @@ def make_alarm(config: Config, *_: PyTree) -> Measurement:
     init_carry=init_carry,
     uses=("behaviour",),
   )
+
+
+def _update(state: trigger.Trigger, signal: Array) -> trigger.Trigger:
+  """One step of the trigger, called on the host by the compiled program.
+
+  The trigger is a few numpy operations in float64. The arguments of a callback
+  are jax arrays, on which the same operations would be made in float32.
+  """
+  return trigger.update(jax.tree.map(np.asarray, state), float(signal))
