@@ -69,8 +69,13 @@ class Experiment(NamedTuple):
 
   @property
   def measurements(self) -> tuple[Measurement, ...]:
-    """Those that the config turns on."""
-    return tuple(each for each in self.all_measurements if each.interval)
+    """Those that the config turns on, and those that they use."""
+    by_name = {each.name: each for each in self.all_measurements}
+    names = [each.name for each in self.all_measurements if each.interval]
+    for name in names:  # grows while it is read
+      uses = by_name[name].uses
+      names += [each for each in uses if each in by_name and each not in names]
+    return tuple(each for each in self.all_measurements if each.name in names)
 
 
 def make_experiment(config: Config) -> Experiment:

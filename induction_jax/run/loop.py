@@ -215,7 +215,7 @@ def measure(
     record(measurement, processes.fetch(recorded))
     return arrays
 
-  for measurement in experiment.measurements:
+  for measurement in experiment.all_measurements:
     if is_due(measurement, carries):
       result(measurement.name)
   return snapshot._replace(carries=carries)

@@ -38,19 +38,22 @@ class TrainingSchedule:
 
   Args:
     config: of the run.
-    measurements: those that are on.
+    measurements: those of the run. One of interval 0 is never due by itself,
+      only made where another one uses it.
   """
 
   def __init__(self, config: Config, measurements: tuple[Measurement, ...]):
     self.last_step = config.train.num_steps
     self._adaptive = config.spectra.adaptive
     self._checkpoint = config.checkpoint
-    self._measurements = measurements
+    self._measurements = [each for each in measurements if each.interval]
 
   def is_due(
     self, measurement: Measurement, step: int, carries: Carries
   ) -> bool:
     interval = self._interval(measurement, carries)
+    if interval == 0:
+      return False
     return step % interval == 0 or step == self.last_step
 
   def checkpoint_is_due(self, step: int) -> bool:
