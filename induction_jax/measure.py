@@ -32,7 +32,12 @@ from induction_jax.config import (
   value_of,
 )
 from induction_jax.devices.mesh import fit_to_devices
-from induction_jax.measurements import MEASUREMENTS, Inputs, Measurement
+from induction_jax.measurements import (
+  MEASUREMENTS,
+  Inputs,
+  Measurement,
+  names_at_checkpoints,
+)
 from induction_jax.run.experiment import Experiment, make_experiment
 from induction_jax.run.log import split_large
 from induction_jax.run.loop import measure
@@ -68,8 +73,8 @@ def main(argv: list[str]) -> int:
   of_runs.add_argument(
     "--measurements",
     metavar="A,B",
-    help=f"Some of {', '.join(MEASUREMENTS)}. Default: those whose settings "
-    "are given.",
+    help=f"Some of {', '.join(names_at_checkpoints())}. Default: those whose "
+    "settings are given.",
   )
   command_line.add_setting_flags(of_runs)
   of_weights = measure_weights.add_flags(parser)
@@ -91,6 +96,8 @@ def main(argv: list[str]) -> int:
   steps = _chosen_steps(values.step, directory)
   settings = parse_leaves(values.settings)
   other = change(to_dict(fit_to_devices(config)), settings)
+  if "spectra" in names and other.spectra.keep_eigenvectors:
+    names.append("eigenvectors")
   with lock.hold(directory.root):
     remeasure(directory, config, other, names, steps, list(settings))
   return 0
@@ -219,14 +226,12 @@ def _chosen_measurements(named: str | None, changed: list[str]) -> list[str]:
       f"those of {', '.join(SECTIONS)}, mesh"
     )
   chosen = sorted(sections) if named is None else command_line.split(named)
+  known = names_at_checkpoints()
   for name in chosen:
-    if name not in MEASUREMENTS:
+    if name not in known:
       raise ConfigError(
-        f"--measurements must be some of {', '.join(MEASUREMENTS)}, got "
-        f"{name!r}"
+        f"--measurements must be some of {', '.join(known)}, got {name!r}"
       )
-  if "spectra" in chosen and "spectra.keep_eigenvectors" in changed:
-    chosen.append("eigenvectors")
   if not chosen:
     raise ConfigError(
       "nothing to measure: give --measurements, or settings of one"

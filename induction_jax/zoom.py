@@ -29,6 +29,7 @@ from induction_jax.commands.interrupt import Interrupt
 from induction_jax.commands.progress import make_watcher
 from induction_jax.config import ConfigError
 from induction_jax.devices.mesh import fit_to_devices
+from induction_jax.measurements import names_at_checkpoints
 from induction_jax.report.findings import find
 from induction_jax.report.summary import add_zoom, summarise_zoom
 from induction_jax.run.experiment import Experiment, make_experiment
@@ -147,7 +148,8 @@ def zoom(
 def _chosen_measurements(
   listed: str | None, experiment: Experiment
 ) -> list[str]:
-  known = [each.name for each in experiment.measurements]
+  names_of_run = [each.name for each in experiment.measurements]
+  known = [name for name in names_at_checkpoints() if name in names_of_run]
   if listed is None:
     names = [name for name in DEFAULT if name in known]
   else:

@@ -50,6 +50,7 @@ __all__ = [
   "make_curvature",
   "make_draw_batches",
   "make_measurements",
+  "names_at_checkpoints",
 ]
 
 TRAIN_VARIABLES = (
@@ -66,11 +67,14 @@ class Entry(NamedTuple):
     setting: a setting `section.leaf` on which it depends whether the
       measurement applies to a run; empty if it applies to every run.
     values: the values of the setting with which it applies.
+    cumulative: whether it sums over all measurements before, so that it has no
+      value at a checkpoint alone.
   """
 
   make: Callable[[Config, Model, Curvature], Measurement]
   setting: str = ""
   values: tuple[str, ...] = ()
+  cumulative: bool = False
 
   def applies_to(self, config: Config) -> bool:
     """Whether runs of this config can be measured so."""
@@ -83,7 +87,7 @@ class Entry(NamedTuple):
 # In the order in which they are made, cheap ones first.
 MEASUREMENTS = {
   "behaviour": Entry(make_behaviour),
-  "alarm": Entry(make_alarm),
+  "alarm": Entry(make_alarm, cumulative=True),
   "markov": Entry(make_markov, "task.name", ("markov",)),
   "memory": Entry(make_memory, "task.name", ("bigram_trigger",)),
   "circuits": Entry(make_circuits),
@@ -106,6 +110,11 @@ def make_measurements(
     for entry in MEASUREMENTS.values()
     if entry.applies_to(config)
   )
+
+
+def names_at_checkpoints() -> list[str]:
+  """Names of the measurements that can be made at a checkpoint alone."""
+  return [name for name, each in MEASUREMENTS.items() if not each.cumulative]
 
 
 def all_variables(
