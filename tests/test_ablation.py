@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
-from induction_jax.measurements.evaluation_batches import HeldOut
 
 from induction_jax import circuits, tasks
 from induction_jax.config import make_config
 from induction_jax.interventions import clamp_heads
-from induction_jax.measurements.ablation import make_ablation_probe
+from induction_jax.measurements import EvaluationBatches, Inputs
+from induction_jax.measurements.ablation import make_ablation
 from induction_jax.measurements.ablation_variables import KINDS
 from induction_jax.model import Edits, make_model
 from induction_jax.training.state import TrainState
@@ -29,8 +29,8 @@ AVERAGED, SILENT = (0, 0), (1, 1)
 CLAMPS = ("", "mean 0.0, zero 1.1")
 
 
-def make_probe(**settings):
-  """The ablation probe of a tiny network: (config, params, batch, measure)."""
+def make_measure(**settings):
+  """Ablation of a tiny network: (config, params, batch, measure)."""
   sizes = {"task__seq_length": T, "ablation__batch_size": B}
   config = make_config(tiny_config(**(sizes | settings)).to_dict())
   model = make_model(config.model, config.task.vocab_size, T)
@@ -44,11 +44,12 @@ def make_probe(**settings):
     name: jnp.asarray(rng.normal(0.2, 0.6, shapes[name].shape), jnp.float32)
     for name in sorted(shapes)
   }
-  probe = make_ablation_probe(config, model)
+  ablation = make_ablation(config, model, None)
+  batches = EvaluationBatches(*[batch] * 4)
 
   def measure(params):
     state = TrainState(jnp.int32(0), params, (), jax.random.key(0))
-    return probe.measure(state, HeldOut(*[batch] * 4), (), ())[0]
+    return ablation.measure(Inputs(state, batches, {}, {}))
 
   first = jax.tree.map(lambda x: np.asarray(x[:B]), batch)
   return config, params, first, measure
@@ -192,9 +193,9 @@ class Oracle:
 
 @functools.cache
 def measured(clamps):
-  """A probe, what it finds, and who knows better."""
+  """The measurement, its values, and the oracle that knows the true ones."""
   # Pairs with clamps are no other computation than single heads.
-  config, params, batch, measure = make_probe(
+  config, params, batch, measure = make_measure(
     intervention__clamp=clamps, ablation__pairs=not clamps
   )
   measure = jax.jit(measure)
@@ -250,7 +251,7 @@ class AblationTest(parameterized.TestCase):
       )
 
   def test_pairs_with_a_layer_between_or_after_equal_loops(self):
-    config, params, batch, measure = make_probe(
+    config, params, batch, measure = make_measure(
       model__n_layers=3, model__n_heads=1, model__d_model=4
     )
     self.values = jax.jit(
@@ -357,7 +358,7 @@ class AblationTest(parameterized.TestCase):
 
 class SizesTest(parameterized.TestCase):
   def test_without_pairs_and_with_mlps(self):
-    _, params, _, measure = make_probe(
+    _, params, _, measure = make_measure(
       ablation__pairs=False, model__d_mlp=3, model__n_layers=1
     )
     shapes = jax.eval_shape(measure, params)
@@ -367,7 +368,7 @@ class SizesTest(parameterized.TestCase):
     self.assertEqual(shapes["direct_attribution"].shape, (1, H))
 
   def test_one_layer_has_no_pairs(self):
-    _, params, _, measure = make_probe(model__n_layers=1)
+    _, params, _, measure = make_measure(model__n_layers=1)
     shapes = jax.eval_shape(measure, params)
     self.assertEqual(shapes["pair_ablation_cost"].shape, (1, H, 1, H))
     self.assertEqual(shapes["path_loss"].shape, (2,))

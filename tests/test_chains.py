@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
-from induction_jax.measurements.evaluation_batches import make_draw
 from scipy import stats
 
 from induction_jax import tasks
 from induction_jax.config import make_config
-from induction_jax.measurements.markov import make_markov_probe
+from induction_jax.measurements import Inputs, make_draw_batches
+from induction_jax.measurements.markov import make_markov
 from induction_jax.model import Model
 from induction_jax.tasks import chains, markov
 from induction_jax.training.state import TrainState
@@ -246,7 +246,7 @@ class BigramTriggerTest(parameterized.TestCase):
     )
 
 
-class MarkovProbeTest(parameterized.TestCase):
+class MarkovMeasurementTest(parameterized.TestCase):
   @parameterized.parameters(False, True)
   def test_a_network_that_follows_bigrams(self, doubly_stochastic):
     values = tiny_config(
@@ -261,15 +261,14 @@ class MarkovProbeTest(parameterized.TestCase):
     def apply(params, tokens):  # logits are free up to a constant
       return jnp.log(tasks.bigram_predictions(tokens, 5, 1.0)) + params, None
 
-    probe = make_markov_probe(config, Model(None, apply, None))
-    self.assertEqual(probe.interval, 1)
-    draw = make_draw(config)
+    measurement = make_markov(config, Model(None, apply, None), None)
+    self.assertEqual(measurement.interval, 1)
+    draw = make_draw_batches(config)
 
     def measure(key):
       state = TrainState(jnp.zeros((), int), jnp.float32(3), (), key)
-      held_out = draw(key)
-      values, _ = probe.measure(state, held_out, (), ())
-      return values | probe.constants(state, held_out)
+      inputs = Inputs(state, draw(key), {}, {})
+      return measurement.measure(inputs) | measurement.nulls(inputs)
 
     found = jax.tree.map(float, jax.jit(measure)(jax.random.key(2)))
     self.assertAlmostEqual(found["markov_loss"], found["bigram_loss"], places=5)
@@ -288,7 +287,8 @@ class MarkovProbeTest(parameterized.TestCase):
     self.assertEqual("bayes_loss" in found, not doubly_stochastic)
     if not doubly_stochastic:
       self.assertEqual(found["bayes_loss"], found["bigram_loss"])
-    self.assertContainsSubset(found, {v.name for v in probe.variables})
+    declared = {variable.name for variable in measurement.variables}
+    self.assertContainsSubset(found, declared)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from absl.testing import absltest
 
 from induction_jax import circuits, tasks
 from induction_jax.config import make_config
-from induction_jax.measurements import make_draw
-from induction_jax.measurements.ablation import make_ablation_probe
-from induction_jax.measurements.behaviour import make_behaviour_probe
+from induction_jax.measurements import Inputs, make_draw_batches
+from induction_jax.measurements.ablation import make_ablation
+from induction_jax.measurements.behaviour import make_behaviour
 from induction_jax.model import make_model
 from induction_jax.report import findings
 from induction_jax.storage import dataset
@@ -71,28 +71,25 @@ def results():
     ).to_dict()
   )
   model = make_model(config.model, V, T)
-  probes = (
-    make_behaviour_probe(config, model),
-    make_ablation_probe(config, model),
+  measurements = (
+    make_behaviour(config, model, None),
+    make_ablation(config, model, None),
   )
   state = TrainState(jnp.int32(0), params, (), jax.random.key(1))
 
   @jax.jit
   def measure(state):
-    held_out = make_draw(config)(state.key)
+    inputs = Inputs(state, make_draw_batches(config)(state.key), {}, {})
     return [
-      each
-      for probe in probes
-      for each in (
-        probe.constants(state, held_out),
-        probe.measure(state, held_out, (), ())[0],
-      )
+      values
+      for each in measurements
+      for values in (each.nulls(inputs), each.measure(inputs))
     ]
 
   records = [
     {"step": 0, "values": values} for values in jax.device_get(measure(state))
   ]
-  variables = sum((probe.variables for probe in probes), ())
+  variables = sum((each.variables for each in measurements), ())
   return dataset.make_dataset(records, variables, {}, {})
 
 

@@ -24,7 +24,7 @@ from induction_jax.interventions import (
   project,
 )
 from induction_jax.interventions.clamp import LEAST_MASS, no_previous_token
-from induction_jax.measurements import make_curvature, make_draw
+from induction_jax.measurements import make_curvature, make_draw_batches
 from induction_jax.measurements.partition import partition_by_circuit
 from induction_jax.model import NO_EDITS, Edits, make_model
 from induction_jax.report.behaviour_figures import run_sequence
@@ -387,8 +387,8 @@ def _dense_eigenvectors(state: TrainState) -> np.ndarray:
   @jax.jit
   def matrix(params, key):
     # Within, so that the batches not used here are not compiled.
-    held_out = make_draw(experiment.config)(key)
-    return spectra.dense(curvature.hessian_at(params, held_out), params)
+    batches = make_draw_batches(experiment.config)(key)
+    return spectra.dense(curvature.hessian_at(params, batches), params)
 
   dense = np.array(matrix(state.params, state.key))
   frozen = np.asarray(ravel_pytree(_mask(state))[0])

@@ -13,17 +13,19 @@ from jax.flatten_util import ravel_pytree
 
 from induction_jax import measure, spectra, visualize
 from induction_jax.config import make_config
-from induction_jax.measurements import all_variables
+from induction_jax.measurements import Inputs, all_variables
 from induction_jax.measurements.curvature import make_curvature
 from induction_jax.measurements.density import EIGENVALUES, PLACES
 from induction_jax.measurements.partition import partition_by_circuit
-from induction_jax.run import loop, measuring, snapshots
+from induction_jax.model import losses
 from induction_jax.run.experiment import make_experiment
 from induction_jax.run.results import write_results
+from induction_jax.run.snapshots import init_snapshot
 from induction_jax.storage import checkpoints, dataset, history, tensors
 from induction_jax.storage.run_directory import open_run
+from induction_jax.training.step import make_loss
 from tests.entry_point import call
-from tests.tiny import EARLIER, tiny_config
+from tests.tiny import EARLIER, run_in, tiny_config
 
 
 class PartitionTest(absltest.TestCase):
@@ -92,14 +94,14 @@ class MeasureTest(parameterized.TestCase):
     cls.experiment = make_experiment(cls.config)
     root = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
     cls.directory = open_run(root / "run", cls.config, resume=True)
-    loop.run(cls.experiment, cls.directory)
+    run_in(cls.directory, cls.experiment)
     cls.results = write_results(cls.experiment, cls.directory)
     cls.matrix, cls.partition = cls.dense_hessian(8)
 
   def test_all_that_is_declared_is_there_or_of_earlier_runs(self):
     declared = {
       v.name
-      for v in all_variables(self.experiment.probes)
+      for v in all_variables(self.experiment.measurements)
       if not v.name.startswith(EARLIER)
     }
     self.assertSetEqual(set(self.results.data_vars), declared)
@@ -109,16 +111,16 @@ class MeasureTest(parameterized.TestCase):
   @classmethod
   def dense_hessian(cls, step):
     """The Hessian of the run's curvature batch as a matrix, and its blocks."""
-    state, held_out = cls.state(step)
+    state, batches = cls.state(step)
     curvature = make_curvature(cls.config, cls.experiment.model)
-    operator = curvature.hessian_at(state.params, held_out)
+    operator = curvature.hessian_at(state.params, batches)
     matrix = jax.jit(lambda: spectra.dense(operator, state.params))()
     return np.asarray(matrix, np.float64), curvature.partition
 
   def dense_gauss_newton(self, step):
     """J^T C J over the predictable tokens, in numpy from the Jacobian."""
-    state, held_out = self.state(step)
-    batch = held_out.curvature
+    state, batches = self.state(step)
+    batch = batches.curvature
     flat, unravel = ravel_pytree(state.params)
 
     def logits(flat):
@@ -136,7 +138,7 @@ class MeasureTest(parameterized.TestCase):
 
   @classmethod
   def state(cls, step):
-    like, _ = snapshots.load_or_init(cls.experiment, cls.directory)
+    like = init_snapshot(cls.experiment)
     state = checkpoints.restore(cls.directory.checkpoints, step, like).state
     return state, cls.experiment.draw(state.key)
 
@@ -165,9 +167,10 @@ class MeasureTest(parameterized.TestCase):
         self.assertBetween(true, low - 1e-3, high + 1e-3)
 
   def test_gradient_is_that_of_the_hessian_batch(self):
-    state, held_out = self.state(8)
-    curvature = make_curvature(self.config, self.experiment.model)
-    grad = jax.grad(curvature.loss)(state.params, held_out.curvature)
+    state, batches = self.state(8)
+    weights = losses.make_weights(self.config.train.loss_tokens)
+    loss = make_loss(self.experiment.model, weights)
+    grad = jax.grad(loss)(state.params, batches.curvature)
     norm = np.linalg.norm(ravel_pytree(grad)[0])
     got = self.results.gradient_norm.sel(step=8)
     np.testing.assert_allclose(got, norm, rtol=1e-5)
@@ -186,9 +189,9 @@ class MeasureTest(parameterized.TestCase):
       self.assertAlmostEqual(got, want, delta=2e-3 * scale)
 
   def test_a_run_that_had_the_preconditioned_bottom_is_still_read(self):
-    values = {f"{EARLIER}eigenvalues": [-2.0, -1.0]}
+    values = {"preconditioned_bottom_eigenvalues": [-2.0, -1.0]}
     record = {"step": 8, "kind": "measurement", "values": values}
-    declared = all_variables(self.experiment.probes)
+    declared = all_variables(self.experiment.measurements)
     found = dataset.make_dataset([record], declared, {}, {})
     np.testing.assert_array_equal(
       found.preconditioned_bottom_eigenvalues, [[-2, -1]]
@@ -220,8 +223,8 @@ class MeasureTest(parameterized.TestCase):
       error = float(at[f"{name}_se"])
       self.assertAlmostEqual(float(at[name]), true, delta=4 * error)
       self.assertGreater(error, 0)
-    # The tracked pairs are counted, the rest left to 32 probes of variance at
-    # most 2 ||A||_F^2 each.
+    # The tracked pairs are counted, the rest estimated with 32 random
+    # vectors of variance at most 2 ||A||_F^2 each.
     rest = np.linalg.eigvalsh(matrix)[2:-2]
     self.assertLess(float(at.trace_se), 1.3 * (2 * (rest**2).sum() / 32) ** 0.5)
     z = []
@@ -286,7 +289,7 @@ class MeasureTest(parameterized.TestCase):
   def test_measured_again_equals_measured(self):
     before = self.directory.history.read_text()
     status, _, err = call(
-      measure.main, self.directory.root, "--step=4", "--probes=density"
+      measure.main, self.directory.root, "--step=4", "--measurements=density"
     )
     self.assertEqual(status, 0, err)
     self.assertEqual(self.directory.history.read_text(), before)
@@ -372,12 +375,12 @@ class MeasureTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ((), "nothing to measure"),
-    (("--step=3", "--probes=density"), "there are 0, 1, 2, 4, 8"),
-    (("--probes=spectre",), "must be some of"),
+    (("--step=3", "--measurements=density"), "there are 0, 1, 2, 4, 8"),
+    (("--measurements=spectre",), "must be some of"),
     (("--config.model.n_layers=3",), "another model"),
     (("--config.spectra.topk=3",), "unknown config key spectra.topk"),
     (("--config.density.order=1",), "density.order must be at least 2"),
-    (("--config.spectra.max_basis=5",), "must hold the eigenpairs"),
+    (("--config.spectra.max_basis=5",), "must exceed the number of eigenpairs"),
   )
   def test_mistakes(self, arguments, message):
     status, _, err = call(measure.main, self.directory.root, *arguments)
@@ -387,7 +390,7 @@ class MeasureTest(parameterized.TestCase):
 
 @pytest.mark.slow
 class OfSomeRunsTest(absltest.TestCase):
-  def test_a_probe_without_settings_measures_its_runs(self):
+  def test_measurements_that_are_off_or_do_not_apply(self):
     values = tiny_config(
       task__name="bigram_trigger",
       model__n_layers=1,
@@ -403,26 +406,31 @@ class OfSomeRunsTest(absltest.TestCase):
     directory = open_run(root / "run", config, resume=True)
     # What a run leaves at its first step, without the time it takes.
     experiment = make_experiment(config)
-    snapshot, _ = snapshots.load_or_init(experiment, directory)
+    snapshot = init_snapshot(experiment)
     checkpoints.save(directory.checkpoints, 0, snapshot)
-    (behaviour, *_), state = experiment.probes, snapshot.state
-    held_out = experiment.draw(state.key)
-    own, _ = measuring.measure(behaviour, state, held_out, ())
-    own |= measuring.measure_constants(behaviour, state, held_out)
+    behaviour, state = experiment.measurements[0], snapshot.state
+    inputs = Inputs(state, experiment.draw(state.key), {}, {})
+    own = behaviour.finish(behaviour.measure(inputs))
+    own |= behaviour.finish(behaviour.nulls(inputs))
     own["train_loss"] = np.float32(3)
     history.append(
       directory.history, 0, "measurement", own, measurement="behaviour"
     )
-    status, _, err = call(measure.main, directory.root, "--probes=memory")
+    # One that has no settings of its own, and one that was off in the run.
+    flag = "--measurements=memory,circuits"
+    status, _, err = call(measure.main, directory.root, flag)
     self.assertEqual(status, 0, err)
     results = dataset.read_dataset(directory.results)
     self.assertBetween(float(results.w_o2_recall.sel(step=0).max()), 0, 1)
     self.assertAlmostEqual(float(results.w_o2_recall_null), 1 / 11)
-    for probe, message in (
+    self.assertTrue(np.isfinite(results.ov_copying.sel(step=0)).all())
+    for name, message in (
       ("markov", "needs a run with task.name=markov, got bigram_trigger"),
       ("projection", "intervention.project=off or onto, got none"),
     ):
-      status, _, err = call(measure.main, directory.root, f"--probes={probe}")
+      status, _, err = call(
+        measure.main, directory.root, f"--measurements={name}"
+      )
       self.assertEqual((status, err.count("\n")), (2, 1))
       self.assertIn(message, err)
 

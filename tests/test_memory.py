@@ -5,12 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
-from induction_jax.measurements.evaluation_batches import HeldOut
 
 from induction_jax import circuits
 from induction_jax.circuits import CircuitWeights
 from induction_jax.config import make_config
-from induction_jax.measurements.memory import make_memory_probe
+from induction_jax.measurements import (
+  MEASUREMENTS,
+  EvaluationBatches,
+  Inputs,
+)
+from induction_jax.measurements.memory import make_memory
 from induction_jax.model import make_model
 from induction_jax.training.state import TrainState
 from induction_jax.types import Batch
@@ -128,7 +132,7 @@ class RecallTest(absltest.TestCase):
 
 
 def _measure(**settings) -> tuple[dict, dict]:
-  """Parameters of a tiny network, and the values measured on them."""
+  """Parameters of a tiny network, and the recalls measured on them."""
   values = tiny_config(task__name="bigram_trigger", **settings)
   config = make_config(values.to_dict())
   task = config.task
@@ -139,16 +143,15 @@ def _measure(**settings) -> tuple[dict, dict]:
   state = TrainState(jnp.zeros((), int), params, (), jax.random.key(1))
   tokens = jnp.zeros((1, task.seq_length), int)
   batch = Batch(tokens, tokens, tokens > 0)
-  held_out = HeldOut(*[batch] * 4)
-  probe = make_memory_probe(config)
-  values, _ = probe.measure(state, held_out, (), ())
-  values |= probe.constants(state, held_out)
-  assert values.keys() <= {variable.name for variable in probe.variables}
+  measurement = make_memory(config)
+  inputs = Inputs(state, EvaluationBatches(*[batch] * 4), {}, {})
+  values = measurement.measure(inputs) | measurement.nulls(inputs)
+  assert values.keys() <= {variable.name for variable in measurement.variables}
   return params, values
 
 
 @pytest.mark.slow
-class MemoryProbeTest(parameterized.TestCase):
+class MemoryMeasurementTest(parameterized.TestCase):
   @parameterized.parameters("learned", "shortformer")
   def test_positions_are_read_where_they_are_added(self, position):
     params, values = _measure(model__position=position)
@@ -175,10 +178,11 @@ class MemoryProbeTest(parameterized.TestCase):
     shares = np.unique(values["w_k2_recall"][1, :, 0])
     self.assertContainsSubset(shares.tolist(), [0.0, 0.5, 1.0])
 
-  @parameterized.parameters(("bigram_trigger", 1), ("repeats", 0))
-  def test_on_by_default_only_for_its_own_task(self, name, interval):
+  @parameterized.parameters(("bigram_trigger", True), ("repeats", False))
+  def test_measures_its_own_task_alone(self, name, applies):
     config = make_config(tiny_config(task__name=name).to_dict())
-    self.assertEqual(make_memory_probe(config).interval, interval)
+    self.assertEqual(MEASUREMENTS["memory"].applies_to(config), applies)
+    self.assertEqual(make_memory(config).interval, 1)
 
   def test_rotary_positions_have_no_vectors(self):
     _, values = _measure(model__position="rotary")

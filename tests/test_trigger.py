@@ -4,16 +4,22 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from induction_jax import measure, zoom
 from induction_jax.config import make_config
-from induction_jax.run import loop, snapshots
+from induction_jax.measurements import Inputs
+from induction_jax.measurements.alarm import make_alarm
 from induction_jax.run.experiment import make_experiment
 from induction_jax.run.results import write_results
+from induction_jax.run.snapshots import load_newest
 from induction_jax.storage.run_directory import open_run
 from induction_jax.transition import trigger
-from tests.tiny import tiny_config, with_light_spectra
+from tests.entry_point import call
+from tests.tiny import run_in, tiny_config, with_light_spectra
 
 SENSITIVE = 0.5  # a threshold that tiny runs pass, and soon again
 
@@ -124,6 +130,43 @@ class TriggerTest(parameterized.TestCase):
       trigger.update(trigger.init_trigger(), value)
 
 
+class AlarmTest(absltest.TestCase):
+  """The measurement that calls the trigger from a compiled program."""
+
+  def test_equals_the_trigger_called_by_hand(self):
+    # A baseline, a change, another baseline, and a smaller change.
+    values = np.float32(0.3 + 0.004 * noise(100, seed=4))
+    values[40:] += 0.4
+    values[85:] += 0.04
+    config = make_config(tiny_config(spectra__adaptive=2).to_dict())
+    alarm = make_alarm(config)
+    measure = jax.jit(alarm.measure)
+    carry, expected = alarm.init_carry(None), trigger.init_trigger()
+    seen = []
+    for value in values:
+      # The best head of each half counts, wherever it is.
+      previous_token = value / 4 * np.float32([[1, 0], [0.5, 0]])
+      prefix_matching = value / 3 * np.float32([[0, 0.7], [0, 1]])
+      behaviour = {
+        "previous_token": jnp.asarray(previous_token),
+        "prefix_matching_back_to_back": jnp.asarray(prefix_matching),
+      }
+      found = measure(Inputs(None, None, {"behaviour": behaviour}, carry))
+      signal = previous_token.max() + prefix_matching.max()
+      expected = trigger.update(expected, float(signal))
+      for name, number in expected._asdict().items():
+        self.assertEqual(found[name].dtype, np.asarray(number).dtype)
+        np.testing.assert_array_equal(found[name], number, name)
+      cusum = max(expected.high, expected.low)
+      self.assertEqual(float(found["alarm_cusum"]), cusum)
+      carry = {name: found[name] for name in carry}
+      seen.append(int(found["alarm"]))
+    # On at the first change, off when it is flat again, on at the second.
+    on, off, again = np.flatnonzero(np.diff(seen)) + 1
+    self.assertEqual((on, off), (40, 40 + trigger.LEARN - 1))
+    self.assertBetween(again, 85, 89)
+
+
 class AdaptiveRunTest(parameterized.TestCase):
   """A run whose trigger is so sensitive that it goes on and off."""
 
@@ -143,9 +186,9 @@ class AdaptiveRunTest(parameterized.TestCase):
     cls.enterClassContext(
       mock.patch.multiple(trigger, LEARN=6, THRESHOLD=SENSITIVE)
     )
-    cls.whole = open_run(cls.root / "whole", cls.config, resume=True)
-    loop.run(cls.experiment, cls.whole)
-    cls.results = write_results(cls.experiment, cls.whole)
+    cls.unbroken = open_run(cls.root / "unbroken", cls.config, resume=True)
+    run_in(cls.unbroken, cls.experiment)
+    cls.results = write_results(cls.experiment, cls.unbroken)
 
   def test_spectra_are_denser_while_the_alarm_is_on(self):
     on = self.results.alarm.values
@@ -173,19 +216,28 @@ class AdaptiveRunTest(parameterized.TestCase):
     stop = next(i for i in range(3, 23) if on[i - 1] and on[i] and i % 2)
     directory = open_run(self.root / "stopped", self.config, resume=True)
     seen = []
-    loop.run(
-      self.experiment,
+    run_in(
       directory,
+      self.experiment,
       should_stop=lambda: bool(seen) and seen[-1] >= stop,
       watch=lambda progress: seen.append(progress.step),
     )
     self.assertEqual(seen[-1], stop)
-    carries = snapshots.load_or_init(self.experiment, directory)[0].carries
-    self.assertEqual(int(carries["alarm"].alarm), 1)
-    loop.run(self.experiment, directory)
+    carries = load_newest(self.experiment, directory).carries
+    self.assertEqual(int(carries["alarm"]["alarm"]), 1)
+    run_in(directory, self.experiment)
     self.assertEqual(
-      directory.history.read_bytes(), self.whole.history.read_bytes()
+      directory.history.read_bytes(), self.unbroken.history.read_bytes()
     )
+
+  @parameterized.parameters(measure, zoom)
+  def test_one_state_has_no_alarm(self, command):
+    flags = "--measurements=alarm", "--from=2", "--to=4"
+    flags = flags if command is zoom else flags[:1]
+    status, _, err = call(command.main, self.unbroken.root, *flags)
+    self.assertEqual((status, err.count("\n")), (2, 1))
+    self.assertRegex(err, "must be some of .*behaviour.*, got 'alarm'")
+    self.assertNotRegex(err, "alarm.*got")
 
 
 if __name__ == "__main__":
