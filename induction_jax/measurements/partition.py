@@ -1,4 +1,4 @@
-"""Which circuit every parameter belongs to."""
+"""The circuit that every parameter belongs to."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ from induction_jax import spectra
 from induction_jax.types import Params
 
 WEIGHTS = {"qk": ("w_q", "w_k", "b_q", "b_k"), "ov": ("w_v", "w_o", "b_v")}
-# Blocks that span the layers, where the model has their parameters.
+# Blocks that span the layers, if the model has their parameters.
 OTHERS = {
   "embedding": ("w_e", "w_pos"),
   "mlp": ("w_in", "w_out", "b_in", "b_out"),
@@ -22,19 +22,19 @@ OTHERS = {
 
 
 def partition_by_circuit(shapes: Params) -> spectra.Partition:
-  """One block per head and circuit, and one each for all else.
+  """Partitions parameters into QK and OV of each head, and one block per rest.
 
   QK of head (l, h) is w_q[l, h] and w_k[l, h]; OV is w_v[l, h] and w_o[l, h];
-  each with its biases, where there are any.
+  each with its biases, if there are any.
 
   Args:
     shapes: the parameters, or their shapes.
 
   Returns:
-    Blocks named `qk 0.0`, …, `ov 1.3`, then those of OTHERS.
+    Blocks named `qk L0H0`, ..., `ov L1H3`, then those of OTHERS.
   """
   n_layers, n_heads = shapes["w_q"].shape[:2]
-  heads = [f"{i}.{j}" for i in range(n_layers) for j in range(n_heads)]
+  heads = [f"L{i}H{j}" for i in range(n_layers) for j in range(n_heads)]
   names = [f"{circuit} {head}" for circuit in WEIGHTS for head in heads]
   ids: dict[str, np.ndarray] = {}
   for number, weights in enumerate(WEIGHTS.values()):
