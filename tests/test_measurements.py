@@ -64,7 +64,7 @@ def start(name, **settings):
 class FindSpectraTest(absltest.TestCase):
   def test_each_spectrum_is_widened_by_its_own_rounding(self):
     config = make_config(tiny_config().to_dict()).spectra
-    solve = make_solve(config, basis=config.max_order, layout=spectra.UNSHARDED)
+    solve = make_solve(config, config.max_order, spectra.UNSHARDED)
     # Of diag(w^3) + w w^T rounding of w changes the products, each as it falls.
     params = {"w": jnp.linspace(-3, 5, 30)}
 
