@@ -46,7 +46,7 @@ from induction_jax.run.snapshots import Snapshot, init_snapshot
 from induction_jax.storage import checkpoints, history, lock
 from induction_jax.storage.checkpoint_format import CheckpointError
 from induction_jax.storage.run_directory import RunDirectory, load_run
-from induction_jax.storage.tensors import write_eigenvectors
+from induction_jax.storage.tensors import write_arrays
 from induction_jax.types import PyTree
 
 # Measurements with settings of their own, which may be changed.
@@ -150,7 +150,7 @@ def remeasure(
     finished = measurement.finish(arrays)
     values, large = split_large(measurement, finished)
     if large:
-      write_eigenvectors(
+      write_arrays(
         directory.root / measurement.name / "remeasured", step, large
       )
     # Null values are the run's own, where it has them. A nan (an overlap with

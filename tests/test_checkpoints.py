@@ -179,9 +179,7 @@ class CheckpointsTest(DirectoryTest):
     self.root.joinpath("eigenvectors").mkdir()
     for name in ("00000003", "00000010 (1)", "1a"):
       (self.root / "eigenvectors" / f"{name}.npz").touch()
-    self.assertEqual(
-      tensors.count_eigenvectors(self.root / "eigenvectors", 20), 1
-    )
+    self.assertEqual(tensors.count_arrays(self.root / "eigenvectors", 20), 1)
 
   def test_empty_and_foreign_directories_are_passed_over(self):
     checkpoints.save(self.root, 5, self.tree())

@@ -377,7 +377,7 @@ class ArraysTest(HostileTest):
     marker.unlink()
     self.write_vectors(file.getvalue())
     with self.assertRaisesRegex(ConfigError, "is not float32"):
-      tensors.read_eigenvectors(self.root, 7)
+      tensors.read_arrays(self.root, 7)
     self.assertFalse(marker.exists())
 
   @parameterized.parameters(
@@ -388,13 +388,13 @@ class ArraysTest(HostileTest):
   def test_eigenvectors_of_another_size(self, shape, data, message):
     self.write_vectors(self.npy(shape, data=data))
     with self.assertRaisesRegex(ConfigError, message):
-      tensors.read_eigenvectors(self.root, 7)
+      tensors.read_arrays(self.root, 7)
 
   def test_eigenvectors_that_unpack_to_more(self):
     data = self.npy((10**6,), data=bytes(4 * 10**6))
     self.write_vectors(data, zipfile.ZIP_DEFLATED)
     with self.assertRaisesRegex(ConfigError, "larger than the archive"):
-      tensors.read_eigenvectors(self.root, 7)
+      tensors.read_arrays(self.root, 7)
 
   def test_weights_larger_than_may_be(self):
     path = self.root / "model.safetensors"

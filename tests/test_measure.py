@@ -267,7 +267,7 @@ class MeasureTest(parameterized.TestCase):
     self.assertTrue((top <= parts * 1.01)[measured].all())
 
   def test_eigenvectors_are_kept_as_measured(self):
-    kept = tensors.read_eigenvectors(self.directory.eigenvectors, 8)
+    kept = tensors.read_arrays(self.directory.eigenvectors, 8)
     state, _ = self.state(8)
     for end in ("top", "bottom"):
       rows = {
@@ -350,9 +350,9 @@ class MeasureTest(parameterized.TestCase):
       },
     )
     again = self.directory.eigenvectors / "remeasured"
-    self.assertLen(tensors.read_eigenvectors(again, 8)["top.w_e"], 4)
+    self.assertLen(tensors.read_arrays(again, 8)["top.w_e"], 4)
     self.assertLen(
-      tensors.read_eigenvectors(self.directory.eigenvectors, 8)["top.w_e"], 2
+      tensors.read_arrays(self.directory.eigenvectors, 8)["top.w_e"], 2
     )
 
   def _assert_exact(self, at):

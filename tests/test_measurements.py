@@ -37,7 +37,7 @@ from induction_jax.run.experiment import (
 )
 from induction_jax.run.results import write_results
 from induction_jax.run.snapshots import Snapshot
-from induction_jax.storage import history, vectors
+from induction_jax.storage import history, tensors
 from induction_jax.storage.run_directory import open_run
 from induction_jax.types import Variable
 from tests.tiny import run_in, tiny_config
@@ -453,7 +453,7 @@ class OutsideTest(absltest.TestCase):
 
   def kept(self, name, step, prefix=""):
     """Eigenvectors [k, P] from a measurement's own file."""
-    found = vectors.read(self.directory.root / name, step)
+    found = tensors.read_arrays(self.directory.root / name, step)
     rows = [
       np.reshape(found[f"{prefix}{each}"], (2, -1)).astype(np.float64)
       for each in sorted(self.experiment.init().params)

@@ -441,8 +441,8 @@ class ReadersTest(absltest.TestCase):
   @examples(10)
   @given(st.dictionaries(st.text("ab.", min_size=1, max_size=5), NUMBERS))
   def test_vectors(self, named):
-    tensors.write_eigenvectors(self.root, 7, named)
-    got = tensors.read_eigenvectors(self.root, 7)
+    tensors.write_arrays(self.root, 7, named)
+    got = tensors.read_arrays(self.root, 7)
     self.assertEqual(got.keys(), named.keys())
     for name, value in named.items():
       np.testing.assert_array_equal(got[name], value)
@@ -451,12 +451,10 @@ class ReadersTest(absltest.TestCase):
   @given(st.data())
   def test_damaged_vectors_are_the_same_or_refused(self, data):
     want = {"a.x": np.arange(6.0).reshape(2, 3), "a.y": np.ones(2)}
-    tensors.write_eigenvectors(self.root, 7, want)
+    tensors.write_arrays(self.root, 7, want)
     (path,) = self.root.glob("*.npz")
     raw = data.draw(damaged(path.read_bytes()))
-    got = self.read(
-      lambda path: tensors.read_eigenvectors(self.root, 7), path, raw
-    )
+    got = self.read(lambda path: tensors.read_arrays(self.root, 7), path, raw)
     for name, value in (got or {}).items():
       np.testing.assert_array_equal(value, want[name])
 

@@ -81,7 +81,7 @@ class FilesTest(DirectoryTest):
 class TensorsTest(DirectoryTest):
   @parameterized.parameters(
     (lambda root, x: tensors.write(root / "a.safetensors", x),),
-    (lambda root, x: tensors.write_eigenvectors(root, 3, x),),
+    (lambda root, x: tensors.write_arrays(root, 3, x),),
   )
   def test_bytes_are_on_disk_before_they_replace_the_earlier_file(self, write):
     write(self.root, {"x": np.zeros(3, np.float32)})

@@ -17,8 +17,8 @@ from induction_jax.storage.files import (
 )
 from induction_jax.storage.run_directory import RunDirectory
 from induction_jax.storage.tensors import (
-  count_eigenvectors,
-  write_eigenvectors,
+  count_arrays,
+  write_arrays,
 )
 from induction_jax.training.step import ChunkMetrics
 from induction_jax.types import PyTree
@@ -74,7 +74,7 @@ class RunLog:
     run = self._run
     return {
       "history": history.checksum(run.history, last_step),
-      "eigenvectors": count_eigenvectors(run.eigenvectors, last_step + 1),
+      "eigenvectors": count_arrays(run.eigenvectors, last_step + 1),
     }
 
   def nulls(self, measurement: Measurement, arrays: PyTree) -> None:
@@ -99,7 +99,7 @@ class RunLog:
     if values:
       self._record(step, "measurement", values, measurement=measurement.name)
     if large and self._writes:
-      write_eigenvectors(self._run.root / measurement.name, step, large)
+      write_arrays(self._run.root / measurement.name, step, large)
     return scalars(values)
 
   def trained(self, step: int, metrics: ChunkMetrics) -> dict[str, float]:

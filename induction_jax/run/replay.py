@@ -25,7 +25,7 @@ from induction_jax.run.snapshots import Snapshot, init_snapshot
 from induction_jax.run.timing import Timing
 from induction_jax.storage import checkpoints, history
 from induction_jax.storage.run_directory import RunDirectory
-from induction_jax.storage.tensors import write_eigenvectors
+from induction_jax.storage.tensors import write_arrays
 from induction_jax.training.state import TrainState
 from induction_jax.training.step import ChunkMetrics
 from induction_jax.types import PyTree
@@ -230,7 +230,7 @@ class ReplayStore:
     values, large = split_large(measurement, measurement.finish(arrays))
     if large:
       path = directory.root / measurement.name / "zoomed"
-      write_eigenvectors(path, step, large)
+      write_arrays(path, step, large)
     if values:
       zoom = {"from": plan.first, "to": plan.last, "every": plan.every}
       history.append(

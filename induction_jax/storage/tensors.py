@@ -130,7 +130,7 @@ def check_real(tensors: Mapping[str, np.ndarray]) -> None:
     raise ConfigError(f"no floating-point numbers: {_listed(wrong)}")
 
 
-def write_eigenvectors(
+def write_arrays(
   directory: Path, step: int, arrays: Mapping[str, np.ndarray]
 ) -> None:
   """Writes the eigenvectors of a step durably, as float32."""
@@ -141,7 +141,7 @@ def write_eigenvectors(
     np.savez(file, allow_pickle=False, **narrow)
 
 
-def read_eigenvectors(directory: Path, step: int) -> Tensors:
+def read_arrays(directory: Path, step: int) -> Tensors:
   """Reads the eigenvectors of a step: [k, ...] by `end.parameter`.
 
   Raises:
@@ -164,7 +164,7 @@ def read_eigenvectors(directory: Path, step: int) -> Tensors:
     raise ConfigError(f"{path} holds no eigenvectors: {error}") from error
 
 
-def count_eigenvectors(directory: Path, end: int) -> int:
+def count_arrays(directory: Path, end: int) -> int:
   """The number of measurements before step `end` that kept eigenvectors."""
   steps = (path.stem for path in directory.glob("[0-9]*.npz"))
   return sum(int(step) < end for step in steps if step.isdecimal())
