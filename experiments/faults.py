@@ -193,8 +193,7 @@ def truncate_array(checkpoint: Path) -> None:
 
 
 def choose_array(checkpoint: Path) -> Path:
-  paths = [path for path in checkpoint.rglob("d/*") if path.stat().st_size]
-  return random.choice(paths)
+  return random.choice(list(checkpoint.glob("leaves/[0-9]*")))
 
 
 def empty(checkpoint: Path) -> None:

@@ -310,6 +310,23 @@ class CheckpointsTest(DirectoryTest):
     with self.assertRaisesRegex(checkpoint_format.CheckpointError, message):
       checkpoints.restore(self.root, 5, {"count": jnp.int32(0)})
 
+  def test_an_array_that_the_manifest_does_not_describe(self):
+    checkpoints.save(self.root, 5, self.tree())
+    metadata = self.root / "5" / "_METADATA"
+    values = json.loads(metadata.read_text())
+    names = values["tree_metadata"]
+    names["('more',)"] = json.loads(
+      json.dumps(names["('leaves',)"]).replace("leaves", "more")
+    )
+    metadata.write_text(json.dumps(values))
+    shutil.copytree(self.root / "5" / "leaves", self.root / "5" / "more")
+    manifest = self.root / "5" / "manifest.json"
+    values = json.loads(manifest.read_text())
+    del values["files"]["_METADATA"]
+    manifest.write_text(json.dumps(values))
+    with self.assertRaisesRegex(ConfigError, "has an array more of unknown"):
+      checkpoints.restore(self.root, 5, self.tree())
+
   def test_newest_step_that_verifies_in_every_directory(self):
     roots = [self.root / name for name in ("a", "b")]
     for scale, root in enumerate(roots):

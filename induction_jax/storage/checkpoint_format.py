@@ -172,6 +172,8 @@ def _read_arrays(checkpoint: Path, expected: Mapping[str, str]) -> Leaves:
       stored = checkpointer.metadata(checkpoint).item_metadata.tree
       found = kinds(named_leaves(stored))
       _check_kinds(checkpoint, found, expected)
+      if extra := sorted(found.keys() - expected.keys()):
+        raise ValueError(f"it has an array {extra[0]} of unknown origin")
       as_numpy = jax.tree.map(
         lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored
       )

@@ -207,15 +207,18 @@ def check_disk(directory: Path, each: int, count: int) -> None:
   """
   self_test(directory)
   free = shutil.disk_usage(directory).free
-  for needed, is_error in ((min(count, MIN_CHECKPOINTS), True), (count, False)):
-    message = (
-      f"{directory}: {free / MIB:.3g} MiB are free, and {needed} checkpoints "
-      f"need {needed * each / MIB:.3g} MiB"
+
+  def shortage(n: int) -> str:
+    return (
+      f"{directory}: {free / MIB:.3g} MiB are free, and {n} checkpoints need "
+      f"{n * each / MIB:.3g} MiB"
     )
-    if free < needed * each and is_error:
-      raise OSError(message)
-    if free < needed * each:
-      print(f"warning: {message}", file=sys.stderr)
+
+  few = min(count, MIN_CHECKPOINTS)
+  if free < few * each:
+    raise OSError(shortage(few))
+  if free < count * each:
+    print(f"warning: {shortage(count)}", file=sys.stderr)
 
 
 def self_test(directory: Path) -> None:

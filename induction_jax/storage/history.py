@@ -60,7 +60,19 @@ def append(
   sync: bool = True,
   **extra: Any,
 ) -> None:
-  """Appends one record and, with `sync`, forces it to disk."""
+  """Appends one record and, with `sync`, forces it to disk.
+
+  Args:
+    path: the history's file, which is made if it is missing.
+    step: the training step.
+    kind: one of KINDS.
+    values: numbers or arrays by variable.
+    sync: whether the line is on disk on return.
+    **extra: the further fields of the record.
+
+  Raises:
+    OSError: if it cannot be written; the file is then unchanged.
+  """
   record = {"step": step, "kind": kind, **extra}
   record["values"] = {name: _encode(value) for name, value in values.items()}
   line = json.dumps(record, allow_nan=False) + "\n"
@@ -116,9 +128,9 @@ def _read_lines(path: Path) -> list[tuple[str, Record]]:
 
 
 def _append_line(path: Path, line: bytes, sync: bool) -> None:
-  """Appends after the last whole line, or leaves the file as it was."""
+  """Appends after the last complete line, or leaves the file unchanged."""
   with path.open("ab", buffering=0) as file:
-    end = _whole_length(path)
+    end = _complete_length(path)
     try:
       file.truncate(end)
       if file.write(line) != len(line):
@@ -130,8 +142,8 @@ def _append_line(path: Path, line: bytes, sync: bool) -> None:
       raise
 
 
-def _whole_length(path: Path) -> int:
-  """Bytes up to the end of the last whole line."""
+def _complete_length(path: Path) -> int:
+  """Bytes up to the end of the last complete line."""
   with path.open("rb") as file:
     end = file.seek(0, os.SEEK_END)
     if end == 0:
@@ -181,19 +193,19 @@ def _in_present_form(record: Record) -> Record:
 
 
 def _is_numbers(value: Any) -> bool:
-  """Whether it is a number or null, or even lists of these."""
+  """Whether a value is a number, null, or nested lists of equal lengths."""
   try:
     array = np.array(value)
     if array.dtype != object:
       return array.dtype.kind in "fiu"
-    array.astype(np.float64)  # too large for a float is no number
+    array.astype(np.float64)  # an error if one is too large for a float
     return all(x is None or type(x) in (int, float) for x in array.flat)
   except (ValueError, TypeError, OverflowError):
     return False
 
 
 def _encode(value: Any) -> Any:
-  """Nested lists with the shortest decimals that give the float back."""
+  """Nested lists of the shortest decimals that parse to the same floats."""
   array = np.asarray(value)
   if array.dtype == np.float32:
     flat = [float(str(x)) for x in array.ravel()]
