@@ -24,17 +24,15 @@ exit status is 1 if anything was.
 Takes: 15 minutes on 2 CPU cores for the default.
 """
 
-import contextlib
 import json
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from experiments.faulty_runs import (
@@ -45,8 +43,10 @@ from experiments.faulty_runs import (
   expect_error,
   finish,
   make_reference,
+  mount,
   read_bytes,
   read_checksums,
+  remount,
   start,
   wait_for_directory,
   wait_for_results,
@@ -287,22 +287,6 @@ def start_twice(run: Path, reference: Reference) -> str:
   first.kill()
   first.communicate()
   return problem or finish(run, reference)
-
-
-@contextlib.contextmanager
-def mount(path: Path, options: str) -> Iterator[None]:
-  """A small file system in memory, unmounted at the end."""
-  path.mkdir()
-  command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", path]
-  subprocess.run(command, check=True)
-  try:
-    yield
-  finally:
-    subprocess.run(["umount", path], check=True)
-
-
-def remount(path: Path, options: str) -> None:
-  subprocess.run(["mount", "-o", f"remount,{options}", path], check=True)
 
 
 FAULTS: dict[str, Fault] = {

@@ -1,5 +1,6 @@
 """Starting, stopping and comparing the small runs that faults are tried on."""
 
+import contextlib
 import json
 import os
 import resource
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -204,3 +205,19 @@ def read_checksums(run: Path) -> dict[str, Any]:
 def read_bytes(path: Path) -> bytes:
   """The content of a file, empty if there is none."""
   return path.read_bytes() if path.exists() else b""
+
+
+@contextlib.contextmanager
+def mount(path: Path, options: str) -> Iterator[None]:
+  """A small file system in memory, unmounted at the end."""
+  path.mkdir()
+  command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", path]
+  subprocess.run(command, check=True)
+  try:
+    yield
+  finally:
+    subprocess.run(["umount", path], check=True)
+
+
+def remount(path: Path, options: str) -> None:
+  subprocess.run(["mount", "-o", f"remount,{options}", path], check=True)

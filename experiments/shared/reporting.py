@@ -162,9 +162,3 @@ def format_json(value: Any, indent: str = "") -> str:
     for key, item in value.items()
   ]
   return f"{{\n{inner}" + f",\n{inner}".join(items) + f"\n{indent}}}"
-
-
-def read_tables(path: Path) -> dict[str, Table]:
-  """The tables of a result file."""
-  content = json.loads(path.read_text())
-  return {name: Table(**table) for name, table in content["tables"].items()}
