@@ -137,8 +137,6 @@ class HistoryTest(DirectoryTest):
     history.truncate(self.path, 5)
     self.assertEqual([r["step"] for r in history.read(self.path)], [0, 5, 5])
     self.assertTrue(self.path.read_text().endswith("}\n"))
-    history.truncate(self.path, 5, itself=False)
-    self.assertEqual([r["step"] for r in history.read(self.path)], [0])
 
   def test_a_line_is_added_after_the_last_whole_one(self):
     for cut in ("", "{", '{"step": 3, "ki'):

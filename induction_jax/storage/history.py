@@ -94,27 +94,24 @@ def read(path: Path) -> list[Record]:
   return [record for _, record in _read_lines(path)]
 
 
-def checksum(path: Path, last_step: int, itself: bool = True) -> str:
+def checksum(path: Path, last_step: int) -> str:
   """Returns the checksum of the lines that `truncate` would keep."""
-  kept = _lines_before(path, last_step + itself)
+  kept = _lines_up_to(path, last_step)
   return hashlib.blake2b(kept.encode(), digest_size=16).hexdigest()
 
 
-def truncate(path: Path, last_step: int, itself: bool = True) -> None:
-  """Drops every record after `last_step` and any half-written line.
-
-  Args:
-    path: the history's file.
-    last_step: the last step whose records are kept.
-    itself: false drops the records of `last_step` too.
-  """
-  replace_text(path, _lines_before(path, last_step + itself))
+def truncate(path: Path, last_step: int) -> None:
+  """Drops every record after `last_step` and any half-written line."""
+  replace_text(path, _lines_up_to(path, last_step))
 
 
-def _lines_before(path: Path, end: int) -> str:
-  """The lines of every record before a step, exactly as they were written."""
-  lines = (line for line, record in _read_lines(path) if record["step"] < end)
-  return "".join(line + "\n" for line in lines)
+def _lines_up_to(path: Path, last_step: int) -> str:
+  """The lines of all records up to a step, exactly as they were written."""
+  return "".join(
+    line + "\n"
+    for line, record in _read_lines(path)
+    if record["step"] <= last_step
+  )
 
 
 def _read_lines(path: Path) -> list[tuple[str, Record]]:

@@ -7,8 +7,6 @@ stacked checkpoints are and which row is the seed's. Checkpoints of the present
 version that were saved in the seed's own directory take precedence.
 """
 
-import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +16,6 @@ from induction_jax.storage.files import (
   check_inside,
   check_tree,
   read_object,
-  replace_text,
 )
 
 NAME = "part.json"
@@ -77,12 +74,3 @@ def note_of_part(part: Part, note: Any) -> Any:
     case {"records": list(records)} if len(records) == part.rows:
       return note | {"records": records[part.row]}
   return note
-
-
-def link(directory: Path, part: Part) -> None:
-  """Writes part.json."""
-  directory.mkdir(parents=True, exist_ok=True)
-  # Relative, so that the directory above both can be moved.
-  stacked = os.path.relpath(part.stacked, directory)
-  values = part._asdict() | {"stacked": stacked}
-  replace_text(directory / NAME, json.dumps(values) + "\n")
