@@ -1,4 +1,4 @@
-"""The calibration of the detector: a small one, and how it counts."""
+"""A small calibration of the detector, and how the calibration counts."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from experiments.calibrate_detector import Cell, Outcome
 from experiments.shared import reporting
 from induction_jax.transition import Interval, Transition
 
-# numpy alone: one interpreter says as much as two.
+# The code under test uses only numpy, so one interpreter is enough.
 pytestmark = pytest.mark.slow
 
 HIT = Outcome("detected", (True, True, True), False, 1.0)
@@ -36,7 +36,7 @@ def _measure(cells, replicates, points):
 
 
 class SmallCalibrationTest(absltest.TestCase):
-  """Few curves of the cells that break first; the table has the rates."""
+  """A few curves of the most difficult cells; the table has the rates."""
 
   def test_false_alarms(self):
     cells = [
@@ -68,7 +68,7 @@ class SmallCalibrationTest(absltest.TestCase):
 
 class SlowNoiseTest(absltest.TestCase):
   def test_a_step_of_the_noise_does_not_hide_a_wide_jump(self):
-    # A line and one step of noise, too low to count, is likelier by BIC.
+    # A line plus one step of noise, too low to count, has a better BIC.
     cell = Cell("logistic", 0.8, 5.0, 0.3)
     ((steps, curve, truth),) = synthetic_curves.sample(
       cell, range(98, 99), 1000, 12
@@ -86,7 +86,7 @@ class CountTest(parameterized.TestCase):
         NULL: [quiet] * 95 + [loud] * 5,
         JUMP: [HIT] * 90 + [MISS] * 6 + [quiet] * 3 + [Outcome("ambiguous")],
         JUMP._replace(width=0.01): [HIT._replace(at_floor=True)] * 100,
-        # What is reached at 0.95 bounds nothing.
+        # Cells with correlation 0.95 do not enter the bounds.
         JUMP._replace(rho=0.95): [quiet] * 100,
       }
     )
@@ -94,7 +94,7 @@ class CountTest(parameterized.TestCase):
     self.assertAlmostEqual(raw["false_alarm_max"], 0.05)
     self.assertAlmostEqual(raw["power_min"], 0.96)
     self.assertAlmostEqual(raw["coverage_min"], 90 / 96)
-    # The other cell's intervals may not be narrower.
+    # The intervals of the other cell are as narrow as is allowed.
     self.assertAlmostEqual(raw["coverage_max"], 90 / 96)
     self.assertEqual(figures["table"][1]["ambiguous"], 0.01)
     self.assertIsNone(figures["table"][3]["coverage"])
@@ -119,17 +119,17 @@ class CountTest(parameterized.TestCase):
     self.assertLess(np.min(calibration.shrunk_means(few)), 0.75)
 
   def test_rounds_are_the_same_curves(self):
-    whole = list(synthetic_curves.sample(JUMP, range(4), 100, 0))
+    everything = list(synthetic_curves.sample(JUMP, range(4), 100, 0))
     later = list(synthetic_curves.sample(JUMP, range(2, 4), 100, 0))
-    for one, other in zip(whole[2:], later, strict=True):
+    for one, other in zip(everything[2:], later, strict=True):
       for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(a, b)
-    self.assertFalse(np.array_equal(whole[0][1], whole[1][1]))
+    self.assertFalse(np.array_equal(everything[0][1], everything[1][1]))
 
 
 class CommandTest(absltest.TestCase):
   def call(self, *options):
-    """Standard output and error."""
+    """Runs the command and returns its standard output and error."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
       calibration.main(options)

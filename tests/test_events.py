@@ -15,7 +15,7 @@ from induction_jax.transition.lead_lag import (
   holm,
 )
 
-# numpy alone: one interpreter says as much as two.
+# The code under test uses only numpy, so one interpreter is enough.
 pytestmark = pytest.mark.slow
 
 STEPS = np.arange(0.0, 700.0, 10.0)
@@ -23,7 +23,7 @@ TENTH = 2 * np.log(9)
 
 
 def _bump(seed, rise=400.0, fall=470.0, sd=0.05):
-  """Flat, up by 2 within 40 steps, half way down again; noise."""
+  """A flat signal that rises by 2 in 40 steps and falls by 1.5, with noise."""
   up = expit(TENTH * (STEPS - rise) / 40)
   down = expit(TENTH * (STEPS - fall) / 40)
   noise = np.random.default_rng(seed).normal(size=len(STEPS))
@@ -35,7 +35,7 @@ class ExcursionTest(parameterized.TestCase):
   def test_onset_and_peak_of_a_bump(self, seed):
     found = date_excursion(STEPS, _bump(seed))
     self.assertIn(found.status, ("detected", "in_progress"))
-    # The truth: onset 380, and a top between rise and fall.
+    # The true onset is 380, and the top lies between rise and fall.
     self.assertBetween(380.0, found.onset.low, found.onset.high)
     self.assertAlmostEqual(found.onset.estimate, 380.0, delta=12.0)
     self.assertBetween(435.0, found.peak.low, found.peak.high)

@@ -1,4 +1,4 @@
-"""Figures: what a reader could miss."""
+"""Figures: labels, marks and values that a reader relies on."""
 
 import doctest
 import io
@@ -34,7 +34,7 @@ from induction_jax.report.curvature_figures import (
 )
 from tests.test_findings import STEPS, found_in_induction, induction_results
 
-# Drawing does not depend on the interpreter.
+# Drawing does not depend on the version of Python.
 pytestmark = pytest.mark.slow
 
 
@@ -62,7 +62,8 @@ def with_circuits(results: xr.Dataset) -> xr.Dataset:
       **{f"{x}_composition": (per_pair, pairs) for x in "qkv"},
       **{f"{x}_composition_p": (per_pair, chance) for x in "qkv"},
       "k_composed_matching": (per_pair, pairs),
-      # Three in a hundred reach the highest: one of four pairs is no news.
+      # Three in a hundred exceed the highest pair, so that none of four pairs
+      # is significant.
       "k_composed_matching_null_samples": (
         "null_sample",
         np.linspace(-0.3, 0.309, 100),
@@ -150,7 +151,7 @@ class CircuitsFigureTest(absltest.TestCase):
 
   def test_eigenvalues_are_followed(self):
     results = with_circuits(induction_results())
-    # Two that keep their places, now one first, now the other.
+    # Two eigenvalues with constant values, in alternating order.
     places = np.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]])
     real = results["ov_eigenvalues_real"]
     real[:] = places[np.arange(len(STEPS)) % 2][:, None, None]
@@ -185,11 +186,11 @@ class CircuitsFigureTest(absltest.TestCase):
 
 
 def with_curvature(results: xr.Dataset, steps: slice) -> xr.Dataset:
-  """Adds a density and blocks, measured at some of the steps alone."""
+  """Adds a density and blocks, measured only at some of the steps."""
   rng = np.random.default_rng(2)
   measured = np.full(len(STEPS), np.nan)
   measured[steps] = 1
-  # Not the same on both sides.
+  # Asymmetric.
   bell = np.exp(-(np.linspace(-5.5, 4.5, len(EIGENVALUES)) ** 2))
   norms = rng.uniform(0.01, 3, (len(STEPS), 3, 3))
   per_block = ("step", "block", "other_block")
@@ -258,7 +259,7 @@ class CurvatureFigureTest(parameterized.TestCase):
 
 
 def with_causes(results: xr.Dataset) -> xr.Dataset:
-  """Adds ablations, paths and losses by place to results made by hand."""
+  """Adds ablations, paths and losses by position to results made by hand."""
   n, rng = len(STEPS), np.random.default_rng(3)
   per_head = ("step", "layer", "head")
   added = {
@@ -272,10 +273,10 @@ def with_causes(results: xr.Dataset) -> xr.Dataset:
     "in_context_score": ("step", rng.uniform(size=n)),
     "in_context_score_null": ((), 0.0),
   }
-  added["loss_by_occurrence"][1][:, 2:] = np.nan  # none so late
+  added["loss_by_occurrence"][1][:, 2:] = np.nan  # no sequence has so many
   for kind in KINDS:
     for suffix in TOKENS:
-      # Both heads of layer 0 alike, but one of them within its error.
+      # Equal costs, of which that of L0H1 lies within two standard errors.
       cost = np.full((n, 2, 2), 0.25)
       error = np.array([[0.1, 0.2], [0.1, 0.1]]) + np.zeros((n, 1, 1))
       added[f"{kind}_cost{suffix}"] = per_head, cost
@@ -349,7 +350,7 @@ def with_memories(results: xr.Dataset) -> xr.Dataset:
   late = np.zeros((len(STEPS), 2, 2))
   late[12:, 0, 1] = 0.8  # W_K1, in layer 0
   early = np.zeros((len(STEPS), 2, 2))
-  early[:, 0] = 1.0  # not in the layer that counts for W_O2
+  early[:, 0] = 1.0  # layer 0 does not count for W_O2
   early[4:, 1, 0] = 0.3
   early[2, 1, 0] = 0.9  # lost again
   early[7:, 1, 0] = 0.9
@@ -416,7 +417,7 @@ class TaskFigureTest(absltest.TestCase):
 
 
 class TableTest(absltest.TestCase):
-  """The table of figures, and the example of a further one."""
+  """The table of figures, and the documented example of adding one."""
 
   def setUp(self):
     super().setUp()

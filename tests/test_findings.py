@@ -1,4 +1,4 @@
-"""Findings on results made by hand: the verdict, the vote, the extremes."""
+"""Findings on results made by hand: verdict, majority, extremes, events."""
 
 import functools
 
@@ -9,9 +9,10 @@ from absl.testing import absltest, parameterized
 
 from induction_jax.report import events, findings
 from induction_jax.report.summary import summarise
+from induction_jax.report.text import format_heads
 from induction_jax.transition import Interval, Transition
 
-# numpy alone: one interpreter says as much as two.
+# The code under test uses only numpy, so one interpreter is enough.
 pytestmark = pytest.mark.slow
 
 STEPS = np.arange(0, 1000, 10)
@@ -22,7 +23,7 @@ def jump(low, high, midpoint=400.0, scale=15.0):
 
 
 def make_results(accuracy, prefix, loss, ablation=2.0, error=0.05):
-  """Two layers of two heads; head L1H0 has `prefix`, the others nothing."""
+  """Two layers of two heads, in which L1H0 has the prefix matching `prefix`."""
   n = len(STEPS)
   rng = np.random.default_rng(0)
 
@@ -113,7 +114,7 @@ class FindTest(parameterized.TestCase):
     head = findings.best_head(results, "prefix_matching")
     self.assertFalse(findings.decide_verdict(results, head).has_induction_head)
 
-  def test_curvature_has_no_say(self):
+  def test_curvature_does_not_change_the_transition(self):
     flat = induction_results()
     flat["top_eigenvalues"][:] = 1.0
     moved = findings.find(flat).transition
@@ -127,7 +128,7 @@ class FindTest(parameterized.TestCase):
     transition = found_in_induction().transition
     self.assertLessEqual(top.before_step, transition.onset.estimate)
     self.assertGreater(top.after_step, transition.completion.estimate)
-    self.assertBetween(top.after, 9, 30)  # and not the 60 at the end
+    self.assertBetween(top.after, 9, 30)  # not the 60 at the end
     self.assertEqual((bottom.peak, bottom.peak_step), (-40.0, 420))
     self.assertEqual((top.run_peak, top.run_peak_step), (top.final, 990))
     self.assertGreater(top.final, 55)
@@ -172,11 +173,41 @@ class CombineTest(parameterized.TestCase):
     found = findings.combine(self.make(*statuses))
     self.assertEqual((found.status, found.onset.low), (status, first))
 
-  def test_three_answers_are_ambiguous(self):
+  def test_three_different_statuses_are_ambiguous(self):
     found = findings.combine(self.make("detected", "none", "in_progress"))
     self.assertEqual(found.status, "ambiguous")
     self.assertIsNone(found.onset)
     self.assertIn("b: none", found.reason)
+
+
+class HeadNameTest(absltest.TestCase):
+  def test_the_verdict_names_the_head(self):
+    reasons = found_in_induction().verdict.reasons
+    self.assertStartsWith(reasons[1], "prefix matching of head L1H0 ")
+    self.assertStartsWith(reasons[2], "loss cost of ablating head L1H0 ")
+
+  def test_the_table_of_heads(self):
+    results = induction_results().isel(step=-1)
+    pairs = np.full((2, 2, 2, 2), np.nan)
+    pairs[1, :, 0] = [[0.1, 0.2], [0.4, 0.3]]  # [reader, writer]
+    per_pair = ("layer", "head", "writer_layer", "writer_head")
+    results = results.assign(
+      k_composition=(per_pair, pairs),
+      k_composition_null=0.125,
+      ablation_cost_null=0.0,
+      **{
+        f"{tokens}_{what}": results[f"induction_{what.split('_')[0]}"]
+        for tokens in ("pattern", "random")
+        for what in ("accuracy", "loss", "loss_null")
+      },
+    )
+    rows = {
+      line.split()[0]: line
+      for line in format_heads(results).splitlines()
+      if line
+    }
+    self.assertIn("0.060  L0H1 0.800  ", rows["previous_token"])
+    self.assertIn("L1H1 < L0H0 0.400  L1H1 < L0H1 0.300", rows["k_composition"])
 
 
 class EventsTest(absltest.TestCase):
@@ -186,7 +217,7 @@ class EventsTest(absltest.TestCase):
     def rise(midpoint):
       return jump(0.0, 2.0, midpoint) + 0.05 * rng.normal(size=len(STEPS))
 
-    # Before step 100 everything falls, from far above: no event.
+    # The steep fall before step 100 is not an event.
     start = 5 * np.exp(-STEPS / 15)
     results = induction_results().assign(
       top_eigenvalues=(("step", "eig"), np.exp(start + rise(300))[:, None]),
@@ -216,7 +247,9 @@ class EventsTest(absltest.TestCase):
 
   def test_scalars_alone_are_no_events(self):
     results = induction_results()
-    seldom = results.sel(step=slice(0, 250))  # 16 of them past the warm-up
+    seldom = results.sel(
+      step=slice(0, 250)
+    )  # 16 measurements after the warm-up
     self.assertEqual(events.date_events(seldom), {})
 
 

@@ -1,4 +1,4 @@
-"""What is said of many seeds: who is counted how, tables, figures."""
+"""Reports over seeds: censoring, tables and figures."""
 
 import tempfile
 from pathlib import Path
@@ -42,7 +42,7 @@ DATED = [dated(seed, midpoint) for seed, midpoint in MIDPOINTS.items()]
 
 
 def results_of(midpoint):
-  """A run's results, all of them curves around a midpoint."""
+  """Results of a run, all of them curves around one midpoint."""
   rise = 1 / (1 + np.exp(-(STEPS - midpoint) / 10))
   rare = np.where(STEPS % 50 == 0, 1 + 9 * rise, np.nan)
   heads = np.zeros((len(STEPS), 2, 2))
@@ -73,7 +73,7 @@ class CountingTest(parameterized.TestCase):
     self.assertEqual((times[-1], seen[-1]), (time, is_seen))
     self.assertLen(times, 4)
 
-  def test_ambiguous_seeds_say_nothing(self):
+  def test_ambiguous_seeds_are_left_out(self):
     times, seen = point_times(
       [*DATED, undated(9, "ambiguous", "ambiguous")], "midpoint"
     )
@@ -101,7 +101,7 @@ class TableTest(absltest.TestCase):
       "| 1 | detected | 310 [305, 315] | 340 [335, 345] | 370 [365, 375] | yes",
       "| 3 | none | - | - | - | no |",
       "| 5 | diverged at 70 | - |",
-      # Of four at risk (70 is out), a half is without it until 340.
+      # Four seeds are at risk after step 70, half of them until step 340.
       "| midpoint | 3 of 5 | 340 [300, ∞] | 300, 420 | 300 to 420 |",
       "Induction head in 3 of 6 seeds; 1 ambiguous, not in the spread.",
     ):
@@ -142,7 +142,7 @@ class FiguresTest(absltest.TestCase):
     curves = seed_figures.align(self.joined.induction_accuracy, MIDPOINTS, grid)
     expected = 1 / (1 + np.exp(-grid / 10))
     np.testing.assert_allclose(curves, np.tile(expected, (3, 1)), atol=1e-12)
-    # Measured to step 70 alone: nothing is made up beyond.
+    # Nothing is extrapolated beyond the last measurement at step 70.
     curves = seed_figures.align(self.joined.induction_accuracy, {7: 50.0}, grid)
     np.testing.assert_array_equal(
       np.isfinite(curves[0]), (grid >= -50) & (grid <= 20)
@@ -182,13 +182,13 @@ class LeadsTest(absltest.TestCase):
     figures = leads.summarise_leads(runs, quiet)
     lead = figures["events"]["gradient_norm, peak"]
     self.assertEqual((lead["n_dated"], lead["median_lead"]), (2, -55.0))
-    told = {each["seed"]: each for each in figures["seeds"]}
-    self.assertEqual(list(told), [7, 3, 5])
+    seeds = {each["seed"]: each for each in figures["seeds"]}
+    self.assertEqual(list(seeds), [7, 3, 5])
     for seed, onset, peak in ((7, 300.0, 350.0), (3, 340.0, 400.0)):
-      self.assertEqual(told[seed]["onset"], onset)
-      self.assertEqual(told[seed]["events"], {"gradient_norm, peak": peak})
-      self.assertEqual(told[seed]["alarms"], {"gradient_norm": peak})
-    self.assertIsNone(told[5]["onset"])
+      self.assertEqual(seeds[seed]["onset"], onset)
+      self.assertEqual(seeds[seed]["events"], {"gradient_norm, peak": peak})
+      self.assertEqual(seeds[seed]["alarms"], {"gradient_norm": peak})
+    self.assertIsNone(seeds[5]["onset"])
     self.assertEqual(figures["controls"]["untrained"]["transitions"], 0)
 
 

@@ -1,4 +1,4 @@
-"""Survival curves: a published example, coverage, and what cannot be said."""
+"""Survival curves: a published example, coverage, and undefined cases."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,14 @@ from absl.testing import absltest, parameterized
 from induction_jax.transition.survival import Spread, spread, survival
 
 # Weeks in remission of 21 patients given 6-mercaptopurine (Freireich et al.
-# 1963), an example of every textbook; a minus is a patient still in it.
+# 1963), a textbook example. Negative numbers are censored.
 REMISSIONS = (
   *(6, 6, 6, -6, 7, -9, 10, -10, -11, 13, 16, -17, -19, -20, 22, 23),
   *(-25, -32, -32, -34, -35),
 )
 SHARES = {6: 0.857, 7: 0.807, 10: 0.753, 13: 0.690, 16: 0.627, 22: 0.538}
 
-# numpy alone: one interpreter says as much as two.
+# The code under test uses only numpy, so one interpreter is enough.
 pytestmark = pytest.mark.slow
 
 
@@ -49,7 +49,7 @@ class SurvivalTest(parameterized.TestCase):
     rng = np.random.default_rng(0)
     covered = []
     for _ in range(300):
-      times = rng.exponential(1 / np.log(2), 24)  # of median 1
+      times = rng.exponential(1 / np.log(2), 24)  # with median 1
       end = rng.uniform(0.5, 4, 24)
       found = spread(np.minimum(times, end), times <= end)
       low = 0 if found.median_low is None else found.median_low

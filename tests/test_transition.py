@@ -15,7 +15,7 @@ from induction_jax.transition import (
   intervals,
 )
 
-# numpy alone: one interpreter says as much as two.
+# The code under test uses only numpy, so one interpreter is enough.
 pytestmark = pytest.mark.slow
 
 STEPS = np.arange(10.0, 2001.0, 10.0)  # 200 measurements
@@ -27,7 +27,7 @@ def _logistic(midpoint, width, steps=STEPS):
 
 
 def _noise(seed, sd, rho=0.0, size=200):
-  """Stationary AR(1), by its recursion."""
+  """Stationary AR(1) noise, by its recursion."""
   fresh = np.random.default_rng(seed).normal(size=size) * sd
   values = fresh.copy()
   for i in range(1, size):
@@ -36,7 +36,7 @@ def _noise(seed, sd, rho=0.0, size=200):
 
 
 def _accuracy(seed):
-  """As seen on `repeats`: creep, jump at 425, asymptote; noisier before."""
+  """Accuracy as on `repeats`: drift, jump at 425, asymptote, uneven noise."""
   before = 0.10 + 0.12 * np.minimum(STEPS / 400, 1)
   after = 1.0 - 0.05 * np.exp(-np.maximum(STEPS - 480, 0) / 250)
   jump = _logistic(425, 75)
@@ -45,7 +45,7 @@ def _accuracy(seed):
 
 
 def _loss(seed):
-  """As pattern loss: a fall from log V, drift, jump at 430, a long tail."""
+  """Loss as on `repeats`: fast fall, drift, jump at 430, long tail."""
   before = (
     3.9 - 0.4 * (1 - np.exp(-STEPS / 60)) - 0.3 * np.minimum(STEPS / 400, 1)
   )
@@ -67,7 +67,6 @@ DRIFTS = {
 }
 
 
-@pytest.mark.slow  # the same numpy on both
 class JumpTest(parameterized.TestCase):
   @parameterized.parameters(
     (0, 0.0, 20.0, 1),
@@ -156,11 +155,10 @@ class JumpTest(parameterized.TestCase):
     self.assertEqual(other.p_value, one.p_value)
 
 
-@pytest.mark.slow  # the same numpy on both
 class NoJumpTest(parameterized.TestCase):
   @parameterized.product(drift=tuple(DRIFTS), rho=(0.0, 0.8))
   def test_drift_is_none(self, drift, rho):
-    # 3 seeds of 8 cases; the rate itself is that of the calibration.
+    # 3 seeds of 8 cases. The calibration measures the rate itself.
     answers = [
       detect(STEPS, 0.1 + DRIFTS[drift] + _noise(seed, 0.01, rho)).status
       for seed in range(3)
@@ -226,7 +224,6 @@ class NoJumpTest(parameterized.TestCase):
     self.assertEqual(detect(STEPS, signal, min_amplitude=0.2).status, "none")
 
 
-@pytest.mark.slow  # the same numpy on both
 class CensoredTest(parameterized.TestCase):
   @parameterized.parameters(0, 1)
   def test_cut_in_the_middle_is_in_progress(self, seed):
@@ -250,8 +247,11 @@ class CensoredTest(parameterized.TestCase):
     (1440.0, "detected", (True, True, True)),
     (1460.0, "in_progress", (True, True, False)),
   )
-  def test_an_end_on_either_side_of_the_run_s(self, midpoint, status, seen):
-    # Measured from 500 to 1500; the jump's end lies a step in or beyond.
+  def test_one_end_of_the_jump_near_an_end_of_the_run(
+    self, midpoint, status, seen
+  ):
+    # Measured from 500 to 1500. One end of the jump lies a step inside the
+    # run or a step outside it.
     steps = np.arange(500.0, 1501.0, 10.0)
     signal = 0.8 * _logistic(midpoint, 100.0, steps)
     signal += _noise(0, 0.005, size=len(steps))
@@ -275,7 +275,7 @@ class CensoredTest(parameterized.TestCase):
     signal = 0.1 + 0.2 * _logistic(700.0, 80.0) + _noise(0, 0.02, 0.5)
     found = detect(STEPS, signal, min_amplitude=0.1)
     self.assertEqual(found.status, "detected")
-    self.assertEqual(found.p_value, 1 / 200)  # the least of 199 replicates
+    self.assertEqual(found.p_value, 1 / 200)  # the smallest possible value
     strict = detect(STEPS, signal, min_amplitude=0.1, significance=0.004)
     self.assertEqual(strict.status, "ambiguous")
     self.assertEqual(strict.reason, "p = 0.005 is above 0.004")
@@ -289,7 +289,6 @@ class CensoredTest(parameterized.TestCase):
     self.assertEqual(strict.reason, "p = 0.005 is above 0.0045")
 
 
-@pytest.mark.slow  # the same numpy on both
 class SeveralTest(parameterized.TestCase):
   def test_three_jumps_are_three(self):
     times, heights = (400.0, 1000.0, 1600.0), (1.0, -2.0, 1.5)
@@ -310,7 +309,8 @@ class SeveralTest(parameterized.TestCase):
     dict(times=(400.0, 1000.0, 1600.0), heights=(1.0, 1.0, 1.0)),
   )
   def test_equal_jumps_that_hide_each_other(self, times, heights):
-    # With one alone the others are slow noise, and it is not needed.
+    # Beside a single jump the others look like slow noise, so that the first
+    # test does not reject.
     signal = _noise(0, 0.05) + sum(
       height * _logistic(time, 80.0) for time, height in zip(times, heights)
     )
@@ -347,7 +347,7 @@ class TimeAxisTest(parameterized.TestCase):
 
 
 class PartsTest(parameterized.TestCase):
-  """The pieces against plain loops."""
+  """The parts of the detector against plain loops."""
 
   def setUp(self):
     super().setUp()
@@ -416,7 +416,7 @@ class PartsTest(parameterized.TestCase):
       )
 
   @parameterized.parameters((0, False), (1, True))
-  def test_some_replicates_say_enough_where_all_would(self, seed, needed):
+  def test_the_first_replicates_decide_as_all_do(self, seed, needed):
     signal = needed * _logistic(1000.0, 300.0) + _noise(seed, 0.3)
     curve = curves.make_curve(STEPS, signal)
     model = curves.CurveModel("constant", 0)
@@ -428,13 +428,13 @@ class PartsTest(parameterized.TestCase):
     self.assertEqual(every.p_value <= 0.01, needed)
     self.assertEqual(some.p_value <= 0.01, needed)
     np.testing.assert_allclose(some.starts, every.starts)
-    # With a jump all are looked at; without one the first that are too many.
+    # With a jump all replicates are used, without one only the first ones.
     self.assertEqual(some.p_value == every.p_value, needed)
 
   def _best(self, curve, designs, least=0.0):
     """The highest log likelihood over designs and rho, by least squares.
 
-    Of those whose last column rises by `least`.
+    Only fits whose last column rises by at least `least` count.
     """
     best = -np.inf
     for rho in evidence.RHOS:
@@ -463,8 +463,8 @@ class PartsTest(parameterized.TestCase):
         with mock.patch.object(intervals, "CONFIDENCE", 0.68):
           bounds = intervals.bootstrap(curve, fitted, rng)
         spreads.append(np.diff(bounds[0, 1]) / 2)
-    # Half of a 68 % interval is one standard deviation; the wider of two
-    # bootstraps is a little more.
+    # Half of a 68 % interval is one standard deviation. The span of two
+    # bootstraps is slightly wider.
     self.assertBetween(np.mean(spreads) / np.std(midpoints), 0.85, 1.5)
 
   @parameterized.parameters(0, 1, 3)
@@ -473,7 +473,7 @@ class PartsTest(parameterized.TestCase):
     curve = curves.make_curve(STEPS, signal)
     start = np.array([0.8, 0.5, np.log(0.15)])
     best = curves.fit(curve, curves.CurveModel("constant", 1), start)
-    # As if one step of the noise had been taken for the jump.
+    # As if a single step of the noise had been fitted as the jump.
     narrow = best._replace(theta=np.array([0.8, 0.52, np.log(0.02)]))
     rng = np.random.default_rng(0)
     true_onset = (1000.0 - 300.0 / 2 - STEPS[0]) / np.ptp(STEPS)
@@ -491,7 +491,7 @@ class BadInputTest(parameterized.TestCase):
     for curve in ((masked, STEPS), (STEPS, masked)):
       with self.assertRaisesRegex(ValueError, "must not be masked"):
         detect(*curve)
-    # A mask that hides nothing is no reason.
+    # A mask without masked entries is accepted.
     empty = np.ma.masked_greater(STEPS, 1e9)
     self.assertEqual(detect(STEPS, empty * 0.0).status, "none")
 

@@ -1,4 +1,4 @@
-"""The online trigger: its sums, its false alarms, and a run that it steers."""
+"""The online trigger: its sums, false alarms, and an adaptive run."""
 
 import tempfile
 from pathlib import Path
@@ -21,11 +21,11 @@ from induction_jax.transition import trigger
 from tests.entry_point import call
 from tests.tiny import run_in, tiny_config, with_light_spectra
 
-SENSITIVE = 0.5  # a threshold that tiny runs pass, and soon again
+SENSITIVE = 0.5  # a threshold that tiny runs exceed repeatedly
 
 
 def noise(n, correlation=0.5, seed=0):
-  """AR(1) noise of standard deviation 1, one number after another."""
+  """AR(1) noise of standard deviation 1."""
   rng = np.random.default_rng(seed)
   values = [rng.standard_normal()]
   for _ in range(n - 1):
@@ -35,7 +35,7 @@ def noise(n, correlation=0.5, seed=0):
 
 
 def follow(values):
-  """The states after each of the values."""
+  """The states after each value."""
   states = [trigger.init_trigger()]
   for value in values:
     states.append(trigger.update(states[-1], float(value)))
@@ -43,7 +43,7 @@ def follow(values):
 
 
 def plain_cusum(values, n):
-  """Both sums after each value past the first n, from the formulas."""
+  """Both sums after each value from the n-th on, from the formulas."""
   x = values[:n]
   mean, sd = x.mean(), x.std(ddof=1)
   rho = sum((x[i] - mean) * (x[i - 1] - mean) for i in range(1, n))
@@ -68,7 +68,7 @@ class TriggerTest(parameterized.TestCase):
 
   def test_run_length_of_a_known_baseline_is_the_published_one(self):
     # Two-sided with k = 0.5 and h = 5: 465 (Montgomery, Introduction to
-    # Statistical Quality Control); 2 % is the simulation's own error.
+    # Statistical Quality Control). The simulation has an error of 2 %.
     peaks = trigger.simulate_peaks(4000, correlation=0.0, known=True)
     length = trigger.mean_run_length(peaks, 5.0)
     self.assertAlmostEqual(length, 465, delta=0.06 * 465)
@@ -88,7 +88,7 @@ class TriggerTest(parameterized.TestCase):
     self.assertAlmostEqual(found, trigger.THRESHOLD, delta=0.4)
 
   def test_the_state_machine_has_the_simulated_run_length(self):
-    # The same question to `update` itself, so less of it: 100 measurements.
+    # `update` is slower than the simulation, so the run length is 100.
     quiet = sum(
       not any(s.alarm for s in follow(0.2 + 0.02 * noise(120, seed=seed)))
       for seed in range(100)
@@ -106,7 +106,7 @@ class TriggerTest(parameterized.TestCase):
     alarms = np.array([int(state.alarm) for state in follow(values)])
     first = int(np.flatnonzero(alarms)[0])
     self.assertBetween(first, 30, 33)
-    # The last value outside the band of those before it begins the baseline.
+    # The baseline begins at the last value outside the band.
     np.testing.assert_array_equal(alarms[first : 35 + trigger.LEARN - 1], 1)
     np.testing.assert_array_equal(alarms[35 + trigger.LEARN - 1 :], 0)
 
@@ -168,7 +168,7 @@ class AlarmTest(absltest.TestCase):
 
 
 class AdaptiveRunTest(parameterized.TestCase):
-  """A run whose trigger is so sensitive that it goes on and off."""
+  """A run with a trigger so sensitive that its alarm goes on and off."""
 
   @classmethod
   def setUpClass(cls):
@@ -212,7 +212,7 @@ class AdaptiveRunTest(parameterized.TestCase):
 
   def test_stopped_in_the_alarm_and_resumed_equals_never_stopped(self):
     on = self.results.alarm.values
-    # Where a baseline is half learnt, between two dense measurements.
+    # The baseline is half learnt, between two dense measurements.
     stop = next(i for i in range(3, 23) if on[i - 1] and on[i] and i % 2)
     directory = open_run(self.root / "stopped", self.config, resume=True)
     seen = []

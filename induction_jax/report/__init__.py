@@ -1,4 +1,4 @@
-"""Findings, summaries and figures, from a run's results alone.
+"""Findings, summaries and figures, from the results of a run.
 
 *Findings* (findings, events) are what a run shows: its transition, the verdict
 whether it has an induction head, its best heads, the extremes of its spectrum,

@@ -61,8 +61,8 @@ def plot_context(results: xr.Dataset, findings: Findings) -> Figure:
 def run_sequence(model: Model, params: Params, batch: Batch) -> xr.Dataset:
   """Attention patterns on the first sequence of a batch, for `plot_patterns`.
 
-  The network sees the whole batch, because a head that is clamped to its mean
-  over sequences depends on all of them.
+  The network sees every sequence of the batch, because a head that is clamped
+  to its mean over sequences depends on all of them.
 
   Returns:
     A Dataset with `attention` [layer, head, query, key] and `prefix_target`

@@ -1,6 +1,6 @@
 """The findings of a run: transition, induction verdict, heads and spectrum.
 
-They are computed from results.nc alone. The transition is dated from behaviour
+They are computed from results.nc and nothing else. The transition is dated from behaviour
 and never from curvature, because the spectrum is the quantity under study.
 """
 

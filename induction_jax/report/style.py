@@ -182,7 +182,7 @@ def step_axis(ax: Axes, steps: np.ndarray, findings: Findings) -> None:
 
 
 def transition_ends(findings: Findings) -> list[float]:
-  """The steps of onset and completion, as far as they are dated."""
+  """The steps of onset and completion, without those that are not dated."""
   transition = findings.transition
   return [
     point.estimate

@@ -1,4 +1,4 @@
-"""Dates of change in a training run, from arrays of (step, signal) alone.
+"""Dates of change in a training run, from arrays of (step, signal).
 
 Three questions are answered here, each by its own modules.
 

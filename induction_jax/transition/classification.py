@@ -10,7 +10,7 @@ from induction_jax.transition.evidence import MIN_SHARE
 # The statuses of a jump that was found.
 FOUND = ("detected", "in_progress", "before_start")
 # The largest 10-90 % width, as a fraction of the run. The calibration covers
-# widths up to 0.3; wider logistics cannot be told from a drift.
+# widths up to 0.3; wider logistics cannot be distinguished from a drift.
 MAX_WIDTH = 0.35
 # The largest ratio of completion to onset. A change that takes longer than
 # three times the time before it is not abrupt.

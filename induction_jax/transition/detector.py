@@ -88,7 +88,7 @@ def detect(
 
   Returns:
     A Transition. Scaling or shifting the signal (and scaling `min_amplitude`
-    with it) changes the units of the result alone. 400 points take half a
+    with it) changes only the units of the result. 400 points take half a
     second on one core.
 
   Raises:

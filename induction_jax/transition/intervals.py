@@ -86,7 +86,8 @@ def profile_likelihood(
   are maximised over, and every other parameter keeps its fitted value. The
   interval spans the jumps whose likelihood ratio to the best one lies within
   the chi-square quantile (Venzon and Moolgavkar 1988). The grid is coarse
-  compared with a precise fit, so that this interval is never used alone.
+  compared with a precise fit, so that this interval only ever widens those of
+  the bootstraps.
   """
   midpoint, width = curves.jumps_of(curve, fitted.model, fitted.theta)[index]
   widths = width * _WIDTHS[:, None]

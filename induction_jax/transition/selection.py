@@ -22,8 +22,8 @@ def select_jumps(
   A second or third jump counts only if it does not overlap another one. A
   first jump whose p-value is at most DOUBT times the level is fitted too.
 
-  Two similar jumps can hide each other: beside the first one alone the second
-  looks like slow noise, and then neither is significant. If the first test
+  Two similar jumps can hide each other: in a model with only the first, the
+  second looks like slow noise, and neither is significant. If the first test
   does not reject, a second and third jump are therefore still tested, at half
   the level, and a rejection supports all of them together.
 
