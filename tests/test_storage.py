@@ -138,6 +138,22 @@ class HistoryTest(DirectoryTest):
     self.assertEqual([r["step"] for r in history.read(self.path)], [0, 5, 5])
     self.assertTrue(self.path.read_text().endswith("}\n"))
 
+  def test_checksum_is_that_of_the_lines_that_truncate_keeps(self):
+    for step in (0, 5, 5, 10):
+      history.append(self.path, step, "train", {"x": step})
+    with self.path.open("a") as file:
+      file.write('{"kind": "train", "step": 3, "values": {}}\n{"step": 3, "k')
+    found = history.checksum(self.path, 5)
+    self.assertNotEqual(found, history.checksum(self.path, 4))
+    history.truncate(self.path, 5)
+    kept = self.path.read_bytes()
+    self.assertEqual(kept.count(b"\n"), 4)
+    expected = hashlib.blake2b(kept, digest_size=16).hexdigest()
+    self.assertEqual(found, expected)
+    self.path.write_text('{"step": x}\n')
+    with self.assertRaisesRegex(ConfigError, "line 1, is not JSON"):
+      history.checksum(self.path, 5)
+
   def test_a_line_is_added_after_the_last_whole_one(self):
     for cut in ("", "{", '{"step": 3, "ki'):
       whole = '{"step": 1, "kind": "train", "values": {}}\n'

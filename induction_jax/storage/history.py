@@ -16,6 +16,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from induction_jax.storage.files import (
 
 Record = dict[str, Any]
 
+STEP = re.compile(r'{"step": (\d{1,10}),')  # as a line begins
 # The fields of each kind of record besides step, kind and values.
 KINDS: dict[str, dict[str, Any]] = {
   "constants": {"measurement": str},
@@ -91,37 +93,46 @@ def read(path: Path) -> list[Record]:
   Raises:
     ConfigError: if a complete line is not a record, or the file is too large.
   """
-  return [record for _, record in _read_lines(path)]
+  lines = enumerate(_complete_lines(path), 1)
+  return [_decode(path, number, line) for number, line in lines]
 
 
 def checksum(path: Path, last_step: int) -> str:
-  """Returns the checksum of the lines that `truncate` would keep."""
-  kept = _lines_up_to(path, last_step)
-  return hashlib.blake2b(kept.encode(), digest_size=16).hexdigest()
+  """Returns the checksum of the lines that `truncate` would keep.
+
+  It is computed at every checkpoint, so it parses of each line the step only.
+
+  Raises:
+    ConfigError: if the step of a line cannot be read, or the file is too large.
+  """
+  digest = hashlib.blake2b(digest_size=16)
+  for number, line in enumerate(_complete_lines(path), 1):
+    found = STEP.match(line)
+    step = int(found[1]) if found else _decode(path, number, line)["step"]
+    if step <= last_step:
+      digest.update(f"{line}\n".encode())
+  return digest.hexdigest()
 
 
 def truncate(path: Path, last_step: int) -> None:
-  """Drops every record after `last_step` and any half-written line."""
-  replace_text(path, _lines_up_to(path, last_step))
+  """Drops every record after `last_step` and any half-written line.
 
+  The lines of the other records stay exactly as they were written.
 
-def _lines_up_to(path: Path, last_step: int) -> str:
-  """The lines of all records up to a step, exactly as they were written."""
-  return "".join(
-    line + "\n"
-    for line, record in _read_lines(path)
-    if record["step"] <= last_step
+  Raises:
+    ConfigError: if a complete line is not a record, or the file is too large.
+  """
+  kept = (
+    line
+    for number, line in enumerate(_complete_lines(path), 1)
+    if _decode(path, number, line)["step"] <= last_step
   )
+  replace_text(path, "".join(f"{line}\n" for line in kept))
 
 
-def _read_lines(path: Path) -> list[tuple[str, Record]]:
-  if not path.exists():
-    return []
-  lines = read_text(path).split("\n")
-  # What follows the last newline was never finished.
-  return [
-    (line, _decode(path, i, line)) for i, line in enumerate(lines[:-1], 1)
-  ]
+def _complete_lines(path: Path) -> list[str]:
+  """All lines but the last, which has no newline: it was never finished."""
+  return read_text(path).split("\n")[:-1] if path.exists() else []
 
 
 def _append_line(path: Path, line: bytes, sync: bool) -> None:
