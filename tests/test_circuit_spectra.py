@@ -8,7 +8,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from induction_jax import circuits
-from induction_jax.circuits import qk_ov
+from induction_jax.circuits import reduction
 from induction_jax.model import rotate
 from tests.test_circuits import H, K, L, V, as_numpy, gaussian_weights
 
@@ -168,7 +168,7 @@ class OwnTokenTest(absltest.TestCase):
   def test_in_blocks_of_rows(self):
     weights = gaussian_weights(seed=5)
     want = circuits.copied_fraction(weights, 3)
-    with mock.patch.object(qk_ov, "ROWS", 4):  # does not divide V
+    with mock.patch.object(reduction, "ROWS", 4):  # does not divide V
       got = circuits.copied_fraction(weights, 3)
     np.testing.assert_array_equal(got, want)
 

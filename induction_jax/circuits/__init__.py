@@ -69,20 +69,22 @@ from induction_jax.circuits.memory import (
   output_recall,
   position_recall,
 )
+from induction_jax.circuits.ov import (
+  copied_fraction,
+  copying_matrices,
+  ov_matrices,
+)
 from induction_jax.circuits.paths import (
   FrozenPass,
   direct_attribution,
   path_logits,
 )
-from induction_jax.circuits.qk_ov import (
-  copied_fraction,
-  copying_matrices,
+from induction_jax.circuits.qk import (
   matched_fraction,
   matching_matrices,
-  ov_matrices,
   qk_matrices,
-  triangles,
 )
+from induction_jax.circuits.reduction import triangles
 from induction_jax.circuits.spectrum import (
   effective_rank,
   eigenvalue_score,
