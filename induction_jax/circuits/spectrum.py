@@ -1,8 +1,8 @@
 """Eigenvalues and singular values of circuits, on the host.
 
-qk.py, ov.py, reduction.py and composition.py make [K, K] matrices on the device.
-LAPACK decomposes them here, on the CPU and in float64: the matrices are not
-symmetric, and no accelerator solves the general eigenvalue problem.
+Other modules of this room make [K, K] matrices on the device. LAPACK decomposes
+them here, on the CPU and in float64: the matrices are not symmetric, and no
+accelerator solves the general eigenvalue problem.
 """
 
 import numpy as np
