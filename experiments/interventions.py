@@ -19,7 +19,6 @@ Takes: about a minute a run on 2 CPU cores; project_off and project_onto longer.
 
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,8 @@ import jax
 from experiments.shared.networks import read_config
 from experiments.shared.reporting import Cell, make_parser, make_table, report
 from experiments.verdicts import format_interval
-from induction_jax.config import Config
-from induction_jax.report.findings import find
-from induction_jax.report.summary import write_summary
-from induction_jax.run.experiment import make_experiment
-from induction_jax.run.loop import run
-from induction_jax.run.results import write_results
-from induction_jax.run.timing import Cost
+from induction_jax import train
 from induction_jax.storage.files import read_json, write_json
-from induction_jax.storage.run_directory import open_run
 
 CONFIGS = (
   "quick",
@@ -81,34 +73,22 @@ def main(argv: list[str] | None = None) -> None:
   report(tables, options.json)
 
 
-def make_config(name: str, seed: int) -> Config:
-  """A config of the project for one seed, without spectra."""
-  num_steps = read_config(name).train.num_steps
-  return read_config(
-    name,
-    {
+def run_once(name: str, seed: int, root: Path) -> dict[str, Any]:
+  """What a run found, after running it unless it is finished."""
+  if not (root / "summary.json").exists():
+    num_steps = read_config(name).train.num_steps
+    settings = {
       "seed": seed,
       "circuits.interval": num_steps,
       "spectra.eigen_interval": 0,
       "checkpoint.interval": num_steps // 4,
       "checkpoint.log_spaced": False,
-    },
-  )
-
-
-def run_once(name: str, seed: int, root: Path) -> dict[str, Any]:
-  """What a run found, after running it unless it is finished."""
-  config = make_config(name, seed)
-  directory = open_run(root, config, resume=True)
-  if not directory.summary.exists():
-    started = time.perf_counter()
-    experiment = make_experiment(config)
-    cost = Cost(directory, started)
-    run(experiment, directory, cost=cost)
-    results = write_results(experiment, directory)
-    cost.save()
-    write_summary(directory, results, find(results))
-  return make_row(read_json(directory.summary))
+    }
+    command = ["train", f"--config={name}", f"--workdir={root}"]
+    command += [f"--config.{leaf}={x}" for leaf, x in settings.items()]
+    if status := train.main(command):
+      sys.exit(status)
+  return make_row(read_json(root / "summary.json"))
 
 
 def make_row(summary: dict[str, Any]) -> dict[str, Any]:

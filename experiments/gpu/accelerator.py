@@ -34,7 +34,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from induction_jax.run.measuring import observe
 
 from experiments.gpu.precision import compare_precisions
 from experiments.peers.costs import LOOP, power
@@ -43,16 +42,15 @@ from experiments.shared.device import (
   forward_operations,
   measure_peaks,
   peak_bytes,
-  planned_bytes,
   step_operations,
 )
+from experiments.shared.measuring import compile_measurement
 from experiments.shared.networks import read_config
 from experiments.shared.reporting import Table, make_parser, report
 from experiments.shared.timing import timed
 from induction_jax import sweep, train
 from induction_jax.config import Config, parse_leaves
-from induction_jax.measurements import Probe
-from induction_jax.run.experiment import Experiment, make_experiment
+from induction_jax.run.experiment import make_experiment
 from induction_jax.storage.files import read_json
 
 Figures = dict[str, Any]
@@ -214,30 +212,28 @@ def run_large(options: Namespace) -> Figures:
   config = make_case_config(options, LARGE | width)
   experiment = make_experiment(config)
   state = experiment.init()
-  held_out = experiment.draw(state.key)
+  batches = experiment.draw(state.key)
   size = sum(x.size for x in jax.tree.leaves(state.params))
-  print(f"{size} parameters; {experiment.products}", flush=True)
+  print(f"{size} parameters; {experiment.description}", flush=True)
   state, _ = experiment.train_chunk(state, jnp.int32(1))  # compiles
   seconds, (state, _) = timed(
     lambda: experiment.train_chunk(state, jnp.int32(options.steps))
   )
   print(f"{1e3 * seconds / options.steps:.1f} ms a step", flush=True)
-  probe = find_spectra(experiment)
-  prepared = probe.prepare(state, held_out)
-  power(prepared.hessian, state.params, LOOP)
-  product = timed(lambda: power(prepared.hessian, state.params, LOOP))[0] / LOOP
-  print(f"{1e3 * product:.1f} ms a product", flush=True)
   # Compiled without a call, which would need its memory a second time.
-  carry = probe.init_carry(state.params)
-  measure = probe.measure.lower(state, held_out, prepared, carry).compile()
-  spent, (values, _) = timed(lambda: measure(state, held_out, prepared, carry))
-  values = jax.device_get(values)
+  compiled = compile_measurement(experiment, "spectra", state, batches)
+  inputs = compiled.prepare(state, batches)
+  hessian = inputs.used["linearisation"].hessian
+  power(hessian, state.params, LOOP)
+  product = timed(lambda: power(hessian, state.params, LOOP))[0] / LOOP
+  print(f"{1e3 * product:.1f} ms a product", flush=True)
+  spent, values = timed(lambda: compiled.measure(inputs))
   products = int(values["products"])
-  streamed = PRODUCT_PASSES[experiment.products.split(",")[0].split(";")[0]]
+  streamed = PRODUCT_PASSES[experiment.description.split(",")[0].split(";")[0]]
   passes = streamed * config.spectra.batch_size
   return {
     "parameters": size,
-    "products_by": experiment.products,
+    "products_by": experiment.description,
     "step": training_work(config, seconds, options.steps),
     "product": {
       "seconds": product,
@@ -250,7 +246,7 @@ def run_large(options: Namespace) -> Figures:
       "bytes": 4 * size * products * config.spectra.max_basis,
     },
     "measurement_seconds": spent,
-    "measurement_planned_bytes": planned_bytes(measure),
+    "measurement_planned_bytes": compiled.bytes,
     "products": products,
     **{
       f"{end}_{what}": values[f"{end}_{what}"].tolist()
@@ -272,19 +268,18 @@ def run_profile(options: Namespace) -> Figures:
   config = make_case_config(options)
   experiment = make_experiment(config)
   state = experiment.init()
-  held_out = experiment.draw(state.key)
-  probe = find_spectra(experiment)
-  carry = probe.init_carry(state.params)
+  batches = experiment.draw(state.key)
   directory = options.workdir / "trace"
   state, _ = experiment.train_chunk(state, jnp.int32(1))  # compiles
-  observe(probe, state, held_out, carry)
+  spectra = compile_measurement(experiment, "spectra", state, batches)
+  spectra.measure(spectra.prepare(state, batches))
   with jax.profiler.trace(str(directory)):
     with jax.profiler.TraceAnnotation("steps"):
       seconds, (state, _) = timed(
         lambda: experiment.train_chunk(state, jnp.int32(options.steps))
       )
     with jax.profiler.TraceAnnotation("spectra"):
-      observe(probe, state, held_out, carry)
+      spectra.measure(spectra.prepare(state, batches))
   return {
     "trace": str(directory),
     "step": training_work(config, seconds, options.steps),
@@ -314,12 +309,6 @@ def training_work(config: Config, seconds: float, steps: int) -> Figures:
     "operations": step_operations(config),
     "precision": "float32_default",
   }
-
-
-def find_spectra(experiment: Experiment) -> Probe:
-  """The measurement of spectra."""
-  (probe,) = (p for p in experiment.probes if p.name == "spectra")
-  return probe
 
 
 CASES: dict[str, Callable[[Namespace], Figures]] = {

@@ -33,11 +33,12 @@ import numpy as np
 from experiments.scaling.axes import AXES, MEASUREMENTS, Axis
 from experiments.scaling.exponents import draw, make_table
 from experiments.shared.device import peak_resident, planned_bytes
+from experiments.shared.measuring import compile_for, compile_measurement
 from experiments.shared.networks import read_config
 from experiments.shared.reporting import make_parser, report, save
 from experiments.shared.timing import timed
 from induction_jax.devices.mesh import make_seeds_mesh
-from induction_jax.measurements import HeldOut, Probe
+from induction_jax.measurements import EvaluationBatches
 from induction_jax.run.experiment import (
   Experiment,
   make_experiment,
@@ -109,18 +110,17 @@ def measure_point(axis: Axis, size: int) -> dict[str, dict[str, float]]:
   experiment = make_seeds(axis, size)
   wanted = [name for name in MEASUREMENTS if name in axis.expected]
   state = experiment.init()
-  held_out = experiment.draw(state.key)
-  chunk = _compile(experiment.train_chunk, state, jnp.int32(1))
+  batches = experiment.draw(state.key)
+  chunk = compile_for(experiment.train_chunk, state, jnp.int32(1))
   state, _ = chunk(state, jnp.int32(axis.train_steps))
   costs = {}
-  for probe in experiment.probes:
-    if probe.name in wanted:
-      program = line_up(probe, state, held_out)
-      costs[probe.name] = _cost(program)
-  if "step" in wanted:  # last, because it donates its state
-    program = line_up_training(chunk, state)
-    costs["step"] = _cost(program)
-  return {name: costs[name] for name in wanted}
+  for name in wanted:
+    if name == "step":
+      program = line_up_training(chunk, state)
+    else:
+      program = line_up(experiment, name, state, batches)
+    costs[name] = _cost(program)
+  return costs
 
 
 def make_seeds(axis: Axis, size: int) -> Experiment:
@@ -133,23 +133,22 @@ def make_seeds(axis: Axis, size: int) -> Experiment:
   return make_group(pure, default_mapping(), mesh)(range(size))
 
 
-def line_up(probe: Probe, state: TrainState, held_out: HeldOut) -> Program:
-  """A complete measurement, as the loop of a run makes it."""
-  carry = probe.init_carry(state.params)
-  prepare = _compile(probe.prepare, state, held_out)
-  prepared = prepare(state, held_out)
-  measure = _compile(probe.measure, state, held_out, prepared, carry)
+def line_up(
+  experiment: Experiment,
+  name: str,
+  state: TrainState,
+  batches: EvaluationBatches,
+) -> Program:
+  """A complete measurement, from the state to values on the host."""
+  compiled = compile_measurement(experiment, name, state, batches)
 
   def turn() -> dict[str, np.ndarray]:
-    prepared = prepare(state, held_out)
-    arrays, _ = measure(state, held_out, prepared, carry)
-    arrays = jax.device_get(arrays)
+    arrays = compiled.measure(compiled.prepare(state, batches))
     for own in _each(arrays, state.step):
-      values = probe.finish(own)
+      values = compiled.measurement.finish(own)
     return values  # of the last seed
 
-  most = max(planned_bytes(prepare), planned_bytes(measure))
-  return Program(turn, most)
+  return Program(turn, compiled.bytes)
 
 
 def line_up_training(chunk: Any, state: TrainState) -> Program:
@@ -170,18 +169,14 @@ def check_memory() -> None:
   name, size, wanted = CHECKED
   experiment = make_seeds(AXES[name], size)
   state = experiment.init()
-  (probe,) = (p for p in experiment.probes if p.name == wanted)
-  program = line_up(probe, state, experiment.draw(state.key))
+  batches = experiment.draw(state.key)
+  program = line_up(experiment, wanted, state, batches)
   before = peak_resident()
   program.turn()
   print(
     f"{wanted} at {name}={size}: {program.bytes / 2**20:.0f} MB planned, peak "
     f"{peak_resident() - before:.0f} MB above {before:.0f} MB"
   )
-
-
-def _compile(function: Any, *arguments: Any) -> Any:
-  return function.lower(*arguments).compile()
 
 
 def _cost(program: Program) -> dict[str, float]:

@@ -18,23 +18,25 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from induction_jax.run.measuring import observe
 
 from experiments.shared.networks import read_config
 from experiments.shared.reporting import Cell, Table, make_parser, report
 from experiments.shared.timing import median_ratio, time_in_turn
 from induction_jax.devices.mesh import make_seeds_mesh
-from induction_jax.measurements import Probe
+from induction_jax.measurements import Measurement
 from induction_jax.run.experiment import (
   Experiment,
   compile_experiment,
   make_pure_experiment,
 )
+from induction_jax.run.loop import measure
 from induction_jax.run.seeds import MAPPINGS, make_group
+from induction_jax.run.snapshots import init_snapshot
 from induction_jax.training.state import init_state
 
 ALONE = "one by one"
@@ -124,52 +126,48 @@ def make_turns(
   experiments: list[Experiment], steps: int, measured: bool
 ) -> Callable[[], None]:
   """One turn of each experiment; they share their compiled programs."""
-  probes = compile_probes(experiments[0]) if measured else ()
-  turns = [make_turn(each, probes, steps) for each in experiments]
+  turns = [make_turn(each, steps, measured) for each in experiments]
+  turns[0](1)  # compiles
 
   def run_all() -> None:
     for turn in turns:
-      turn()
+      turn(steps)
 
   return run_all
 
 
 def make_turn(
-  experiment: Experiment, probes: Sequence[Probe], steps: int
-) -> Callable[[], None]:
-  """Training steps, measured as often as the loop of a run measures."""
-  state = experiment.init()
-  held_out = experiment.draw(state.key)
-  carries = {probe.name: probe.init_carry(state.params) for probe in probes}
-  stride = min((probe.interval for probe in probes), default=steps)
-  # Compiles the chunk, which takes the number of steps as an argument.
-  state, _ = experiment.train_chunk(state, jnp.int32(1))
+  experiment: Experiment, steps: int, measured: bool
+) -> Callable[[int], None]:
+  """Training steps, measured as often as a run measures."""
+  snapshot = init_snapshot(experiment)
+  batches = experiment.draw(snapshot.state.key)
+  intervals = [x.interval for x in experiment.measurements if x.interval]
+  stride = min(intervals) if measured else steps
 
-  def turn() -> None:
-    nonlocal state
-    for step in range(stride, steps + 1, stride):
-      state, metrics = experiment.train_chunk(state, jnp.int32(stride))
+  def turn(count: int) -> None:
+    """Takes `count` steps; a single one is followed by every measurement."""
+    nonlocal snapshot
+    chunk = min(stride, count)
+    for step in range(chunk, count + 1, chunk):
+      state, metrics = experiment.train_chunk(snapshot.state, jnp.int32(chunk))
       jax.block_until_ready(metrics)
-      for probe in probes:
-        if step % probe.interval == 0:
-          _, carry = observe(probe, state, held_out, carries[probe.name])
-          carries[probe.name] = carry
+      snapshot = snapshot._replace(state=state)
+      if measured:
+        at = 0 if count == 1 else step
+        snapshot = measure(
+          experiment, snapshot, batches, partial(_is_due, at), _ignore
+        )
 
   return turn
 
 
-def compile_probes(experiment: Experiment) -> list[Probe]:
-  """The measurements, compiled without being run."""
-  state = experiment.init()
-  held_out = experiment.draw(state.key)
-  compiled = []
-  for probe in experiment.probes:
-    prepare = jax.jit(probe.prepare).lower(state, held_out).compile()
-    arguments = state, held_out, prepare(state, held_out)
-    carry = probe.init_carry(state.params)
-    measure = jax.jit(probe.measure).lower(*arguments, carry).compile()
-    compiled.append(probe._replace(prepare=prepare, measure=measure))
-  return compiled
+def _is_due(step: int, measurement: Measurement, _: Any) -> bool:
+  return bool(measurement.interval) and step % measurement.interval == 0
+
+
+def _ignore(measurement: Measurement, arrays: Any) -> None:
+  del measurement, arrays  # nothing is written to disk
 
 
 def _format(found: dict[str, float]) -> str:
