@@ -3,7 +3,8 @@
   python -m induction_jax.export runs/a
   python -m induction_jax.export runs/a --step=400 --out=model.safetensors
 
-Beside the weights goes the model's config, under the same name in .json:
+The model's config is written beside the weights, in a .json file of the same
+name:
 
   config = HookedTransformerConfig(**json.load(open("model.json")))
   model = HookedTransformer(config)
@@ -51,27 +52,27 @@ def export(
   """Writes the weights of a checkpoint and their config.
 
   Args:
-    root: of the run.
-    step: of the checkpoint; by default the last.
-    out: the safetensors file.
+    root: the run directory.
+    step: the step of the checkpoint; by default the last.
+    out: the safetensors file; by default RUN/weights/STEP.safetensors.
 
   Returns:
     The paths of the weights and of the config.
 
   Raises:
-    ConfigError: if there is no such run or checkpoint, or its network is none
-      that TransformerLens has.
+    ConfigError: if there is no such run or checkpoint, or if TransformerLens
+      cannot represent the network.
   """
   directory, config = load_run(root)
   if config.intervention.clamp:
     raise ConfigError(
-      "a run with intervention.clamp cannot be exported: its heads do what the "
-      "weights do not say, and a HookedTransformer has no clamps"
+      "a run with intervention.clamp cannot be exported: the clamps are not "
+      "part of the weights, and a HookedTransformer has no clamps"
     )
   saved = checkpoints.steps(directory.checkpoints)
   if not saved or step not in (None, *saved):
     raise ConfigError(
-      f"--step must be that of a checkpoint, got {step}; there are "
+      f"--step must be the step of a checkpoint, got {step}; there are "
       f"{', '.join(map(str, saved)) or 'none'}"
     )
   step = saved[-1] if step is None else step
@@ -80,7 +81,7 @@ def export(
     raise ConfigError(f"--out must end in .safetensors, got {out}")
   if out.with_suffix(".json").exists() and not out.exists():
     raise ConfigError(
-      f"--out {out}: its config would replace {out.with_suffix('.json')}"
+      f"--out {out}: the config would overwrite {out.with_suffix('.json')}"
     )
   like = init_snapshot(make_reader(config))
   params = checkpoints.restore(directory.checkpoints, step, like).state.params

@@ -1,23 +1,24 @@
-r"""Measures checkpoints of a run again, or a file of weights.
+r"""Measures checkpoints of a run, or a file of weights.
 
   python -m induction_jax.measure runs/a --measurements=density,blocks
   python -m induction_jax.measure runs/a --step=400 \
     --config.spectra.track_top_k_eigenvalues=20
   python -m induction_jax.measure --weights=model.safetensors --ablate
 
-Measurements of a run may have other settings than the run had. They go to
-remeasured.jsonl and, in place of what the run itself measured at the same
-step, into results.nc; history.jsonl stays.
+A run's checkpoints may be measured with other settings than the run. The
+results are written to remeasured.jsonl. In results.nc they replace what the run
+measured at the same step; history.jsonl does not change.
 
-Weights may be in the layout of GPT-2, of GPT-NeoX (Pythia) or of
-induction_jax.export, with the network's settings in config.json, or in a .json
-of the file's own name, beside them. Heads are measured on random tokens in
-which a pattern recurs.
+Weights may be in the layout of GPT-2, GPT-NeoX (Pythia) or
+induction_jax.export. The network's settings are read from a .json file of the
+same name beside them, or from config.json. Heads are measured on random tokens
+in which a pattern recurs.
 """
 
 import dataclasses
 import sys
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,6 +39,7 @@ from induction_jax.measurements import (
   Measurement,
   names_at_checkpoints,
 )
+from induction_jax.measurements.measurement import Values
 from induction_jax.run.experiment import Experiment, make_experiment
 from induction_jax.run.log import split_large
 from induction_jax.run.loop import measure
@@ -49,7 +51,7 @@ from induction_jax.storage.run_directory import RunDirectory, load_run
 from induction_jax.storage.tensors import write_arrays
 from induction_jax.types import PyTree
 
-# Measurements with settings of their own, which may be changed.
+# Sections of the config whose settings may be changed.
 SECTIONS = tuple(
   field.name
   for field in dataclasses.fields(Config)
@@ -73,8 +75,8 @@ def main(argv: list[str]) -> int:
   of_runs.add_argument(
     "--measurements",
     metavar="A,B",
-    help=f"Some of {', '.join(names_at_checkpoints())}. Default: those whose "
-    "settings are given.",
+    help=f"Some of {', '.join(names_at_checkpoints())}. Default: the "
+    "measurements whose settings are given.",
   )
   command_line.add_setting_flags(of_runs)
   of_weights = measure_weights.add_flags(parser)
@@ -84,7 +86,7 @@ def main(argv: list[str]) -> int:
       raise ConfigError(f"unexpected argument {values.run!r} beside --weights")
     if values.step != "all" or values.measurements or values.settings:
       raise ConfigError(
-        "--step, --measurements and --config.SECTION.LEAF are for a run, and "
+        "--step, --measurements and --config.SECTION.LEAF apply to a run, and "
         "--weights is a file"
       )
     return measure_weights.main(values)
@@ -114,61 +116,49 @@ def remeasure(
   """Measures checkpoints with the measurements of another config.
 
   Args:
-    directory: of the run.
-    config: that the run was trained with.
-    other: the same network and training, measured otherwise.
-    names: of the measurements to make.
-    steps: of the checkpoints.
-    changed: leaves of `other` to write beside every measurement.
+    directory: the run directory.
+    config: the config of the run.
+    other: the config to measure with. It may differ from `config` in settings
+      of measurements and in `mesh`.
+    names: names of the measurements to make.
+    steps: steps of the checkpoints.
+    changed: leaves of `other` to record with every measurement.
 
   Raises:
-    ConfigError: for a measurement that does not apply to the run.
+    ConfigError: if a measurement does not apply to the run.
   """
   measuring = make_experiment(other)
   _check_applies(names, other, measuring)
-  # What was trained, on the devices that measure it now.
+  # The run's own experiment, on the devices of this machine.
   trained = make_experiment(dataclasses.replace(config, mesh=other.mesh))
   trained = trained._replace(config=config)
   like = init_snapshot(trained)
   settings = {leaf: value_of(other, leaf) for leaf in changed}
   settings["hessian_products"] = measuring.description
-  known = _known_variables(directory)
-  # Batches and null values follow from the key and the shapes, which are the
-  # same at every step.
+  # Batches and null values depend only on the key and on shapes, which are
+  # the same at every step.
   batches = measuring.draw(like.state.key)
-  chosen = [each for each in measuring.all_measurements if each.name in names]
+  inputs = Inputs(like.state, batches, {}, {})
   nulls = {
-    each.name: each.finish(
-      jax.device_get(each.nulls(Inputs(like.state, batches, {}, {})))
-    )
-    for each in chosen
+    each.name: each.finish(jax.device_get(each.nulls(inputs)))
+    for each in measuring.all_measurements
+    if each.name in names
   }
+  recorded = _recorded_nulls(directory)
 
   def record(step: int, measurement: Measurement, arrays: PyTree) -> None:
     if measurement.name not in names:
-      return  # made only because another uses it
-    finished = measurement.finish(arrays)
-    values, large = split_large(measurement, finished)
-    if large:
-      write_arrays(
-        directory.root / measurement.name / "remeasured", step, large
-      )
-    # Null values are the run's own, where it has them. A nan (an overlap with
-    # no measurement before it) replaces nothing.
+      return  # made only because another measurement uses it
+    values, large = split_large(measurement, measurement.finish(arrays))
+    values = nulls[measurement.name] | values
+    # The run's null values are kept. A nan, such as an overlap without a
+    # previous measurement, must not replace a value.
     values = {
       name: value
-      for name, value in (nulls[measurement.name] | values).items()
-      if name not in known and not np.all(np.isnan(value))
+      for name, value in values.items()
+      if name not in recorded and not np.all(np.isnan(value))
     }
-    history.append(
-      directory.remeasured,
-      step,
-      "measurement",
-      values,
-      measurement=measurement.name,
-      settings=settings,
-    )
-    print(f"step {step}: {measurement.name} measured", flush=True)
+    _record(directory, step, measurement.name, values, large, settings)
 
   for step in steps:
     try:
@@ -176,7 +166,7 @@ def remeasure(
     except CheckpointError as error:
       if len(steps) == 1:
         raise
-      print(f"warning: {error}; passed over", file=sys.stderr)
+      print(f"warning: {error}; skipped", file=sys.stderr)
       continue
     measure(
       measuring,
@@ -192,10 +182,42 @@ def remeasure(
   )
 
 
+def _recorded_nulls(directory: RunDirectory) -> set[str]:
+  """Names of the null values that the run has recorded."""
+  return {
+    name
+    for record in history.read(directory.history)
+    if record["kind"] == "constants"
+    for name in record["values"]
+  }
+
+
+def _record(
+  directory: RunDirectory,
+  step: int,
+  name: str,
+  values: Values,
+  large: Values,
+  settings: dict[str, Any],
+) -> None:
+  """Writes a measurement to remeasured.jsonl, and large arrays to a file."""
+  if large:
+    write_arrays(directory.root / name / "remeasured", step, large)
+  history.append(
+    directory.remeasured,
+    step,
+    "measurement",
+    values,
+    measurement=name,
+    settings=settings,
+  )
+  print(f"step {step}: {name} measured", flush=True)
+
+
 def _check_applies(
   names: list[str], config: Config, experiment: Experiment
 ) -> None:
-  """Raises ConfigError for a measurement that does not apply to the run."""
+  """Raises ConfigError if a measurement does not apply to the run."""
   known = {each.name for each in experiment.all_measurements}
   for name in names:
     if name not in known:
@@ -207,23 +229,13 @@ def _check_applies(
       )
 
 
-def _known_variables(directory: RunDirectory) -> set[str]:
-  """Null values that the run has recorded."""
-  return {
-    name
-    for record in history.read(directory.history)
-    if record["kind"] == "constants"
-    for name in record["values"]
-  }
-
-
 def _chosen_measurements(named: str | None, changed: list[str]) -> list[str]:
   # Section `mesh` chooses devices, not measurements.
   sections = {leaf.split(".")[0] for leaf in changed} - {"mesh"}
   for section in sorted(sections - set(SECTIONS)):
     raise ConfigError(
-      f"a checkpoint cannot be measured with another {section}: settings are "
-      f"those of {', '.join(SECTIONS)}, mesh"
+      f"a checkpoint cannot be measured with another {section}: only settings "
+      f"of {', '.join(SECTIONS)} and mesh may be changed"
     )
   chosen = sorted(sections) if named is None else command_line.split(named)
   known = names_at_checkpoints()
@@ -234,7 +246,7 @@ def _chosen_measurements(named: str | None, changed: list[str]) -> list[str]:
       )
   if not chosen:
     raise ConfigError(
-      "nothing to measure: give --measurements, or settings of one"
+      "nothing to measure: give --measurements, or settings of a measurement"
     )
   return chosen
 

@@ -1,12 +1,12 @@
-r"""Trains many seeds of one config as one program, and reports their spread.
+r"""Trains many seeds of a config as one program, and reports their spread.
 
   python -m induction_jax.sweep --config configs/quick.py --seeds 64 \
     --workdir runs/quick_64
   python -m induction_jax.sweep --config configs/quick.py --seeds 8 \
     --over optim.learning_rate=1e-3,3e-3 --workdir runs/rates
 
-The same command on the same --workdir goes on where it stopped. Each seed has a
-run directory of its own in it, seed_0007 say, that every other command reads:
+The same command on the same --workdir resumes the sweep. Each seed has its own
+run directory below it, which every other command can read:
 
   python -m induction_jax.visualize runs/quick_64/seed_0007
 """
@@ -15,17 +15,17 @@ import argparse
 import contextlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from induction_jax.commands import command_line
 from induction_jax.commands.interrupt import Interrupt
 from induction_jax.commands.progress import make_watcher
-from induction_jax.commands.sweep_options import Setting, make_grid, parse
+from induction_jax.commands.sweep_options import make_grid, parse
 from induction_jax.config import Config, ConfigError
 from induction_jax.devices import processes
 from induction_jax.devices.limits import GIB
@@ -59,9 +59,7 @@ from induction_jax.run.seeds import (
 from induction_jax.storage import lock
 from induction_jax.storage.dataset import join_seeds, write_dataset
 from induction_jax.storage.files import write_json
-from induction_jax.storage.run_directory import (
-  RunDirectory,
-)
+from induction_jax.storage.run_directory import RunDirectory
 from induction_jax.storage.sweep_directory import (
   SweepDirectory,
   SweepPlan,
@@ -71,41 +69,60 @@ from induction_jax.storage.sweep_directory import (
 )
 
 
+class Sweep(NamedTuple):
+  """All seeds of one setting.
+
+  Attributes:
+    name: name of the setting; empty without --over.
+    experiment: the experiment of the setting, not compiled; its seed is not
+      used.
+    directory: the directory of the sweep.
+    plan: which seeds are trained, and how.
+  """
+
+  name: str
+  experiment: Experiment
+  directory: SweepDirectory
+  plan: SweepPlan
+
+  def seeds(self) -> Iterator[tuple[int, Experiment, RunDirectory]]:
+    """Each seed, its experiment and its run directory."""
+    config = self.experiment.config
+    for seeds in self.plan.groups():
+      for seed in seeds:
+        own = self.experiment._replace(config=config_of_seed(config, seed))
+        yield seed, own, self.directory.seed(seed)
+
+
 def main(argv: list[str]) -> int:
   """Runs the command line; returns the exit status."""
   values = parse(argv, __doc__)
   config = command_line.config_from(values)
   command_line.join_processes(values)
-  settings = make_grid(config, values.over, list(values.settings))
   root = Path(values.workdir)
-  jobs = []
-  for setting in settings:  # all of them, before anything is written
-    if setting.config.spectra.adaptive:
-      raise ConfigError(
-        "spectra.adaptive measures each run at steps of its own, and a sweep "
-        "all its seeds at once: set it to 0"
-      )
-    experiment = make_pure_experiment(setting.config)
-    path = root / setting.name
-    jobs.append((setting, experiment, _plan(values, experiment, path)))
-  over = _values(settings)
+  settings = make_grid(config, values.over, list(values.settings))
+  # Makes and checks all sweeps before anything is written.
+  sweeps = [
+    _make_sweep(values, each.name, each.config, root) for each in settings
+  ]
   if values.over:
+    over = {
+      leaf: list(dict.fromkeys(each.values[leaf] for each in settings))
+      for leaf in settings[0].values
+    }
     processes.on_first_process(lambda: open_grid(root, config, over))
   summaries = {}
   resume_command = "python -m induction_jax.sweep " + shlex.join(argv[1:])
   with Interrupt(resume_command) as interrupt, contextlib.ExitStack() as locks:
-    for setting, experiment, plan in jobs:
-      directory = SweepDirectory(root / setting.name)
-      enter = partial(_enter, locks, directory, setting.config, plan)
-      processes.on_first_process(enter)
-      _announce(directory, experiment, plan)
-      if not _run(experiment, directory, plan, interrupt):
+    for sweep in sweeps:
+      processes.on_first_process(partial(_open, sweep, locks))
+      if not _run(sweep, interrupt):
         if processes.is_first():
-          write_so_far(experiment, directory, plan)
+          report_unfinished(sweep)
         interrupt.leave("stopped")
       with interrupt.at_once():
         if processes.is_first():
-          summaries[setting.name] = report(experiment, directory, plan)
+          summaries[sweep.name] = report(sweep)
     with interrupt.at_once():
       if summaries and values.over:
         write_json(SweepDirectory(root).summary, {"settings": summaries})
@@ -114,89 +131,55 @@ def main(argv: list[str]) -> int:
   return 0
 
 
-def _enter(
-  locks: contextlib.ExitStack,
-  directory: SweepDirectory,
-  config: Config,
-  plan: SweepPlan,
-) -> None:
-  open_sweep(directory.root, config, plan)
-  locks.enter_context(lock.hold(directory.root))
+def _make_sweep(
+  values: argparse.Namespace, name: str, config: Config, root: Path
+) -> Sweep:
+  """Makes the sweep of one setting.
 
-
-def report(
-  experiment: Experiment, directory: SweepDirectory, plan: SweepPlan
-) -> dict[str, Any]:
-  """Writes the results of all seeds, and prints what they say."""
-  results, outcomes = {}, []
-  for seeds in plan.groups():
-    for seed in seeds:
-      run = directory.seed(seed)
-      own = experiment._replace(config=config_of_seed(experiment.config, seed))
-      found = write_results(own, run)
-      results[seed] = found
-      outcomes.append(_outcome(run, seed, found))
-  joined = join_seeds(results)
-  write_dataset(joined, directory.results)
-  summary = summarise_seeds(outcomes)
-  write_json(directory.summary, summary)
-  print(format_seeds(summary))
-  form = experiment.config.report.format
-  for path in write_seed_figures(directory.figures, joined, outcomes, form):
-    print(f"figure: {path}")
-  return summary
-
-
-def write_so_far(
-  experiment: Experiment, directory: SweepDirectory, plan: SweepPlan
-) -> None:
-  """Writes results.nc of what is measured of a sweep that was stopped.
-
-  What is each seed's own is left to the end of the sweep: it takes longer
-  than a process that was told to stop may have.
+  Flags that are not given default to the plan of the sweep in the directory,
+  if that has as many seeds.
   """
-  results = {}
-  for seeds in plan.groups():
-    for seed in seeds:
-      run = directory.seed(seed)
-      own = experiment._replace(config=config_of_seed(experiment.config, seed))
-      with contextlib.suppress(ConfigError):  # not measured yet
-        results[seed] = make_results(own, run)
-  if results:
-    write_dataset(join_seeds(results), directory.results)
-
-
-def _plan(
-  values: argparse.Namespace, experiment: Experiment, root: Path
-) -> SweepPlan:
-  """What is asked; what is not, as the sweep in the directory has it."""
-  stored = read_plan(root)
+  if config.spectra.adaptive:
+    raise ConfigError(
+      "spectra.adaptive must be 0 in a sweep: all seeds are measured at the "
+      "same steps"
+    )
+  experiment = make_pure_experiment(config)
+  directory = SweepDirectory(root / name)
   mapping, group = values.mapping, values.group
+  stored = read_plan(directory.root)
   if stored is not None and stored.seeds == values.seeds:
     group = group or stored.group
     if stored.mapping in MAPPINGS:
       mapping = mapping or stored.mapping
+  group = group or group_size(
+    values.seeds,
+    bytes_per_seed(experiment),
+    int(values.memory_gib * GIB),
+    jax.device_count() // devices(config.mesh),
+  )
+  mesh = make_seeds_mesh(config.mesh, group)  # checks the group's size
+  check_all_devices_used(mesh.size)
   plan = SweepPlan(
     seeds=values.seeds,
     first_seed=values.first_seed,
-    group=group
-    or group_size(
-      values.seeds,
-      bytes_per_seed(experiment),
-      int(values.memory_gib * GIB),
-      jax.device_count() // devices(experiment.config.mesh),
-    ),
+    group=group,
     mapping=mapping or default_mapping(),
   )
-  mesh = make_seeds_mesh(experiment.config.mesh, plan.group)  # or is refused
-  check_all_devices_used(mesh.size)
-  return plan
+  return Sweep(name, experiment, directory, plan)
 
 
-def _announce(
-  directory: SweepDirectory, experiment: Experiment, plan: SweepPlan
-) -> None:
-  mesh = make_seeds_mesh(experiment.config.mesh, plan.group)
+def _open(sweep: Sweep, locks: contextlib.ExitStack) -> None:
+  root = sweep.directory.root
+  open_sweep(root, sweep.experiment.config, sweep.plan)
+  locks.enter_context(lock.hold(root))
+
+
+def _run(sweep: Sweep, interrupt: Interrupt) -> bool:
+  """Trains and measures all seeds; returns whether all are finished."""
+  _, experiment, directory, plan = sweep
+  config = experiment.config
+  mesh = make_seeds_mesh(config.mesh, plan.group)
   print(f"sweep directory: {directory.root}")
   print(f"Hessian products: {experiment.description}")
   print(
@@ -206,35 +189,41 @@ def _announce(
     flush=True,
   )
 
-
-def _run(
-  experiment: Experiment,
-  directory: SweepDirectory,
-  plan: SweepPlan,
-  interrupt: Interrupt,
-) -> bool:
   def watch(seeds: Sequence[int]) -> Watcher:
     print(f"seeds {seeds[0]} to {seeds[-1]}, medians:", flush=True)
-    watcher = make_watcher(experiment.config.train.num_steps)
+    watcher = make_watcher(config.train.num_steps)
 
     def update(progress: Progress) -> None:
       watcher.update(progress)
-      if progress.step >= experiment.config.train.num_steps:
+      if progress.step >= config.train.num_steps:
         watcher.close()
 
     return update
 
   return run_seeds(
-    experiment,
-    directory,
-    plan,
-    should_stop=interrupt.asked,
-    watch=watch,
+    experiment, directory, plan, should_stop=interrupt.asked, watch=watch
   )
 
 
+def report(sweep: Sweep) -> dict[str, Any]:
+  """Writes results, summaries and figures; returns the summary."""
+  directory, results, outcomes = sweep.directory, {}, []
+  for seed, experiment, run in sweep.seeds():
+    results[seed] = write_results(experiment, run)
+    outcomes.append(_outcome(run, seed, results[seed]))
+  joined = join_seeds(results)
+  write_dataset(joined, directory.results)
+  summary = summarise_seeds(outcomes)
+  write_json(directory.summary, summary)
+  print(format_seeds(summary))
+  form = sweep.experiment.config.report.format
+  for path in write_seed_figures(directory.figures, joined, outcomes, form):
+    print(f"figure: {path}")
+  return summary
+
+
 def _outcome(run: RunDirectory, seed: int, results: Any) -> Outcome:
-  """Reads a seed's findings off its results, and writes its summary."""
+  """Writes the summary of a seed, and returns its transition and events."""
   findings = find(results)
   note = read_divergence(run)
   if "train_loss" in results:
@@ -246,15 +235,18 @@ def _outcome(run: RunDirectory, seed: int, results: Any) -> Outcome:
   return outcome(seed, results, findings, note["step"] if note else None)
 
 
-def _values(settings: Sequence[Setting]) -> dict[str, list[Any]]:
-  """Every value of each leaf of a grid."""
-  over: dict[str, list[Any]] = {}
-  for setting in settings:
-    for leaf, value in setting.values.items():
-      over.setdefault(leaf, [])
-      if value not in over[leaf]:
-        over[leaf].append(value)
-  return over
+def report_unfinished(sweep: Sweep) -> None:
+  """Writes the joint results.nc of a sweep that was stopped.
+
+  Files of each seed are only written at the end of the sweep, because they
+  take longer than a process may have after a signal.
+  """
+  results = {}
+  for seed, experiment, run in sweep.seeds():
+    with contextlib.suppress(ConfigError):  # nothing was measured yet
+      results[seed] = make_results(experiment, run)
+  if results:
+    write_dataset(join_seeds(results), sweep.directory.results)
 
 
 if __name__ == "__main__":

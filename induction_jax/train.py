@@ -1,10 +1,10 @@
-r"""Trains a network, measures it while it trains, and reports what it found.
+r"""Trains a network, measures it during training, and reports the results.
 
   python -m induction_jax.train --config configs/quick.py
   python -m induction_jax.train --config configs/base.py --workdir runs/a \
     --config.model.n_layers=4
 
-The same command on the same --workdir goes on where it stopped.
+The same command on the same --workdir resumes the run.
 """
 
 import contextlib
@@ -55,15 +55,15 @@ def main(argv: list[str]) -> int:
     "--noresume",
     dest="resume",
     action="store_false",
-    help="Refuse a --workdir that holds a run, instead of going on with it.",
+    help="Refuse a --workdir that contains a run, instead of resuming it.",
   )
   command_line.add_process_flags(parser)
   values = command_line.parse(parser, argv)
   config = command_line.config_from(values)
   if config.mesh.seeds:
     raise ConfigError(
-      "mesh.seeds shares the seeds of a sweep, and this is one run: leave it "
-      f"at 0, got {config.mesh.seeds}"
+      "mesh.seeds is a setting of sweeps and must be 0 for a single run, got "
+      f"{config.mesh.seeds}"
     )
   if values.workdir == "":
     raise ConfigError("--workdir must name a directory, got an empty name")
@@ -74,84 +74,88 @@ def main(argv: list[str]) -> int:
 
 
 def train(config: Config, root: Path, resume: bool, argv: list[str]) -> int:
-  """Runs a config in a directory, to its figures; returns the exit status."""
+  """Trains, measures and reports one run; returns the exit status.
+
+  Args:
+    config: the config of the run.
+    root: the run directory.
+    resume: whether the directory may contain a run, which is then resumed.
+    argv: the command line, for the message that says how to resume.
+  """
   started = time.perf_counter()
-  experiment = make_experiment(config)  # before anything is written
-  directory = RunDirectory(root)
-  with contextlib.ExitStack() as stack:
+  experiment = make_experiment(config)  # raises before anything is written
+  directory, status = RunDirectory(root), 0
+  with contextlib.ExitStack() as locks:
 
-    def enter() -> None:
+    def open_directory() -> None:
       open_run(root, config, resume)
-      stack.enter_context(lock.hold(root))
+      locks.enter_context(lock.hold(root))
 
-    processes.on_first_process(enter)
-    status = _train(experiment, directory, started, _again(argv, root))
+    processes.on_first_process(open_directory)
+    print(f"run directory: {root}", flush=True)
+    print(f"Hessian products: {experiment.description}")
+    used = devices(config.mesh)
+    print(f"devices: {used} of {jax.device_count()}", flush=True)
+    timing = Timing(directory, started)
+    with Interrupt(_resume_command(argv, root)) as interrupt:
+      try:
+        num_steps = config.train.num_steps
+        with contextlib.closing(make_watcher(num_steps)) as watcher:
+          end = run(
+            experiment,
+            TrainingSchedule(config, experiment.measurements),
+            RunStore([directory], timing),
+            should_stop=interrupt.asked,
+            watch=watcher.update,
+          )
+      except FloatingPointError as error:
+        status = DIVERGED
+        report_unfinished(experiment, directory, error)
+      else:
+        if not end.complete:
+          report_unfinished(experiment, directory)
+          interrupt.leave(f"stopped at step {end.step}")
+        with interrupt.at_once():
+          report(experiment, directory, timing)
     processes.disconnect()
-    return status
+  return status
 
 
-def _train(
-  experiment: Experiment, directory: RunDirectory, started: float, again: str
-) -> int:
-  config, root = experiment.config, directory.root
-  print(f"run directory: {root}", flush=True)
-  print(f"Hessian products: {experiment.description}")
-  told = f"devices: {devices(config.mesh)} of {jax.device_count()}"
-  print(told, flush=True)
-  timing = Timing(directory, started)
-  with Interrupt(resume_command=again) as interrupt:
-    watcher = make_watcher(config.train.num_steps)
-    try:
-      end = run(
-        experiment,
-        TrainingSchedule(config, experiment.measurements),
-        RunStore([directory], timing),
-        should_stop=interrupt.asked,
-        watch=watcher.update,
-      )
-    except FloatingPointError as error:
-      if processes.is_first():
-        print(f"error: {error}", file=sys.stderr)
-        _write_what_there_is(experiment, directory)
-      return DIVERGED
-    finally:
-      watcher.close()
-    if not end.complete:
-      if processes.is_first():
-        _write_what_there_is(experiment, directory)
-      interrupt.leave(f"stopped at step {end.step}")
-    with interrupt.at_once():
-      if processes.is_first():
-        _report(experiment, directory, timing)
-  return 0
-
-
-def _report(
+def report(
   experiment: Experiment, directory: RunDirectory, timing: Timing
 ) -> None:
-  if not processes.is_single():  # whose devices are not all at hand
+  """Writes results, figures and summary. The first process works alone."""
+  if not processes.is_first():
+    return
+  if not processes.is_single():  # other processes' devices are out of reach
     experiment = make_reader(experiment.config)
   results = write_results(experiment, directory)
   findings = find(results)
   form = experiment.config.report.format
   draw_figures(experiment, directory, results, findings, form)
   timing.save()
-  if directory.zoomed.exists():  # whose answer stands beside the run's own
+  if directory.zoomed.exists():
+    # The summary dates the transition without the zoom's measurements.
     results = make_results(experiment, directory, zooms=False)
     findings = find(results)
   print(format_summary(write_summary(directory, results, findings)))
 
 
-def _write_what_there_is(
-  experiment: Experiment, directory: RunDirectory
+def report_unfinished(
+  experiment: Experiment,
+  directory: RunDirectory,
+  error: FloatingPointError | None = None,
 ) -> None:
-  """Results of a run that ended early, perhaps before its first measurement."""
-  with contextlib.suppress(ConfigError):
+  """Writes results of a run that diverged or was stopped, if there are any."""
+  if not processes.is_first():
+    return
+  if error is not None:
+    print(f"error: {error}", file=sys.stderr)
+  with contextlib.suppress(ConfigError):  # nothing was measured yet
     write_results(experiment, directory)
 
 
-def _again(argv: list[str], root: Path) -> str:
-  """The command that goes on with this run."""
+def _resume_command(argv: list[str], root: Path) -> str:
   kept = [a for a in argv[1:] if a not in ("--noresume", "--no-resume")]
   if not any(a.startswith("--workdir") for a in kept):
     kept.append(f"--workdir={root}")

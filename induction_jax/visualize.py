@@ -1,4 +1,4 @@
-"""Draws the figures of a run again, from its directory alone.
+"""Draws the figures of a run, from its directory alone.
 
   python -m induction_jax.visualize runs/a
   python -m induction_jax.visualize runs/a --format pdf
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
 
 
 def _results(experiment: Experiment, run: RunDirectory) -> xr.Dataset:
-  """The run's results, written again unless the run itself is at work."""
+  """The run's results, also written to disk unless the run is in progress."""
   try:
     with lock.hold(run.root):
       return write_results(experiment, run)

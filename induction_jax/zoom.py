@@ -1,23 +1,23 @@
-"""Looks at a stretch of a run more closely, by replaying it bit for bit.
+"""Measures a part of a run more densely, by replaying it bit for bit.
 
   python -m induction_jax.zoom runs/a
   python -m induction_jax.zoom runs/a --from=380 --to=430 --every=1
   python -m induction_jax.zoom runs/a --measurements=behaviour,spectra,circuits
 
-Training starts again at the newest checkpoint before the stretch, is measured
-every few steps within it with the run's own settings, and goes on to the next
-checkpoint. Every checkpoint on the way is compared with the replayed state:
-where all bits are equal, what was measured is what the run went through.
+The replay starts at the newest checkpoint before --from, measures with the
+run's own settings from --from to --to, and continues to the next checkpoint.
+The replayed state is compared with every checkpoint on the way: if all bits
+are equal, the measurements are of the run itself.
 
-By default the stretch is the transition that results.nc shows, from onset to
-completion, with as much again on either side, measured about 100 times. What
-is measured goes to zoomed.jsonl and joins results.nc at steps where the run
-itself measured nothing; history.jsonl and the checkpoints are left as they
-are. An overlap with the measurement before is not measured in a zoom. The
-transition, dated from all that is measured now, is printed and stands in
-summary.json as `zoom`, beside the run's own answer.
+By default the range is the transition in results.nc, from onset to completion,
+widened by its own length on either side, with about 100 measurements. They are
+written to zoomed.jsonl and join results.nc at steps at which the run measured
+nothing. History and checkpoints do not change. Overlaps with the previous
+measurement are not measured in a zoom. The transition, dated with all
+measurements, is printed and added to summary.json as `zoom`.
 """
 
+import contextlib
 import math
 import shlex
 import sys
@@ -43,14 +43,11 @@ from induction_jax.run.replay import (
 from induction_jax.run.results import make_results, write_results
 from induction_jax.storage import checkpoints, lock
 from induction_jax.storage.environment import changed_environment
-from induction_jax.storage.run_directory import (
-  RunDirectory,
-  load_run,
-)
+from induction_jax.storage.run_directory import RunDirectory, load_run
 
-FAILED = 1  # not the same bits, or numbers that are not finite
-DEFAULT = ("behaviour", "spectra")  # by default, where the run has them
-ABOUT = 100  # measurements by default
+FAILED = 1  # the replay differs from the run, or is not finite
+DEFAULT = ("behaviour", "spectra")  # measurements, if the run makes them
+ABOUT = 100  # the default number of steps to measure
 
 
 def main(argv: list[str]) -> int:
@@ -68,7 +65,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument(
     "--measurements",
     metavar="A,B",
-    help=f"Some of the run's own. Default: {','.join(DEFAULT)}.",
+    help=f"Measurements that the run makes. Default: {','.join(DEFAULT)}.",
   )
   values = command_line.parse(parser, argv)
   directory, config = load_run(command_line.run_directory(parser, values))
@@ -97,50 +94,60 @@ def zoom(
   plan: ReplayPlan,
   names: list[str],
 ) -> int:
-  """Replays, says how it compared, and draws; returns the exit status."""
+  """Replays, compares with the checkpoints, and draws the figures again.
+
+  Args:
+    experiment: the experiment of the run, on this machine's devices.
+    directory: the run directory.
+    plan: the steps to replay and to measure.
+    names: names of the measurements to make.
+
+  Returns:
+    The exit status.
+  """
   changed = changed_environment(directory.environment)
   if changed:
-    print(f"warning: {changed}: the replay's bits may differ", file=sys.stderr)
+    print(
+      f"warning: {changed}: the replay may differ in its bits", file=sys.stderr
+    )
   chosen = ",".join(names)
   print(
     f"replaying {plan.start} -> {plan.stop}: {chosen} at {len(plan.steps)} "
     f"steps from {plan.first} to {plan.last}",
     flush=True,
   )
-  again = (
+  resume_command = (
     f"python -m induction_jax.zoom {shlex.quote(str(directory.root))} "
     f"--from={plan.first} --to={plan.last} --every={plan.every} "
     f"--measurements={chosen}"
   )
-  with Interrupt(resume_command=again) as interrupt:
-    watcher = make_watcher(plan.stop)
+  with Interrupt(resume_command) as interrupt:
     try:
-      end, compared = replay(
-        experiment,
-        directory,
-        plan,
-        names,
-        should_stop=interrupt.asked,
-        watch=watcher.update,
-      )
+      with contextlib.closing(make_watcher(plan.stop)) as watcher:
+        end, compared = replay(
+          experiment,
+          directory,
+          plan,
+          names,
+          should_stop=interrupt.asked,
+          watch=watcher.update,
+        )
     except FloatingPointError as error:
       print(f"error: {error}", file=sys.stderr)
       write_results(experiment, directory)
       return FAILED
-    finally:
-      watcher.close()
     results = write_results(experiment, directory)
-    print(_verdict(plan, compared), flush=True)
+    print(_describe_comparisons(plan, compared), flush=True)
     if not end.complete:
       interrupt.leave(f"stopped at step {end.step}")
     with interrupt.at_once():
       findings = find(results)
       zoomed = summarise_zoom(findings.transition)
-      stretch = {"from": plan.first, "to": plan.last, "every": plan.every}
-      add_zoom(directory, stretch | zoomed)
+      steps = {"from": plan.first, "to": plan.last, "every": plan.every}
+      add_zoom(directory, steps | zoomed)
       form = experiment.config.report.format
       draw_figures(experiment, directory, results, findings, form)
-      print(_describe(zoomed))
+      print(_describe_transition(zoomed))
   differs = not all(each.equal for each in compared)
   return FAILED if differs and not changed else 0
 
@@ -157,7 +164,7 @@ def _chosen_measurements(
   for name in names:
     if name not in known:
       raise ConfigError(
-        "--measurements must be some of those that the run made "
+        "--measurements must be measurements that the run makes "
         f"({', '.join(known)}), got {name!r}"
       )
   if not names:
@@ -165,19 +172,19 @@ def _chosen_measurements(
       f"--measurements must be some of {', '.join(known)}, got none"
     )
   if "spectra" in names:
-    names.append("eigenvectors")  # kept again if the run keeps them
+    names.append("eigenvectors")  # written to files if the run does so
   return [name for name in known if name in names]
 
 
 def _around_transition(
   experiment: Experiment, directory: RunDirectory
 ) -> tuple[int, int]:
-  """The transition with its own length on either side, within the run."""
+  """First and last step of the transition, widened by its own length."""
   transition = find(make_results(experiment, directory)).transition
   onset, completion = transition.onset, transition.completion
   if onset is None or completion is None:
     raise ConfigError(
-      f"{directory.root} shows no dated transition ({transition.status}: "
+      f"{directory.root} has no dated transition ({transition.status}: "
       f"{transition.reason}): give --from and --to"
     )
   length = completion.estimate - onset.estimate
@@ -187,50 +194,42 @@ def _around_transition(
   return min(max(first, 0), reached), min(max(last, 0), reached)
 
 
-def _verdict(plan: ReplayPlan, compared: list[Comparison]) -> str:
-  """How the replay compares with the run, in one line."""
+def _describe_comparisons(plan: ReplayPlan, compared: list[Comparison]) -> str:
+  """How the replay compares with the run's checkpoints, in one line."""
+  start = f"replayed from {plan.start}: "
   if plan.checks and not compared:
-    return (
-      f"replayed from {plan.start}: stopped before the checkpoint at "
-      f"{plan.checks[0]}, so nothing is checked yet"
+    return start + (
+      f"stopped before the checkpoint at {plan.checks[0]}, so nothing has been "
+      "compared"
     )
   if not compared:
-    return (
-      f"replayed from {plan.start}: no checkpoint comes after it to compare "
-      "with, so nothing could be checked"
-    )
-  told = f"replayed {plan.start} -> {compared[-1].step}: "
+    return start + "no later checkpoint, so nothing could be compared"
+  start = f"replayed {plan.start} -> {compared[-1].step}: "
   different = [each for each in compared if not each.equal]
   if different:
     first = different[0]
-    return told + (
+    return start + (
       f"differs from the checkpoint at {first.step}: largest relative "
       f"difference {first.difference:.2g}, in {first.leaf}"
     )
   steps = ", ".join(str(each.step) for each in compared)
-  return (
-    told
-    + f"equal to the checkpoints at {steps}, bit for bit"
-    + (
-      f"; nothing after {compared[-1].step} could be checked"
-      if compared[-1].step < plan.stop
-      else ""
-    )
-  )
+  message = start + f"equal to the checkpoints at {steps}, bit for bit"
+  if compared[-1].step < plan.stop:
+    message += f"; nothing after {compared[-1].step} could be compared"
+  return message
 
 
-def _describe(zoomed: dict[str, Any]) -> str:
-  """The transition again, from all that is measured now."""
-  told = f"transition on repeats: {zoomed['status']}"
+def _describe_transition(zoomed: dict[str, Any]) -> str:
+  """The transition dated with all measurements, and its intervals."""
+  lines = [f"transition on repeats: {zoomed['status']}"]
   if zoomed["width"] is None or zoomed["midpoint"] is None:
-    return told
-  lines = [told]
+    return lines[0]
   for name in ("onset", "midpoint", "completion", "width"):
-    said = "{estimate:.1f} [{low:.1f}, {high:.1f}]".format(**zoomed[name])
+    dated = "{estimate:.1f} [{low:.1f}, {high:.1f}]".format(**zoomed[name])
     if name == "width":
-      lines.append(f"  10-90 % width {said} steps")
+      lines.append(f"  10-90 % width {dated} steps")
     else:
-      lines.append(f"  {name:<11}{said}")
+      lines.append(f"  {name:<11}{dated}")
   return "\n".join(lines)
 
 

@@ -14,8 +14,7 @@ from induction_jax import circuits, tasks
 from induction_jax.config import make_config
 from induction_jax.interventions import clamp_heads
 from induction_jax.measurements import EvaluationBatches, Inputs
-from induction_jax.measurements.ablation import make_ablation
-from induction_jax.measurements.ablation_variables import KINDS
+from induction_jax.measurements.ablation import KINDS, make_ablation
 from induction_jax.model import Edits, make_model
 from induction_jax.training.state import TrainState
 from tests.test_model import _forward

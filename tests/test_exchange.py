@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 from safetensors.numpy import load_file, save_file
 
 from induction_jax import circuits, export, measure
-from induction_jax.commands import measure_weights
+from induction_jax.commands import measure_weights, pretrained
 from induction_jax.config import ConfigError, ModelConfig, make_config
 from induction_jax.exchange import (
   Architecture,
@@ -20,7 +20,6 @@ from induction_jax.exchange import (
   settings_beside,
   write_model,
 )
-from induction_jax.measurements import pretrained
 from induction_jax.measurements.partition import partition_by_circuit
 from induction_jax.model import BIASES, Convention, make_model
 from induction_jax.run import snapshots
@@ -198,12 +197,12 @@ class ExportTest(ExchangeTest):
       np.testing.assert_array_equal(params[name], x, err_msg=name)
     status, _, err = call(export.main, directory.root, "--step=4")
     self.assertEqual((status, err.count("\n")), (2, 1))
-    self.assertIn("must be that of a checkpoint, got 4; there are 3", err)
+    self.assertIn("must be the step of a checkpoint, got 4; there are 3", err)
     # Its settings would be the run's config.json.
     out = directory.root / "config.safetensors"
     status, _, err = call(export.main, directory.root, f"--out={out}")
     self.assertEqual(status, 2)
-    self.assertIn("would replace", err)
+    self.assertIn("would overwrite", err)
 
   @parameterized.product(
     position=("rotary", "shortformer", "learned"),

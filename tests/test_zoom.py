@@ -128,7 +128,7 @@ class ZoomTest(parameterized.TestCase):
     def report():
       cost = Timing(self.run_directory)
       with contextlib.redirect_stdout(io.StringIO()):
-        train._report(self.experiment, self.run_directory, cost)
+        train.report(self.experiment, self.run_directory, cost)
       return read_json(self.run_directory.summary) | {"cost": None}
 
     own = report()
@@ -297,9 +297,9 @@ class ZoomTest(parameterized.TestCase):
     self.assertRegex(
       out, r"4 -> 8: differs from the checkpoint at 8: .* in params.w_u"
     )
-    (told,) = json.loads(self.results().attrs["replayed"])
-    self.assertFalse(told["equal"])
-    self.assertBetween(told["largest_difference"], 0.4, 1.01)
+    (record,) = json.loads(self.results().attrs["replayed"])
+    self.assertFalse(record["equal"])
+    self.assertBetween(record["largest_difference"], 0.4, 1.01)
     # On another machine that is no failure, but it is announced.
     environment = read_json(self.run_directory.environment)
     environment["packages"]["jax"] = "0.0.1"
@@ -314,15 +314,15 @@ class ZoomTest(parameterized.TestCase):
       shutil.rmtree(self.run_directory.checkpoints / step)
     status, out, err = self.zoom("--from=9", "--to=10")
     self.assertEqual((status, err), (0, ""))
-    self.assertIn("nothing could be checked", out)
+    self.assertIn("nothing could be compared", out)
     self.assert_zoomed([9, 10])
     _, out, _ = self.zoom("--from=7", "--to=10")
     self.assertIn("equal to the checkpoints at 8, bit for bit; nothing", out)
 
   def test_stopped_before_its_first_check(self):
     plan = replay.make_plan(self.run_directory, 5, 9, 1)
-    told = zoom._verdict(plan, [])
-    self.assertIn("stopped before the checkpoint at 8, so nothing", told)
+    message = zoom._describe_comparisons(plan, [])
+    self.assertIn("stopped before the checkpoint at 8, so nothing", message)
 
   @parameterized.parameters(
     (10.0, 12.0, (8, 14)), (10.2, 11.9, (8, 14)), (4.0, 22.0, (0, 24))
@@ -339,11 +339,11 @@ class ZoomTest(parameterized.TestCase):
       self.assertEqual(self.zoom()[0], 0)
       plan = called.call_args.args[2]
       self.assertEqual((plan.first, plan.last, plan.every), (*expected, 1))
-    told = zoom._describe(summarise_zoom(found.transition))
-    self.assertIn(f"width {completion - onset:.1f} [", told)
+    lines = zoom._describe_transition(summarise_zoom(found.transition))
+    self.assertIn(f"width {completion - onset:.1f} [", lines)
 
   @parameterized.parameters(
-    ((), "shows no dated transition"),
+    ((), "has no dated transition"),
     (("--from=3", "--to=25"), "steps 0 to 24, got --from=3, --to=25"),
     (("--from=-1", "--to=5"), "steps 0 to 24, got --from=-1, --to=5"),
     (("--from=7", "--to=6"), "--from must not exceed --to"),

@@ -1,28 +1,22 @@
-"""Measures the heads and circuits of a file of weights.
+"""The command line that measures the heads and circuits of a weights file.
 
-It reads the layouts of GPT-2, GPT-NeoX (Pythia) and induction_jax.export, with
-the network's settings in config.json, or in a .json of the file's own name,
-beside it. Sequences are random tokens in which a pattern recurs.
+The file may be in the layout of GPT-2, GPT-NeoX (Pythia) or
+induction_jax.export. The network's settings are read from a .json file of the
+same name beside it, or from config.json. Sequences are random tokens in which a
+pattern recurs.
 """
 
 import argparse
-import json
 from pathlib import Path
 
-import jax
-import numpy as np
-import xarray as xr
-
 from induction_jax import exchange
+from induction_jax.commands.pretrained import Sequences, measure_weights
 from induction_jax.config import ConfigError
 from induction_jax.exchange import Architecture
-from induction_jax.measurements import pretrained
-from induction_jax.measurements.pretrained import Sequences
 from induction_jax.report.text import format_heads
 from induction_jax.storage import dataset
-from induction_jax.types import Params
 
-LONGEST = 128  # tokens in a sequence, where the network reads as many
+LONGEST = 128  # default number of tokens in a sequence
 PATTERN = (8, 32)
 GAP = 32
 
@@ -38,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     group.add_argument(
       "--model-config",
       metavar="FILE",
-      help="JSON of the network's settings. Default: beside the weights.",
+      help="JSON file of the network's settings. Default: beside the weights.",
     ),
     group.add_argument(
       "--out",
@@ -56,8 +50,8 @@ def add_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
       "--seq-length",
       type=int,
       metavar="N",
-      help=f"Tokens in a sequence. Default: {LONGEST}, or the most that the "
-      "network reads.",
+      help=f"Tokens in a sequence. Default: {LONGEST}, or the network's "
+      "maximum if that is less.",
     ),
     group.add_argument(
       "--pattern",
@@ -74,7 +68,7 @@ def add_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
       type=int,
       default=0,
       metavar="N",
-      help="Seed of everything that is drawn. Default 0.",
+      help="Seed of the sequences and of the null values. Default 0.",
     ),
     group.add_argument(
       "--ablate",
@@ -85,7 +79,7 @@ def add_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 
 def main(values: argparse.Namespace) -> int:
-  """Measures the file that a command line names; returns the exit status."""
+  """Measures a weights file by parsed flags; returns the exit status."""
   path, settings = Path(values.weights), values.model_config
   out = Path(values.out) if values.out else path.with_suffix(".results.nc")
   _check(values, out)
@@ -129,58 +123,18 @@ def _choose_sequences(
 
 
 def fitting_pattern(seq_length: int, vocab_size: int) -> tuple[int, int]:
-  """Tokens in the shortest and longest pattern: 8 and 32, or what fits.
+  """Default lengths of the shortest and longest pattern.
 
-  The tokens of a pattern are distinct, and a sequence should hold several
-  occurrences.
+  They are 8 and 32 or less, because the tokens of a pattern are distinct and a
+  sequence should contain several occurrences.
   """
   longest = max(2, min(PATTERN[1], seq_length // 4, vocab_size - 1))
   return min(PATTERN[0], longest), longest
 
 
-def measure_weights(
-  architecture: Architecture,
-  params: Params,
-  sizes: Sequences,
-  seed: int,
-  ablate: bool,
-) -> xr.Dataset:
-  """Measures everything that weights alone allow, as a labelled dataset."""
-  batch_key, null_key = jax.random.split(jax.random.key(seed))
-  batch = pretrained.sample_batch(architecture, sizes, batch_key)
-  if not np.any(batch.predictable):
-    raise ConfigError(
-      "no pattern recurs in any sequence, so nothing can be predicted: lower "
-      "--pattern or --gap, or raise --seq-length"
-    )
-  values = pretrained.measure_behaviour(architecture, params, batch)
-  values |= pretrained.measure_circuits(architecture, params, null_key)
-  if ablate:
-    shape = (architecture.config.n_layers, architecture.config.n_heads)
-    cost, error = np.zeros(shape), np.zeros(shape)
-    for layer, head, *found in pretrained.measure_ablation(
-      architecture, params, batch
-    ):
-      cost[layer, head], error[layer, head] = found
-    values |= {"ablation_cost": cost, "ablation_cost_se": error}
-    values["ablation_cost_null"] = np.zeros(())
-  return dataset.make_dataset(
-    [{"step": 0, "values": values}],
-    pretrained.VARIABLES,
-    coordinates={},
-    attributes={
-      "title": "weights measured by induction_jax",
-      "sequences": json.dumps(sizes._asdict() | {"seed": seed}),
-      "network": json.dumps(
-        vars(architecture.config) | architecture.convention._asdict()
-      ),
-    },
-  ).drop_vars("step")
-
-
 def _check(values: argparse.Namespace, out: Path) -> None:
   """Checks the flags before anything is read or measured."""
-  # A name that neither weights nor their settings have.
+  # With .nc the output cannot overwrite weights or settings.
   if out.suffix != ".nc":
     raise ConfigError(f"--out must end in .nc, got {out}")
   if not out.parent.is_dir():

@@ -1,15 +1,42 @@
-"""What is measured: from a training state to named arrays, one file each.
+"""Measurements: functions from a training state to named arrays.
 
-The three sciences (curvature in `spectra`, heads in `circuits`, time in
-`transition`) know nothing of one another; here they meet the network.
+Each measurement is one file, which applies `circuits`, `spectra` or
+`transition` to the network. These three packages do not import one another or
+the network.
 
-A measurement is a `Measurement`: a name, an interval, declarations of its
-variables, and pure functions. To add one, write its function in a file, give
-its settings a section in `induction_jax.config`, and register it here:
+A `Measurement` is a name, an interval, declarations of its variables, and pure
+functions. To add one, write its file, add a section with its settings to
+`induction_jax.config`, and register it in the table below:
 
   MEASUREMENTS["participation"] = Entry(make_participation)
 
-Code outside the package does the same before it builds an experiment.
+Code outside the package registers in the same way before it makes an
+experiment.
+
+The null value of a variable is its value where there is nothing to find. It is
+recorded as `<name>_null`:
+
+  behaviour      head scores: uniform causal attention on the same batch.
+                 Losses and accuracies: a uniform guess. In-context score: 0.
+  alarm          the threshold at which the alarm is raised.
+  markov         loss and KL divergence: a network that guesses uniformly.
+  memory         the recall of a candidate chosen at random.
+  circuits       scores: Gaussian weights of the same shapes, mean (exactly 0)
+                 and standard deviation. Effective rank: mean and standard
+                 deviation over the same networks. Fractions: k / V.
+                 Composition: D^-1/2, and p-values from random rotations of
+                 heads that keep their singular values.
+  ablation       cost and importance: 0. Cost of a pair: the sum of the costs
+                 of its two heads alone. Loss by path: a uniform guess.
+                 Attribution: 0, as for a random target token.
+  projection     a random direction: k / P.
+  spectra        alignment, overlap and block mass: random directions or
+                 subspaces, 1 / P, k / P and P_block / P. Eigenvalues have a
+                 residual bound instead.
+  participation  a random direction: 1 / 3.
+  density        none. Every estimate has a standard error or bounds.
+  blocks         none. Eigenvalues have a residual bound, and norms a standard
+                 error.
 """
 
 from collections.abc import Callable
@@ -64,11 +91,11 @@ class Entry(NamedTuple):
 
   Attributes:
     make: (config, model, curvature) -> the Measurement.
-    setting: a setting `section.leaf` on which it depends whether the
-      measurement applies to a run; empty if it applies to every run.
-    values: the values of the setting with which it applies.
-    cumulative: whether it sums over all measurements before, so that it has no
-      value at a checkpoint alone.
+    setting: the setting `section.leaf` that decides whether the measurement
+      applies to a run; empty if it applies to every run.
+    values: the values of the setting for which the measurement applies.
+    cumulative: whether it accumulates over the measurements of a run, so that
+      it cannot be made at a single checkpoint.
   """
 
   make: Callable[[Config, Model, Curvature], Measurement]
@@ -77,7 +104,7 @@ class Entry(NamedTuple):
   cumulative: bool = False
 
   def applies_to(self, config: Config) -> bool:
-    """Whether runs of this config can be measured so."""
+    """Whether this measurement can be made in runs of this config."""
     if not self.setting:
       return True
     section, leaf = self.setting.split(".")
@@ -104,7 +131,7 @@ MEASUREMENTS = {
 def make_measurements(
   config: Config, model: Model, curvature: Curvature
 ) -> tuple[Measurement, ...]:
-  """Every measurement that applies to a run; those of interval 0 are off."""
+  """Makes every measurement that applies to a run. Interval 0 means off."""
   return tuple(
     entry.make(config, model, curvature)
     for entry in MEASUREMENTS.values()
@@ -113,13 +140,13 @@ def make_measurements(
 
 
 def names_at_checkpoints() -> list[str]:
-  """Names of the measurements that can be made at a checkpoint alone."""
+  """Names of the measurements that can be made at a single checkpoint."""
   return [name for name, each in MEASUREMENTS.items() if not each.cumulative]
 
 
 def all_variables(
   measurements: tuple[Measurement, ...],
 ) -> tuple[Variable, ...]:
-  """Declarations of everything a run's history may hold."""
+  """Declarations of all variables in a run's history."""
   declared = (measurement.variables for measurement in measurements)
   return sum(declared, TRAIN_VARIABLES)

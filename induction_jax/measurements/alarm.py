@@ -1,8 +1,8 @@
-"""The alarm: whether behaviour is changing, so that spectra are due more often.
+"""Alarm: whether behaviour is changing, so that spectra should be measured.
 
-A CUSUM of the attention in both halves of an induction circuit (see
-induction_jax.transition.trigger). While the alarm is on, the schedule measures
-spectra every `spectra.adaptive` steps. It dates nothing.
+The alarm is a CUSUM of the attention in both halves of an induction circuit
+(see induction_jax.transition.trigger). While it is on, the schedule measures
+spectra every `spectra.adaptive` steps. The alarm does not date the transition.
 """
 
 import jax
@@ -32,11 +32,11 @@ VARIABLES = (
 
 
 def make_alarm(config: Config, *_: PyTree) -> Measurement:
-  """The CUSUM of the best previous-token and prefix-matching heads.
+  """Makes the CUSUM of the best previous-token and prefix-matching heads.
 
   Prefix matching is taken from distinct tokens back to back. Before the heads
   form, both scores stay at the value of uniform attention, whereas losses and
-  accuracies change all the time.
+  accuracies change throughout training.
   """
 
   def measure(inputs: Inputs) -> dict[str, PyTree]:
@@ -69,9 +69,9 @@ def make_alarm(config: Config, *_: PyTree) -> Measurement:
 
 
 def _update(state: trigger.Trigger, signal: Array) -> trigger.Trigger:
-  """One step of the trigger, called on the host by the compiled program.
+  """Updates the trigger on the host, called by the compiled program.
 
-  The trigger is a few numpy operations in float64. The arguments of a callback
-  are jax arrays, on which the same operations would be made in float32.
+  A callback receives jax arrays. They are converted to numpy so that the
+  trigger computes in float64.
   """
   return trigger.update(jax.tree.map(np.asarray, state), float(signal))

@@ -1,4 +1,4 @@
-"""The evaluation batches of a run: drawn once, the same at every step."""
+"""Evaluation batches: drawn once and used at every step of a run."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,13 +13,13 @@ from induction_jax.types import Batch, Key
 
 
 class EvaluationBatches(NamedTuple):
-  """Held-out batches, functions of the run's key alone.
+  """Held-out batches, which depend on the run's key only.
 
   Attributes:
-    task: from the run's own task. If that is `repeats`, the induction batch.
-    induction: from `repeats` at the run's sizes, on which heads are judged.
+    task: from the run's task. If the task is `repeats`, this is `induction`.
+    induction: from `repeats` at the run's sizes, for head scores.
     back_to_back: distinct tokens, repeated without gaps.
-    curvature: from the run's own task, for the Hessian.
+    curvature: from the run's task, for the Hessian.
   """
 
   task: Batch
@@ -29,7 +29,7 @@ class EvaluationBatches(NamedTuple):
 
 
 def make_draw_batches(config: Config) -> Callable[[Key], EvaluationBatches]:
-  """Builds key -> EvaluationBatches, to be compiled and called once a run."""
+  """Makes the function key -> EvaluationBatches, called once in a run."""
   task, size = config.task, config.behaviour.batch_size
   sample_task = tasks.make_sampler(task, size)
   sample_induction = tasks.make_induction_sampler(task, size)

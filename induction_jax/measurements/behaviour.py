@@ -6,15 +6,17 @@ import jax.numpy as jnp
 from induction_jax import circuits
 from induction_jax.config import Config
 from induction_jax.measurements.curvature import Curvature
-from induction_jax.measurements.measurement import Inputs, Measurement
+from induction_jax.measurements.measurement import (
+  PER_HEAD,
+  Inputs,
+  Measurement,
+)
 from induction_jax.model import Model, losses
 from induction_jax.training.step import MEASURING_BYTES, fit_cache
 from induction_jax.types import Array, Batch, Params, Variable
 
-PER_HEAD = ("step", "layer", "head")
 TOKENS = ("pattern", "random", "induction")
-# Occurrences of a pattern that are distinguished. The last stands for itself
-# and all later ones.
+# Occurrences of a pattern, of which the last includes all later ones.
 OCCURRENCES = 8
 UNIFORM_LOSSES = (
   *(f"{tokens}_loss" for tokens in TOKENS),
@@ -44,11 +46,14 @@ VARIABLES = (
   Variable(
     "in_context_score",
     ("step",),
-    "loss late less loss early in context",
+    "loss late in context minus loss early",
     "nats",
   ),
   Variable(
-    "in_context_score_null", (), "in-context score, context ignored", "nats"
+    "in_context_score_null",
+    (),
+    "in-context score, context ignored",
+    "nats",
   ),
   Variable("prefix_matching", PER_HEAD, "prefix matching on repeats"),
   Variable("prefix_matching_null", (), "prefix matching, uniform attention"),
@@ -78,18 +83,16 @@ VARIABLES = (
 
 
 def make_behaviour(config: Config, model: Model, _: Curvature) -> Measurement:
-  """Losses and accuracies on the run's task; heads judged on `repeats`.
+  """Makes the measurement of losses and accuracies, and of head scores.
 
-  Head scores come from `repeats` whatever the task, so that a positional
-  shortcut does not score as induction.
+  Losses and accuracies are on the run's task. Head scores are on `repeats`
+  for every task, so that a positional shortcut does not score as induction.
   """
   vocab_size = config.task.vocab_size
   on_repeats = config.task.name == "repeats"
-  together = config.behaviour.batch_size
+  at_once = config.behaviour.batch_size
   if not model.mixes_sequences and config.mesh.data == 1:
-    together = fit_cache(
-      config, together, jax.default_backend(), MEASURING_BYTES
-    )
+    at_once = fit_cache(config, at_once, jax.default_backend(), MEASURING_BYTES)
 
   def nulls(inputs: Inputs) -> dict[str, Array]:
     null = circuits.null_scores(inputs.batches.induction)
@@ -105,16 +108,16 @@ def make_behaviour(config: Config, model: Model, _: Curvature) -> Measurement:
   def measure(inputs: Inputs) -> dict[str, Array]:
     params, batches = inputs.state.params, inputs.batches
     batch = batches.induction
-    logits, scores = _observe(model, params, batch, together)
+    logits, scores = _observe(model, params, batch, at_once)
     induction = losses.evaluate(logits, batch)
     on_induction = losses.token_losses(logits, batch.targets)
     if on_repeats:
       values, on_task = induction, on_induction
     else:
-      logits, _ = _observe(model, params, batches.task, together)
+      logits, _ = _observe(model, params, batches.task, at_once)
       values = losses.evaluate(logits, batches.task)
       on_task = losses.token_losses(logits, batches.task.targets)
-    _, back_to_back = _observe(model, params, batches.back_to_back, together)
+    _, back_to_back = _observe(model, params, batches.back_to_back, at_once)
     return {
       **values,
       "induction_accuracy": induction["pattern_accuracy"],
@@ -142,19 +145,19 @@ def make_behaviour(config: Config, model: Model, _: Curvature) -> Measurement:
 
 
 def _observe(
-  model: Model, params: Params, batch: Batch, together: int
+  model: Model, params: Params, batch: Batch, at_once: int
 ) -> tuple[Array, circuits.HeadScores]:
-  """Logits [B, T, V] and head scores, `together` sequences at a time."""
+  """Logits [B, T, V] and head scores, for `at_once` sequences at a time."""
 
   def observe(batch: Batch) -> tuple[Array, circuits.HeadScores]:
     logits, activations = model.apply(params, batch.tokens)
     return logits, circuits.score_heads(activations.pattern, batch)
 
   size = batch.tokens.shape[0]
-  if together == size:
+  if at_once == size:
     return observe(batch)
   parts = jax.tree.map(
-    lambda x: x.reshape(size // together, together, *x.shape[1:]), batch
+    lambda x: x.reshape(size // at_once, at_once, *x.shape[1:]), batch
   )
   logits, scores = jax.lax.map(observe, parts)
   return (

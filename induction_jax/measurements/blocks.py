@@ -1,4 +1,4 @@
-"""Curvature by circuit: extreme eigenvalues and couplings of the blocks."""
+"""Blocks: extreme eigenvalues and norms of the Hessian's blocks, by circuit."""
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +7,13 @@ from induction_jax import spectra
 from induction_jax.config import Config
 from induction_jax.measurements.curvature import ROUNDING_PRODUCTS, Curvature
 from induction_jax.measurements.measurement import Inputs, Measurement
-from induction_jax.measurements.spectra_variables import ENDS
+from induction_jax.measurements.spectra import ENDS
 from induction_jax.model import Model
 from induction_jax.training.state import stream
 from induction_jax.types import Array, Variable
 
 PER_BLOCK = ("step", "block")
-PER_PAIR = (*PER_BLOCK, "other_block")
+PER_BLOCK_PAIR = (*PER_BLOCK, "other_block")
 VARIABLES = (
   *(
     variable
@@ -36,19 +36,25 @@ VARIABLES = (
     )
   ),
   Variable(
-    "block_norm", PER_PAIR, "Frobenius norm of the Hessian's block", "nats"
+    "block_norm",
+    PER_BLOCK_PAIR,
+    "Frobenius norm of the block",
+    "nats",
   ),
   Variable(
-    "block_norm_se", PER_PAIR, "standard error of the block's norm", "nats"
+    "block_norm_se",
+    PER_BLOCK_PAIR,
+    "standard error of block norm",
+    "nats",
   ),
   Variable(
-    "blocks_products", ("step",), "products, blocks of the Hessian", "products"
+    "blocks_products", ("step",), "Hessian-vector products, blocks", "products"
   ),
 )
 
 
 def make_blocks(config: Config, _: Model, curvature: Curvature) -> Measurement:
-  """Diagonal and off-diagonal blocks of the Hessian that `spectra` measures."""
+  """Makes the measurement of the Hessian's blocks."""
   c = config.blocks
   partition = curvature.partition
   n_blocks = len(partition.names)
@@ -73,7 +79,7 @@ def make_blocks(config: Config, _: Model, curvature: Curvature) -> Measurement:
       jax.random.fold_in(key, 9),
       probes=c.probes,
     )
-    # The rounding of a full product bounds that of each block.
+    # The rounding error of a full product bounds the error of each block.
     rounding = curvature.rounding(
       state, batches, hessian, jax.random.fold_in(key, 10)
     )

@@ -1,4 +1,10 @@
-"""Circuits: QK and OV eigenstructure, composition."""
+"""Circuits: QK and OV eigenstructure and composition, from the weights alone.
+
+The compiled part computes [K, K] matrices that have the same non-zero
+eigenvalues and singular values as the [V, V] and [D, D] circuits. They are
+decomposed on the host, because accelerators have no solver for eigenvalues of
+non-symmetric matrices.
+"""
 
 from typing import Any
 
@@ -8,34 +14,118 @@ import numpy as np
 
 from induction_jax import circuits
 from induction_jax.config import Config
-from induction_jax.measurements import circuit_variables
-from induction_jax.measurements.circuit_variables import (
-  AT_OFFSET,
-  COMPOSITIONS,
-  SAMPLED,
-  SCORES,
-  SPECTRA,
-  SPECTRUM_OF,
-)
 from induction_jax.measurements.measurement import (
+  PER_HEAD,
+  PER_PAIR,
   Inputs,
   Measurement,
   Values,
 )
 from induction_jax.model import rotate
 from induction_jax.training.state import stream
-from induction_jax.types import Array
+from induction_jax.types import Array, Variable
 
-# Random networks to sample for the null of every score, random rotations for
-# that of the compositions, and values of a null kept in the results.
+# Sizes of the null distributions: random networks for the scores, random
+# rotations for the compositions, and scores kept in the results.
 NULL_SAMPLES = 64
 ROTATIONS = 4095
 KEPT_SAMPLES = 4096
-NULL_MATRICES = "null_matrices"  # of random networks, until they are finished
+NULL_MATRICES = "null_matrices"  # of the random networks, decomposed later
+
+# Circuits with a spectrum: with the embeddings, and of the head alone.
+SPECTRA = {
+  "ov": "OV circuit",
+  "qk": "QK circuit",
+  "ov_alone": "W_V W_O",
+  "qk_alone": "W_Q W_K^T",
+}
+# Eigenvalue scores. The first four belong to SPECTRA, in the same order.
+SCORES = {
+  "ov_copying": ("OV copying score", PER_HEAD),
+  "qk_matching": ("QK matching score", PER_HEAD),
+  "ov_alone_score": ("eigenvalue score of W_V W_O", PER_HEAD),
+  "qk_alone_score": ("eigenvalue score of W_Q W_K^T", PER_HEAD),
+  "k_composed_matching": ("K-composed matching score", PER_PAIR),
+  "virtual_copying": ("copying score of virtual heads", PER_PAIR),
+}
+SPECTRUM_OF = dict(zip(SCORES, SPECTRA))
+# Scores that rotary positions change, at circuits.rotary_offset.
+AT_OFFSET = ("qk_matching", "k_composed_matching")
+# Scores whose null samples are recorded, for p-values.
+SAMPLED = tuple(name for name in SCORES if SCORES[name][1] == PER_PAIR)
+FRACTIONS = {
+  "ov_copied_fraction": "tokens whose own logit OV raises among the top k",
+  "qk_matched_fraction": "tokens whose own key QK scores among the top k",
+}
+COMPOSITIONS = ("q", "k", "v")
+
+
+def _with_null(
+  name: str, dims: tuple[str, ...], long: str
+) -> tuple[Variable, ...]:
+  """A variable, with its mean and standard deviation over random networks."""
+  return (
+    Variable(name, dims, long),
+    Variable(f"{name}_null", (), f"{long}, mean of random circuits"),
+    Variable(f"{name}_null_sd", (), f"{long}, sd of random circuits"),
+  )
+
+
+def _spectrum(name: str, long: str) -> tuple[Variable, ...]:
+  per_value = (*PER_HEAD, "circuit_eig")
+  return (
+    Variable(f"{name}_eigenvalues_real", per_value, f"{long}, Re eigenvalue"),
+    Variable(f"{name}_eigenvalues_imag", per_value, f"{long}, Im eigenvalue"),
+    Variable(f"{name}_singular_values", per_value, f"{long}, singular value"),
+    *_with_null(f"{name}_effective_rank", PER_HEAD, f"{long}, effective rank"),
+  )
+
+
+def _composition(x: str) -> tuple[Variable, ...]:
+  name, long = f"{x}_composition", f"{x.upper()}-composition"
+  return (
+    Variable(name, PER_PAIR, long),
+    Variable(f"{name}_null", (), f"{long}, random: D^-1/2"),
+    Variable(f"{name}_p", PER_PAIR, f"{long}, one-sided p-value"),
+  )
+
+
+VARIABLES = (
+  *(v for name, long in SPECTRA.items() for v in _spectrum(name, long)),
+  *(
+    v
+    for name, (long, dims) in SCORES.items()
+    for v in _with_null(name, dims, long)
+  ),
+  *(
+    v
+    for name in AT_OFFSET
+    for v in _with_null(
+      f"{name}_at_offset", SCORES[name][1], f"{SCORES[name][0]} at offset"
+    )
+  ),
+  *(
+    Variable(
+      f"{name}_null_samples",
+      ("null_sample",),
+      f"{SCORES[name][0]} of random circuits",
+    )
+    for name in SAMPLED
+  ),
+  *(
+    v
+    for name, long in FRACTIONS.items()
+    for v in (
+      Variable(name, PER_HEAD, long),
+      Variable(f"{name}_null", (), f"{long}, random circuits: k / V"),
+    )
+  ),
+  *(v for x in COMPOSITIONS for v in _composition(x)),
+)
 
 
 def make_circuits(config: Config, *_: Any) -> Measurement:
-  """QK and OV spectra, scores and compositions, from the weights alone."""
+  """Makes the measurement of QK and OV spectra, scores and compositions."""
   norm, top_k = config.model.norm, config.circuits.top_k
   offset = config.circuits.rotary_offset
   at_offset = config.model.position == "rotary" and offset > 0
@@ -44,7 +134,7 @@ def make_circuits(config: Config, *_: Any) -> Measurement:
     state = inputs.state
     like = circuits.fold_norms(state.params, norm)
     keys = jax.random.split(stream(state.key, "circuits"), NULL_SAMPLES)
-    # One after another, because a network may be large.
+    # A loop rather than a batch, because a network may be large.
     samples = jax.lax.map(
       lambda key: _matrices(circuits.random_weights(key, like)), keys
     )
@@ -53,10 +143,12 @@ def make_circuits(config: Config, *_: Any) -> Measurement:
   def finish_nulls(samples: dict[str, np.ndarray]) -> Values:
     values = _null_scores(samples, at_offset)
     for name in SPECTRA:
-      ranks = _effective_rank(samples[f"{name}_singular_values"])
+      ranks = circuits.effective_rank(
+        circuits.singular_values(samples[f"{name}_singular_values"])
+      )
       values[f"{name}_effective_rank_null"] = np.mean(ranks)
       values[f"{name}_effective_rank_null_sd"] = np.std(ranks)
-    for name in circuit_variables.FRACTIONS:
+    for name in FRACTIONS:
       values[f"{name}_null"] = np.array(top_k / config.task.vocab_size)
     for x in COMPOSITIONS:
       values[f"{x}_composition_null"] = np.array(config.model.d_model**-0.5)
@@ -66,11 +158,11 @@ def make_circuits(config: Config, *_: Any) -> Measurement:
     weights = circuits.fold_norms(inputs.state.params, norm)
     arrays = _matrices(weights)
     if at_offset:
-      # Each row of the identity is a sequence of one position of its own.
+      # Each row of the identity is a sequence with a single position.
       eye = jnp.eye(config.model.d_head)[:, None]
       rotation = rotate(eye, offset)[:, 0]  # [K, K]
-      turned = _matrices(circuits.turn_queries(weights, rotation))
-      arrays |= {f"{name}_at_offset": turned[name] for name in AT_OFFSET}
+      rotated = _matrices(circuits.turn_queries(weights, rotation))
+      arrays |= {f"{name}_at_offset": rotated[name] for name in AT_OFFSET}
     arrays["ov_copied_fraction"] = circuits.copied_fraction(weights, top_k)
     arrays["qk_matched_fraction"] = circuits.matched_fraction(weights, top_k)
     for x, ratio in circuits.composition(weights)._asdict().items():
@@ -80,12 +172,18 @@ def make_circuits(config: Config, *_: Any) -> Measurement:
   def finish(arrays: dict[str, Any]) -> Values:
     if NULL_MATRICES in arrays:
       return finish_nulls(arrays[NULL_MATRICES])
-    return _finish(arrays, config.model.d_model)
+    try:
+      return _decompose(arrays, config.model.d_model)
+    except np.linalg.LinAlgError as error:
+      raise FloatingPointError(
+        f"the circuits have no eigenvalues ({error}): the weights are too "
+        "large, try a lower optim.learning_rate in a new --workdir"
+      ) from error
 
   return Measurement(
     name="circuits",
     interval=config.circuits.interval,
-    variables=circuit_variables.VARIABLES,
+    variables=VARIABLES,
     measure=measure,
     nulls=nulls,
     finish=finish,
@@ -93,9 +191,10 @@ def make_circuits(config: Config, *_: Any) -> Measurement:
 
 
 def _matrices(weights: circuits.CircuitWeights) -> dict[str, Array]:
-  """[..., K, K] matrices with the eigenvalues and singular values recorded.
+  """Matrices [..., K, K] to decompose on the host.
 
-  Those of the scores by the name of the score.
+  Matrices for eigenvalues are named for their score, and matrices for singular
+  values `<circuit>_singular_values`.
   """
   return {
     "ov_copying": circuits.copying_matrices(weights),
@@ -110,22 +209,8 @@ def _matrices(weights: circuits.CircuitWeights) -> dict[str, Array]:
   }
 
 
-def _finish(arrays: dict[str, np.ndarray], d_model: int) -> Values:
-  """Spectra on the host, in place of the matrices.
-
-  Raises:
-    FloatingPointError: if weights are so large that a matrix is not finite.
-  """
-  try:
-    return _take_apart(arrays, d_model)
-  except np.linalg.LinAlgError as error:
-    raise FloatingPointError(
-      f"the circuits have no eigenvalues ({error}): the weights are too large, "
-      "try a lower optim.learning_rate in a new --workdir"
-    ) from error
-
-
-def _take_apart(arrays: dict[str, np.ndarray], d_model: int) -> Values:
+def _decompose(arrays: dict[str, np.ndarray], d_model: int) -> Values:
+  """Replaces the matrices by their spectra, scores and p-values."""
   values = dict(arrays)
   scores = (*SCORES, *(f"{name}_at_offset" for name in AT_OFFSET))
   for name in (name for name in scores if name in arrays):
@@ -146,7 +231,8 @@ def _composition_p_values(values: Values, d_model: int) -> Values:
   qk, ov = (values[f"{x}_alone_singular_values"] for x in ("qk", "ov"))
   overlaps = circuits.random_overlaps(ROTATIONS, d_model, qk.shape[-1])
   found: Values = {}
-  for kinds, reader in (("qk", qk), ("v", ov)):  # a null for each reader
+  # The reader is the QK circuit in Q- and K-composition, else the OV circuit.
+  for kinds, reader in (("qk", qk), ("v", ov)):
     ratios = np.stack([values[f"{x}_composition"] for x in kinds])
     p = circuits.composition_p_values(ratios, reader, ov, overlaps)
     found |= {f"{x}_composition_p": each for x, each in zip(kinds, p)}
@@ -154,27 +240,20 @@ def _composition_p_values(values: Values, d_model: int) -> Values:
 
 
 def _null_scores(samples: dict[str, np.ndarray], at_offset: bool) -> Values:
-  """Mean, spread and some values of every score of random networks."""
+  """Mean, standard deviation and samples of the scores of random networks."""
   values: Values = {}
   for name in SCORES:
     scores = circuits.eigenvalue_score(circuits.eigenvalues(samples[name]))
     scores = scores[~np.isnan(scores)]
+    # About the exact mean 0; nan with one layer, which has no pairs of heads.
+    spread = np.sqrt(np.mean(scores**2)) if scores.size else np.array(np.nan)
     names = [name]
     if at_offset and name in AT_OFFSET:
-      names.append(f"{name}_at_offset")  # turned Gaussians are Gaussian
+      names.append(f"{name}_at_offset")  # rotated Gaussians are Gaussian
     for each in names:
       values[f"{each}_null"] = np.zeros(())  # exact, by sign symmetry
-      values[f"{each}_null_sd"] = _spread(scores)
+      values[f"{each}_null_sd"] = spread
     if name in SAMPLED and scores.size:
       thinned = scores[:: -(-scores.size // KEPT_SAMPLES)]
       values[f"{name}_null_samples"] = thinned.astype(np.float32)
   return values
-
-
-def _effective_rank(matrices: np.ndarray) -> np.ndarray:
-  return circuits.effective_rank(circuits.singular_values(matrices))
-
-
-def _spread(scores: np.ndarray) -> np.ndarray:
-  """Root mean square about the exact mean 0; nan if there are no scores."""
-  return np.sqrt(np.mean(scores**2)) if scores.size else np.array(np.nan)

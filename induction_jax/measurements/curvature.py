@@ -1,4 +1,4 @@
-"""The Hessian that every curvature measurement is about: one loss, one batch.
+"""The Hessian of the training loss that all curvature measurements use.
 
 The shared quantity `linearisation` is the Hessian at a training state, prepared
 for many products in a program of its own. Measurements that name it in `uses`
@@ -36,16 +36,18 @@ from induction_jax.training.step import (
 )
 from induction_jax.types import Array, Batch, Key, Params
 
-# Of Curvature.rounding: to find a vector, and two to compare on it.
+# Hessian-vector products of Curvature.rounding: power iteration for a vector,
+# and two products with it to compare.
 ROUNDING_PRODUCTS = spectra.POWER_STEPS + 2
 
 
 class Linearisation(NamedTuple):
-  """The loss around a training state, on the curvature batch.
+  """Derivatives of the loss at a training state, on the curvature batch.
 
   Attributes:
-    hessian: the Hessian, as a linear map if it is planned to be one.
-    gauss_newton: its Gauss-Newton part, None unless its spectrum is measured.
+    hessian: the Hessian, as a linear map if the plan says so.
+    gauss_newton: its Gauss-Newton part, or None if its spectrum is not
+      measured.
     gradient: the gradient on the same batch.
   """
 
@@ -55,23 +57,23 @@ class Linearisation(NamedTuple):
 
 
 class Curvature(NamedTuple):
-  """The training loss on the curvature batch, ready to be differentiated.
+  """Operators and solvers for the training loss on the curvature batch.
 
   Attributes:
-    shapes: of the parameters.
-    plan: how products are made, as a linear map or streamed in micro-batches.
-    description: of the plan and of the eigensolver, for people.
-    sharding: how the devices share the vectors of a Lanczos basis.
+    shapes: the parameters' shapes.
+    plan: whether products use a linear map or stream over micro-batches.
+    description: the plan and the eigensolver in words.
+    sharding: how devices share the vectors of a Lanczos basis.
     solve: finds an operator's extreme eigenpairs.
-    find_spectra: likewise for several spectra of one operator, with residual
-      bounds widened by rounding (see eigenpairs.find_spectra).
-    partition: of the parameters into circuits.
-    hessian_at: (params, batches) -> the streamed Hessian.
+    find_spectra: finds several spectra of one operator, with residual bounds
+      that include rounding (see eigenpairs.find_spectra).
+    partition: the parameters partitioned into circuits.
+    hessian_at: (params, batches) -> the Hessian, streamed.
     gauss_newton_at: (params, batches) -> its Gauss-Newton part, split at the
       logits, streamed.
     linearise: (state, batches) -> the shared quantity `linearisation`.
-    rounding: (state, batches, Hessian, key) -> a bound on what the rounding of
-      a product adds to a residual.
+    rounding: (state, batches, Hessian, key) -> a bound on the part of a
+      residual that is due to the rounding of a product.
   """
 
   shapes: Params
@@ -90,7 +92,7 @@ class Curvature(NamedTuple):
 
 
 def make_curvature(config: Config, model: Model) -> Curvature:
-  """Fixes the loss and plans the products, from shapes alone."""
+  """Makes the operators and solvers. Reads only shapes, computes no arrays."""
   weights = losses.make_weights(config.train.loss_tokens)
   loss = make_loss(model, weights)
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -114,7 +116,7 @@ def make_curvature(config: Config, model: Model) -> Curvature:
   def split(batches: EvaluationBatches) -> spectra.MicroBatches:
     counts = jnp.sum(weights(batches.curvature), axis=1)
     data = spectra.split_batch(batches.curvature, counts, plan.micro_batch_size)
-    # Each micro-batch is sharded, for they are taken one after another.
+    # Micro-batches run one after another, so each of them is sharded.
     return data._replace(batches=placement.shard_micro_batches(data.batches))
 
   def hessian_at(
@@ -169,7 +171,7 @@ def make_curvature(config: Config, model: Model) -> Curvature:
 
 
 def _vector_sharding(placement: Placement) -> spectra.VectorSharding:
-  """Long vectors in as many parts as there are devices to share them."""
+  """Splits long vectors over the devices of the mesh axis `params`."""
   if placement.params == 1:
     return spectra.UNSHARDED
   return spectra.VectorSharding(
@@ -178,7 +180,7 @@ def _vector_sharding(placement: Placement) -> spectra.VectorSharding:
 
 
 def _most_pairs(config: Config) -> int:
-  """The most eigenpairs that any one Lanczos of the run looks for."""
+  """The largest number of eigenpairs that one Lanczos solve looks for."""
   intervention = config.intervention
   projecting = intervention.project != "none"
   return max(config.spectra.most_pairs, projecting * intervention.project_top_k)
@@ -203,7 +205,7 @@ def _check_sizes(c: SpectraConfig, n_params: int) -> None:
 
 
 def _basis_rows(config: Config, shapes: Params) -> int:
-  """Rows of the Lanczos basis, as many as fit the memory by default."""
+  """Rows of the Lanczos basis; by default as many as fit in memory."""
   c = config.spectra
   return c.max_basis or spectra.plan_basis(
     shapes,
@@ -227,7 +229,7 @@ def _describe(config: Config, basis: int, n_params: int) -> str:
 def _plan_products(
   config: Config, model: Model, loss: Loss, shapes: Params, batch: Batch
 ) -> spectra.ProductPlan:
-  """Follows the config, or chooses the fastest way that fits the memory.
+  """Plans products by the config, or the fastest that fit in memory.
 
   On a CPU, micro-batches that stay in the cache are faster than a linear map.
   """
@@ -242,14 +244,12 @@ def _plan_products(
     partial(spectra.hessian, loss),
     shapes,
     batch,
-    # The Gauss-Newton part's map, if any, is kept beside the Hessian's.
+    # A linear map of the Gauss-Newton part needs as much memory again.
     memory=int(c.memory_gib * GIB) // (2 if c.gauss_newton_top_k else 1),
     shared_by=config.mesh.data,
   )
   platform = jax.default_backend()
-  together = fit_cache(config, c.batch_size, platform, MEASURING_BYTES)
-  if model.mixes_sequences or together >= plan.micro_batch_size:
+  cached = fit_cache(config, c.batch_size, platform, MEASURING_BYTES)
+  if model.mixes_sequences or cached >= plan.micro_batch_size:
     return plan
-  return spectra.ProductPlan(
-    linear_map=False, micro_batch_size=together, bytes=0
-  )
+  return spectra.ProductPlan(linear_map=False, micro_batch_size=cached, bytes=0)

@@ -1,4 +1,4 @@
-"""The Hessian's spectral density, trace, Frobenius norm, and counts."""
+"""Density: spectral density, trace, norm and counts of the Hessian."""
 
 from typing import NamedTuple
 
@@ -15,10 +15,10 @@ from induction_jax.model import Model
 from induction_jax.training.state import stream
 from induction_jax.types import Array, Key, Params, Variable
 
-# One grid for every step and every run, so that densities can be compared: a
+# All steps and runs share one grid, so that densities can be compared: a
 # symmetric logarithmic axis, linear below KNEE nats and ending at 10^5 KNEE.
-# Nodes lie about a tenth of a nat apart where eigenvalues crowd, so a smaller
-# knee would show single nodes as peaks.
+# Quadrature nodes are about a tenth of a nat apart where eigenvalues are dense,
+# so a smaller knee would show single nodes as peaks.
 KNEE = 0.1
 AXIS = spectra.symlog(KNEE)
 WIDTH = 0.12  # of the Gaussians, in decades
@@ -44,7 +44,7 @@ VARIABLES = (
   Variable(
     "density_se",
     ("step", "eigenvalue"),
-    "standard error of the density, over probes",
+    "standard error of the density, over random vectors",
   ),
   *(
     Variable(name, ("step",), long, units)
@@ -59,18 +59,21 @@ VARIABLES = (
     for name, long in COUNTS.items()
     for suffix, what in (
       ("", ""),
-      ("_low", ", lower bound: probes, truncation, rounding"),
-      ("_high", ", upper bound: probes, truncation, rounding"),
+      ("_low", ", lower bound: sampling, truncation, rounding"),
+      ("_high", ", upper bound: sampling, truncation, rounding"),
     )
   ),
   Variable(
-    "density_products", ("step",), "products, spectral density", "products"
+    "density_products",
+    ("step",),
+    "Hessian-vector products, spectral density",
+    "products",
   ),
 )
 
 
 class Estimates(NamedTuple):
-  """Estimates of the complete spectrum, and what they cost."""
+  """Estimates of the complete spectrum, and their cost."""
 
   rules: spectra.Quadrature
   sizes: spectra.Sizes
@@ -78,7 +81,7 @@ class Estimates(NamedTuple):
 
 
 def make_density(config: Config, _: Model, curvature: Curvature) -> Measurement:
-  """The spectral density of the Hessian whose ends `spectra` measures."""
+  """Makes the measurement of the density of the Hessian's spectrum."""
 
   def measure(inputs: Inputs) -> dict[str, Array]:
     state, batches = inputs.state, inputs.batches
@@ -87,9 +90,9 @@ def make_density(config: Config, _: Model, curvature: Curvature) -> Measurement:
     rounding_key, key = jax.random.split(key)
     rounding = curvature.rounding(state, batches, hessian, rounding_key)
     found = (
-      _exactly(hessian, state.params)
+      _exact_estimates(hessian, state.params)
       if config.spectra.exact
-      else _by_probes(config, curvature, hessian, state.params, key)
+      else _random_estimates(config, curvature, hessian, state.params, key)
     )
     density = spectra.density(found.rules, jnp.asarray(PLACES), WIDTH, AXIS)
     values = {
@@ -111,7 +114,7 @@ def make_density(config: Config, _: Model, curvature: Curvature) -> Measurement:
   )
 
 
-def _by_probes(
+def _random_estimates(
   config: Config,
   curvature: Curvature,
   hessian: spectra.Operator,
@@ -120,8 +123,8 @@ def _by_probes(
 ) -> Estimates:
   """Quadrature for the density; trace and norm with the outliers deflated.
 
-  The quadrature gives trace and norm as well, but only from its few random
-  vectors, to which single outliers are noise that its standard error misses.
+  The quadrature would give trace and norm too, but its few random vectors are
+  noisy where there are outliers, which its standard error does not show.
   """
   c, size = config.density, curvature.partition.ids.size
   k = min(config.spectra.track_top_k_eigenvalues, size // 2)
@@ -144,15 +147,15 @@ def _by_probes(
   return Estimates(rules, sizes, products)
 
 
-def _exactly(hessian: spectra.Operator, params: Params) -> Estimates:
-  """From every eigenvalue of the dense matrix."""
+def _exact_estimates(hessian: spectra.Operator, params: Params) -> Estimates:
+  """Estimates from every eigenvalue of the dense matrix."""
   found, values = spectra.exact_spectrum(hessian, params, k_top=1, k_bottom=0)
   rules = spectra.exact_quadrature(values)
   return Estimates(rules, spectra.exact_sizes(values), found.products)
 
 
 def _counts(rules: spectra.Quadrature, rounding: Array) -> dict[str, Array]:
-  """Eigenvalues beyond each of THRESHOLDS, on either side."""
+  """Counts of eigenvalues beyond each of THRESHOLDS, on either side."""
   values = {}
   for name, count, sign in (
     ("count_above", spectra.count_above, 1),

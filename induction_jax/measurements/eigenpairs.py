@@ -1,4 +1,4 @@
-"""Eigenpairs as the config asks for them, with residual bounds that hold."""
+"""Extreme eigenpairs with residual bounds that include rounding."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,15 +13,15 @@ from induction_jax.types import Array, Key, Params, PyTree
 
 
 class SpectrumRequest(NamedTuple):
-  """Asks for extreme eigenpairs of D A D, with a diagonal D.
+  """A request for extreme eigenpairs of D A D, with a diagonal matrix D.
 
   Attributes:
-    prefix: that the names of its variables begin with.
+    prefix: the prefix of the variables' names.
     scale: the diagonal of D, shaped like the parameters.
-    k_top: number of largest eigenpairs.
-    k_bottom: number of smallest eigenpairs.
-    key: for Lanczos.
-    start: the vector that Lanczos starts from; by default drawn from `key`.
+    k_top: the number of largest eigenpairs.
+    k_bottom: the number of smallest eigenpairs.
+    key: the key for Lanczos.
+    start: the start vector of Lanczos; by default drawn from `key`.
   """
 
   prefix: str
@@ -38,7 +38,7 @@ Solve = Callable[[spectra.Operator, Params, SpectrumRequest], spectra.Spectrum]
 def make_solve(
   c: SpectraConfig, basis: int, sharding: spectra.VectorSharding
 ) -> Solve:
-  """Builds the eigensolver: Lanczos, or the dense matrix if `exact` is set.
+  """Makes the eigensolver: Lanczos, or a dense one if `exact` is set.
 
   Args:
     c: section `spectra` of the config.
@@ -85,16 +85,16 @@ def find_spectra(
   key: Key,
   requests: Sequence[SpectrumRequest],
 ) -> dict[str, spectra.Spectrum]:
-  """Solves requests, and widens residual bounds by the rounding of products.
+  """Solves requests, and adds the rounding of products to residual bounds.
 
   Args:
     solve: from make_solve.
-    tolerance: of the solver, by which pairs count as converged.
+    tolerance: the relative residual up to which a pair counts as converged.
     operator: A at `params`.
-    operator_at: params -> A at those parameters. How much A changes when
-      parameters change by a unit of rounding shows how exact its products are.
+    operator_at: params -> A at those parameters. The change of A when the
+      parameters change by a unit of rounding measures how exact products are.
     params: the parameters.
-    key: for the directions of those changes.
+    key: the key for the directions of those changes.
     requests: the spectra to find.
 
   Returns:
@@ -115,7 +115,7 @@ def find_spectra(
       key,
     )
 
-  # Mapped rather than repeated, so that the product is compiled once.
+  # A loop on the device, so that the product is compiled only once.
   ends = [spectra.extremes(spectrum) for spectrum in found]
   owners = np.repeat(
     np.arange(len(ends)), [len(jax.tree.leaves(end)[0]) for end in ends]

@@ -1,4 +1,4 @@
-"""The markov task: the network beside the strategies it may follow."""
+"""Markov: the network compared with in-context strategies for the task."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from induction_jax.model import Model, losses
 from induction_jax.types import Array, Batch, Variable
 
 STRATEGIES = ("uniform", "unigram", "bigram")
-# To choose the best from; in units of task.dirichlet.
+# Candidates for the best smoothing of unigrams, in units of task.dirichlet.
 PSEUDO_COUNTS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 32, 64, 1e3)
 VARIABLES = (
   Variable("markov_loss", ("step",), "loss, all tokens", "nats"),
@@ -23,7 +23,7 @@ VARIABLES = (
   ),
   Variable("bigram_loss", (), "loss of in-context bigrams", "nats"),
   Variable("bayes_loss", (), "loss of the Bayes-optimal strategy", "nats"),
-  Variable("chain_loss", (), "loss with the matrix known", "nats"),
+  Variable("chain_loss", (), "loss with the transition matrix known", "nats"),
   *(
     Variable(f"kl_{x}", ("step",), f"KL from {x} to the network", "nats")
     for x in STRATEGIES
@@ -36,18 +36,20 @@ VARIABLES = (
 
 
 def make_markov(config: Config, model: Model, _: Curvature) -> Measurement:
-  """Loss and KL divergence beside those of in-context strategies.
+  """Makes the measurement of loss and KL divergence from known strategies.
 
-  All are means over all tokens of one held-out batch, so that the network and
-  the strategies share most of the sampling error.
+  All values are means over all tokens of one held-out batch, so that the
+  network and the strategies share most of the sampling error.
 
-  Unigrams with a pseudo-count of task.dirichlet are those of the paper. How
-  often a token occurs varies less than a row does, so a larger one serves
-  better, and a network learns it: `smoothed_unigram_loss` is of the best.
+  The unigram strategy uses a pseudo-count of task.dirichlet (Edelman et al.
+  2024, arXiv 2402.11004). Token frequencies vary less than the rows of the
+  transition matrix, so a larger pseudo-count has a lower loss, and networks
+  learn it. `smoothed_unigram_loss` is the loss with the best pseudo-count.
 
-  `bayes_loss` is that of `bigram` where the rows are Dirichlet. For doubly
-  stochastic matrices the optimum has no closed form and is not reported: in
-  expectation it lies between `bigram_loss` and `chain_loss`.
+  With Dirichlet rows the bigram strategy is Bayes-optimal, so `bayes_loss`
+  equals `bigram_loss`. For doubly stochastic matrices the Bayes optimum has no
+  closed form and is not reported. Its expectation lies between `bigram_loss`
+  and `chain_loss`.
   """
   task = config.task
 
@@ -104,7 +106,7 @@ def make_markov(config: Config, model: Model, _: Curvature) -> Measurement:
 
 
 def _strategies(config: Config, batch: Batch) -> dict[str, Array]:
-  """What each of STRATEGIES predicts, [B, T, V]."""
+  """Predicted probabilities of each of STRATEGIES, [B, T, V]."""
   task, tokens = config.task, batch.tokens
   shape = (*tokens.shape, task.vocab_size)
   return {

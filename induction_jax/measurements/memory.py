@@ -1,15 +1,18 @@
-"""The memories of Bietti et al. (2023), on the bigram_trigger task."""
+"""Memory: recall of the associative memories of Bietti et al. (2023)."""
 
 import jax.numpy as jnp
 import numpy as np
 
 from induction_jax import circuits, tasks
 from induction_jax.config import Config
-from induction_jax.measurements.measurement import Inputs, Measurement
+from induction_jax.measurements.measurement import (
+  PER_HEAD,
+  PER_PAIR,
+  Inputs,
+  Measurement,
+)
 from induction_jax.types import Array, PyTree, Variable
 
-PER_HEAD = ("step", "layer", "head")
-PER_PAIR = (*PER_HEAD, "writer_layer", "writer_head")
 RECALLS = {
   "w_k1_recall": ("W_K1 recall, previous position", PER_HEAD),
   "w_k2_recall": ("W_K2 recall, previous token", PER_PAIR),
@@ -25,14 +28,14 @@ VARIABLES = (
 
 
 def make_memory(config: Config, *_: PyTree) -> Measurement:
-  """Recall of the three memories of an induction head, for every head.
+  """Makes the measurement of the three memories of an induction head.
 
-  W_K1 needs a vector for each position and is left out where positions are
-  rotary; W_K2 needs two layers. W_K2 is asked for the triggers where these are
-  fixed, and else for all tokens.
+  W_K1 recall needs a vector for each position, so it is not measured with
+  rotary positions. W_K2 recall needs two layers. It is measured over the
+  trigger tokens if they are fixed, and otherwise over all tokens.
   """
   task, model = config.task, config.model
-  tokens = _tokens_to_find(config)
+  tokens = _trigger_tokens(config)
 
   def nulls(inputs: Inputs) -> dict[str, Array]:
     length = inputs.batches.task.tokens.shape[1]
@@ -49,7 +52,7 @@ def make_memory(config: Config, *_: PyTree) -> Measurement:
     weights = circuits.fold_norms(params, model.norm)
     values = {"w_o2_recall": circuits.output_recall(weights)}
     if model.position != "rotary":
-      # Shortformer positions are added behind the norm, learned ones before.
+      # Learned positions pass through the norm, shortformer positions do not.
       reader = (
         weights
         if model.position == "learned"
@@ -71,8 +74,8 @@ def make_memory(config: Config, *_: PyTree) -> Measurement:
   )
 
 
-def _tokens_to_find(config: Config) -> np.ndarray:
-  """Those that W_K2 is asked for: the triggers, or all that may be one."""
+def _trigger_tokens(config: Config) -> np.ndarray:
+  """The trigger tokens if they are fixed, otherwise the whole vocabulary."""
   task = config.task
   if task.name == "bigram_trigger" and task.fixed_triggers:
     bigrams = tasks.make_bigrams(task.vocab_size, task.dirichlet)

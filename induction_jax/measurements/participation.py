@@ -1,4 +1,4 @@
-"""Participation ratio: over how many parameters the top eigenvector spreads."""
+"""Participation: the share of parameters in which the top eigenvectors lie."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ VARIABLES = (
   Variable(
     "top_participation_ratio",
     ("step", "eig"),
-    "participation ratio of the top eigenvectors, share of parameters",
+    "participation ratio of top eigenvectors, share of parameters",
   ),
   Variable(
     "top_participation_ratio_null", (), "participation ratio, random vector"
@@ -24,10 +24,11 @@ VARIABLES = (
 def make_participation(
   config: Config, _: Model, curvature: Curvature
 ) -> Measurement:
-  """1 / (P sum_i v_i^4) of every unit eigenvector v of the Hessian's top.
+  """Makes the measurement of 1 / (P sum_i v_i^4) for each top eigenvector v.
 
-  It is 1 if all P parameters take part equally, 1 / P if one parameter is all
-  of the vector, and 1 / 3 in expectation for a random direction.
+  This participation ratio is 1 if all P entries of the unit vector v are equal
+  in magnitude, 1 / P if only one entry is not zero, and about 1 / 3 for a
+  random direction.
   """
   n_params = curvature.partition.ids.size
 

@@ -1,4 +1,4 @@
-"""The circuit that every parameter belongs to."""
+"""Partition of the parameters into circuits, the blocks of the Hessian."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ from induction_jax import spectra
 from induction_jax.types import Params
 
 WEIGHTS = {"qk": ("w_q", "w_k", "b_q", "b_k"), "ov": ("w_v", "w_o", "b_v")}
-# Blocks that span the layers, if the model has their parameters.
+# Blocks that span all layers. A model may lack the parameters of some.
 OTHERS = {
   "embedding": ("w_e", "w_pos"),
   "mlp": ("w_in", "w_out", "b_in", "b_out"),
@@ -22,16 +22,16 @@ OTHERS = {
 
 
 def partition_by_circuit(shapes: Params) -> spectra.Partition:
-  """Partitions parameters into QK and OV of each head, and one block per rest.
+  """Partitions the parameters into QK and OV of each head, and other blocks.
 
-  QK of head (l, h) is w_q[l, h] and w_k[l, h]; OV is w_v[l, h] and w_o[l, h];
-  each with its biases, if there are any.
+  The QK block of head (l, h) is w_q[l, h] and w_k[l, h], and its OV block is
+  w_v[l, h] and w_o[l, h], each with its biases if there are any.
 
   Args:
     shapes: the parameters, or their shapes.
 
   Returns:
-    Blocks named `qk L0H0`, ..., `ov L1H3`, then those of OTHERS.
+    A partition into blocks named `qk L0H0`, ..., `ov L1H3`, then OTHERS.
   """
   n_layers, n_heads = shapes["w_q"].shape[:2]
   heads = [f"L{i}H{j}" for i in range(n_layers) for j in range(n_heads)]

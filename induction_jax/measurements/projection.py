@@ -1,7 +1,7 @@
 """Projection: the share of an update that lies in the top eigenspace.
 
-Read from the optimiser's state, where the projection of updates keeps it. Only
-for runs that project their updates (section `intervention` of the config).
+It applies to runs that project their updates (`intervention.project`), and is
+read from the state of the projecting optimiser.
 """
 
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ VARIABLES = (
   Variable(
     "projection_converged",
     ("step",),
-    "share of the eigenspace's pairs that are converged",
+    "share of the eigenspace's eigenpairs that converged",
   ),
 )
 
@@ -31,7 +31,7 @@ VARIABLES = (
 def make_projection(
   config: Config, _: Model, curvature: Curvature
 ) -> Measurement:
-  """The share of each update in the eigenspace that projects it."""
+  """Makes the measurement of an update's share in the projected eigenspace."""
   k, n_params = config.intervention.project_top_k, curvature.partition.ids.size
 
   def nulls(_: Inputs) -> dict[str, Array]:
@@ -43,8 +43,7 @@ def make_projection(
       f"projection_{name}": optax.tree.get(state.opt_state, name)
       for name in ("share", "converged")
     }
-    # Before the first update there is nothing yet.
-    started = state.step > 0
+    started = state.step > 0  # before the first update there is no share
     return {k: jnp.where(started, v, jnp.nan) for k, v in values.items()}
 
   return Measurement(

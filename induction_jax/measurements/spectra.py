@@ -1,4 +1,8 @@
-"""Spectra: the loss Hessian's two ends, plain, preconditioned, and split."""
+"""Spectra: both ends of the loss Hessian's spectrum, and its eigenvectors.
+
+Beside the Hessian: its preconditioned form, and its Gauss-Newton and functional
+parts.
+"""
 
 from collections.abc import Mapping
 
@@ -10,10 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from induction_jax import spectra
 from induction_jax.config import Config
-from induction_jax.measurements.curvature import (
-  Curvature,
-  Linearisation,
-)
+from induction_jax.measurements.curvature import Curvature, Linearisation
 from induction_jax.measurements.eigenpairs import SpectrumRequest
 from induction_jax.measurements.measurement import (
   Inputs,
@@ -21,20 +22,98 @@ from induction_jax.measurements.measurement import (
   Values,
   to_numpy,
 )
-from induction_jax.measurements.spectra_variables import ENDS, VARIABLES
 from induction_jax.model import Model
 from induction_jax.spectra.krylov import normalise
 from induction_jax.training import optim
 from induction_jax.training.state import TrainState, stream
-from induction_jax.types import Array, Key, Params, PyTree
+from induction_jax.types import Array, Key, Params, PyTree, Variable
+
+ENDS = ("top", "bottom")
+
+
+def _pair_variables(
+  prefix: str, what: str, dim: str, units: str, ends: tuple[str, ...] = ENDS
+) -> tuple[Variable, ...]:
+  dims = ("step", dim)
+  pairs = (
+    (
+      Variable(
+        f"{prefix}{end}_eigenvalues", dims, f"{end} eigenvalues, {what}", units
+      ),
+      Variable(
+        f"{prefix}{end}_residuals",
+        dims,
+        f"residual bound, {end} eigenpairs, {what}",
+        units,
+      ),
+      Variable(
+        f"{prefix}{end}_converged",
+        dims,
+        f"1 if converged, {end} eigenpairs, {what}",
+      ),
+    )
+    for end in ends
+  )
+  products = f"Hessian-vector products, {what}"
+  return (
+    *(variable for each in pairs for variable in each),
+    Variable(f"{prefix}products", ("step",), products, "products"),
+  )
+
+
+def _end_variables(end: str) -> tuple[Variable, ...]:
+  """How the Hessian's eigenvectors at one end lie."""
+  once, each = ("step",), ("step", "eig")
+  rows: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("alignment", each, f"gradient alignment with {end} eigenvectors"),
+    ("alignment_null", (), "alignment of a random direction: 1 / P"),
+    ("alignment_total", once, f"gradient share in the {end} eigenspace"),
+    ("alignment_total_null", once, "share of a random direction: k / P"),
+    ("overlap", once, f"{end} eigenspace, overlap with the last measured one"),
+    ("overlap_null", once, "overlap of random subspaces: k / P"),
+    (
+      "block_mass",
+      (*each, "block"),
+      f"share of {end} eigenvectors in each block",
+    ),
+    (
+      "block_mass_null",
+      ("block",),
+      "share of a random direction in each block: its parameters / P",
+    ),
+  )
+  return tuple(
+    Variable(f"{end}_{name}", dims, long) for name, dims, long in rows
+  )
+
+
+VARIABLES = (
+  *_pair_variables("", "Hessian", "eig", "nats"),
+  Variable("spectral_norm", ("step",), "Hessian spectral norm", "nats"),
+  Variable("gradient_norm", ("step",), "gradient norm, Hessian batch", "nats"),
+  # Only earlier versions recorded this one. Their runs can still be read.
+  Variable("warm_start", ("step",), "1 if Lanczos began at old eigenvectors"),
+  *(variable for end in ENDS for variable in _end_variables(end)),
+  # Only earlier versions recorded the bottom of this one.
+  *_pair_variables(
+    "preconditioned_", "preconditioned Hessian", "preconditioned_eig", "1"
+  ),
+  Variable("preconditioned_edge", ("step",), "stability edge"),
+  *_pair_variables(
+    "gauss_newton_", "Gauss-Newton part", "gauss_newton_eig", "nats", ("top",)
+  ),
+  *_pair_variables(
+    "functional_", "functional part H - G", "gauss_newton_eig", "nats"
+  ),
+)
 
 
 def make_spectra(config: Config, _: Model, curvature: Curvature) -> Measurement:
-  """Lanczos on the training loss of one fixed evaluation batch.
+  """Makes the Lanczos measurement of the training loss's Hessian.
 
-  Returns the eigenvectors of both ends as `top` and `bottom`, pytrees with
-  leaves [k, ...], beside the variables: the next measurement compares its
-  eigenspaces with them, and other measurements may use them.
+  Besides its variables it returns the eigenvectors of both ends, `top` and
+  `bottom`, as pytrees with leaves [k, ...]. They are its carry, with which the
+  next measurement compares its eigenspaces, and other measurements use them.
   """
   c = config.spectra
   k = c.track_top_k_eigenvalues
@@ -49,7 +128,7 @@ def make_spectra(config: Config, _: Model, curvature: Curvature) -> Measurement:
       values |= _pair_values(prefix, spectrum)
     if c.preconditioned_top_k:
       values["preconditioned_edge"] = _preconditioner(config, state).edge
-      # Before the first update Adam has no preconditioner.
+      # Adam has no preconditioner before the first update.
       values |= {
         name: jnp.where(state.step > 0, value, jnp.nan)
         for name, value in values.items()
@@ -71,8 +150,10 @@ def make_spectra(config: Config, _: Model, curvature: Curvature) -> Measurement:
     return values
 
   def init_carry(params: Params) -> dict[str, PyTree]:
-    zeros = jax.tree.map(lambda x: jnp.zeros((k, *x.shape), x.dtype), params)
-    return {end: jax.tree.map(jnp.copy, zeros) for end in ENDS}
+    return {
+      end: jax.tree.map(lambda x: jnp.zeros((k, *x.shape), x.dtype), params)
+      for end in ENDS
+    }
 
   return Measurement(
     name="spectra",
@@ -88,9 +169,9 @@ def make_spectra(config: Config, _: Model, curvature: Curvature) -> Measurement:
 
 
 def make_eigenvectors(config: Config, _: Model, __: Curvature) -> Measurement:
-  """Both ends' eigenvectors, each array [k, ...], kept in files of their own.
+  """Makes the measurement that writes the eigenvectors of `spectra` to files.
 
-  The names are `top.<parameter>` and `bottom.<parameter>`.
+  The arrays `top.<parameter>` and `bottom.<parameter>` are [k, ...].
   """
   c = config.spectra
 
@@ -112,13 +193,13 @@ def make_eigenvectors(config: Config, _: Model, __: Curvature) -> Measurement:
 
 
 def _check_finite(arrays: dict[str, Array]) -> Values:
-  """The values on the host.
+  """Converts to numpy.
 
   Raises:
     FloatingPointError: if a Hessian product was not finite.
   """
   values = to_numpy(arrays)
-  # The null values have no eigenvalues among them.
+  # Null values contain no eigenvalues.
   if np.any(np.isnan(values.get("top_eigenvalues", 0.0))):
     raise FloatingPointError(
       "non-finite Hessian product: the loss is finite, its second derivative "
@@ -130,18 +211,18 @@ def _check_finite(arrays: dict[str, Array]) -> Values:
 def _find_spectra(
   config: Config, curvature: Curvature, inputs: Inputs
 ) -> dict[str, spectra.Spectrum]:
-  """The Hessian's spectrum, and the preconditioned one if it is asked for."""
+  """The spectra of the Hessian and, if the config says so, preconditioned."""
   c, state = config.spectra, inputs.state
   linearised: Linearisation = inputs.used["linearisation"]
   k, n = c.track_top_k_eigenvalues, c.preconditioned_top_k
   ones = jax.tree.map(jnp.ones_like, state.params)
   start = _random_direction(state.params, _key(state, 1))
-  wanted = [SpectrumRequest("", ones, k, k, _key(state, 4), start)]
+  requests = [SpectrumRequest("", ones, k, k, _key(state, 4), start)]
   if n:
     scale = _preconditioner(config, state).inverse_sqrt
-    # The stability edge bounds the top alone. The bottom would cost two to
-    # four times the products.
-    wanted.append(
+    # Top only: that is what the stability edge bounds, and the bottom would
+    # cost two to four times the products.
+    requests.append(
       SpectrumRequest("preconditioned_", scale, n, 0, _key(state, 2))
     )
   return curvature.find_spectra(
@@ -149,7 +230,7 @@ def _find_spectra(
     lambda params: curvature.hessian_at(params, inputs.batches),
     state.params,
     _key(state, 3),
-    wanted,
+    requests,
   )
 
 
@@ -168,25 +249,25 @@ def _split_spectra(
     hessian = curvature.hessian_at(params, inputs.batches)
     return spectra.subtract(hessian, gauss_newton_at(params))
 
-  # G has no negative eigenvalues, and so many zero ones that Lanczos would
-  # look for the smallest in vain.
+  # Top only: the smallest eigenvalues of G are zero and so many that Lanczos
+  # would not converge.
   top = SpectrumRequest("gauss_newton_", ones, n, 0, _key(state, 5))
-  both = SpectrumRequest("functional_", ones, n, n, _key(state, 6))
+  both_ends = SpectrumRequest("functional_", ones, n, n, _key(state, 6))
   assert linearised.gauss_newton is not None
   remainder = spectra.subtract(linearised.hessian, linearised.gauss_newton)
   found: dict[str, spectra.Spectrum] = {}
-  for operator, operator_at, wanted in (
+  for operator, operator_at, request in (
     (linearised.gauss_newton, gauss_newton_at, top),
-    (remainder, remainder_at, both),
+    (remainder, remainder_at, both_ends),
   ):
     found |= curvature.find_spectra(
-      operator, operator_at, state.params, _key(state, 3), [wanted]
+      operator, operator_at, state.params, _key(state, 3), [request]
     )
   return found
 
 
 def _random_direction(params: Params, key: Key) -> Params:
-  """A unit vector, uniformly distributed, with the structure of `params`."""
+  """A uniformly distributed unit vector, as a pytree like `params`."""
   flat, unravel = ravel_pytree(params)
   return unravel(normalise(jax.random.normal(key, flat.shape, flat.dtype)))
 
@@ -212,7 +293,7 @@ def _geometry(
   previous: Mapping[str, PyTree],
   partition: spectra.Partition,
 ) -> dict[str, Array]:
-  """Where the eigenvectors lie: to the gradient, in time, among the blocks."""
+  """Alignment, overlap and block mass of the eigenvectors."""
   values = {"gradient_norm": optax.tree.norm(grad)}
   for end in ENDS:
     vectors = getattr(spectrum, end).vectors
@@ -220,10 +301,10 @@ def _geometry(
     share = spectra.overlap(previous[end], vectors)
     values[f"{end}_alignment"] = aligned
     values[f"{end}_alignment_total"] = jnp.sum(aligned)
-    # At the first measurement the previous eigenvectors are all zeros.
+    # The initial carry, before the first measurement, is all zeros.
     values[f"{end}_overlap"] = jnp.where(share > 0, share, jnp.nan)
     values[f"{end}_block_mass"] = spectra.mass(vectors, partition)
-    # By step, for k may be another when a checkpoint is measured again.
+    # Recorded at every step, because `measure` may change k.
     null = jnp.float32(aligned.size / partition.ids.size)
     values[f"{end}_alignment_total_null"] = null
     values[f"{end}_overlap_null"] = null
@@ -241,7 +322,8 @@ def _preconditioner(
   found = spectra.adam_preconditioner(
     state.opt_state, learning_rate, c.b1, c.b2, c.eps
   )
-  # Ones where there is no preconditioner yet, to keep Lanczos finite.
+  # Before the first update there is no preconditioner. Ones keep Lanczos
+  # finite, and `measure` replaces the results by nan.
   return found._replace(
     inverse_sqrt=jax.tree.map(
       lambda x: jnp.where(state.step > 0, x, 1), found.inverse_sqrt

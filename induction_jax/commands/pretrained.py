@@ -1,39 +1,42 @@
-"""A network that no run has trained: its heads and circuits, measured once.
+"""Measurements of a network's weights that do not come from a run.
 
-The measures are those of a run and have their names, without the dimension
-`step`. Made for vocabularies and head counts of published models: nothing is
-[V, V], and of pairs of heads only two layers' are in memory at a time.
+Variables have the names that they have in a run, without the dimension `step`.
+Vocabularies and numbers of heads may be as large as in published models: no
+[V, V] matrix is formed, and pairs of heads are computed for two layers at a
+time.
 """
 
-from collections.abc import Iterator
+import json
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 from induction_jax import circuits, tasks
 from induction_jax.config import ConfigError
 from induction_jax.exchange import Architecture
-from induction_jax.measurements import ablation_variables as of_ablation
-from induction_jax.measurements import behaviour as of_behaviour
-from induction_jax.measurements import circuit_variables as of_circuits
+from induction_jax.measurements import ablation as run_ablation
+from induction_jax.measurements import behaviour as run_behaviour
+from induction_jax.measurements import circuits as run_circuits
 from induction_jax.measurements.measurement import Values
 from induction_jax.model import losses, make_model
+from induction_jax.storage import dataset
 from induction_jax.types import Array, Batch, Key, Params
 
-# Random heads to sample for the spread of a score under its null, at least.
+# The least number of random heads for a score's standard deviation.
 NULL_SAMPLES = 64
 SCORES = ("ov_copying", "qk_matching", "k_composed_matching")
 
-# As a run declares them, but measured once.
+# The declarations of a run, without the dimension `step`.
 VARIABLES = tuple(
   variable._replace(dims=variable.dims[variable.dims[:1] == ("step",) :])
   for variable in (
-    *of_behaviour.VARIABLES,
-    *of_circuits.VARIABLES,
-    *of_ablation.VARIABLES,
+    *run_behaviour.VARIABLES,
+    *run_circuits.VARIABLES,
+    *run_ablation.VARIABLES,
   )
 )
 
@@ -47,14 +50,61 @@ class Sequences(NamedTuple):
   gap: tuple[int, int]
 
 
+def measure_weights(
+  architecture: Architecture,
+  params: Params,
+  sizes: Sequences,
+  seed: int,
+  ablate: bool,
+) -> xr.Dataset:
+  """Measures behaviour and circuits, and ablates every head if asked.
+
+  Args:
+    architecture: the network's settings.
+    params: its weights.
+    sizes: sizes of the sequences on which it is measured.
+    seed: seed of the sequences and of the random heads for null values.
+    ablate: whether to zero-ablate every head.
+
+  Returns:
+    A labelled dataset, with null values.
+
+  Raises:
+    ConfigError: if the network cannot read such sequences.
+  """
+  batch_key, null_key = jax.random.split(jax.random.key(seed))
+  batch = sample_batch(architecture, sizes, batch_key)
+  if not np.any(batch.predictable):
+    raise ConfigError(
+      "no pattern recurs in any sequence, so nothing can be predicted: lower "
+      "--pattern or --gap, or raise --seq-length"
+    )
+  values = measure_behaviour(architecture, params, batch)
+  values |= measure_circuits(architecture, params, null_key)
+  if ablate:
+    values |= measure_ablation(architecture, params, batch)
+  return dataset.make_dataset(
+    [{"step": 0, "values": values}],
+    VARIABLES,
+    coordinates={},
+    attributes={
+      "title": "weights measured by induction_jax",
+      "sequences": json.dumps(sizes._asdict() | {"seed": seed}),
+      "network": json.dumps(
+        vars(architecture.config) | architecture.convention._asdict()
+      ),
+    },
+  ).drop_vars("step")
+
+
 def sample_batch(
   architecture: Architecture, sizes: Sequences, key: Key
 ) -> Batch:
-  """Random tokens with patterns that return, of the network's vocabulary.
+  """Samples random tokens with recurring patterns.
 
   Raises:
-    ConfigError: if the network cannot read such sequences, or no such
-      sequences can be.
+    ConfigError: if the network cannot read such sequences, or the sizes
+      contradict one another.
   """
   (low, high), (gap_low, gap_high) = sizes.pattern, sizes.gap
   if not 2 <= sizes.seq_length <= architecture.seq_length:
@@ -88,9 +138,9 @@ def sample_batch(
 def measure_behaviour(
   architecture: Architecture, params: Params, batch: Batch
 ) -> Values:
-  """Losses, accuracies and head scores on a batch, with their nulls.
+  """Losses, accuracies and head scores on a batch, with their null values.
 
-  Cost: one forward pass, and the patterns' L B H T^2 floats.
+  Cost: one forward pass, and L B H T^2 floats for the attention patterns.
   """
   apply = make_model(*architecture).apply
 
@@ -113,13 +163,13 @@ def measure_behaviour(
 def measure_circuits(
   architecture: Architecture, params: Params, key: Key
 ) -> Values:
-  """Eigenvalue scores and composition of all heads, with their nulls.
+  """Eigenvalue scores and composition of all heads, with their null values.
 
-  The null of a score is that of heads with Gaussian weights between this
-  network's own embedding and unembedding.
+  The null distribution of a score is over heads with Gaussian weights between
+  this network's own embedding and unembedding.
 
-  Cost: a QR decomposition of the embedding, V D^2; for every pair of heads in
-  different layers the eigenvalues of a [K, K] matrix.
+  Cost: a QR decomposition of the embedding, V D^2, and the eigenvalues of one
+  [K, K] matrix for every pair of heads in different layers.
   """
   norm = architecture.config.norm
   weights = jax.jit(lambda p: compress(circuits.fold_norms(p, norm)))(params)
@@ -137,14 +187,10 @@ def measure_circuits(
 
 def measure_ablation(
   architecture: Architecture, params: Params, batch: Batch
-) -> Iterator[tuple[int, int, float, float]]:
-  """Silences every head in turn.
+) -> Values:
+  """The loss increase on predictable tokens if a head is zero-ablated.
 
   Cost: a forward pass for each head.
-
-  Yields:
-    Layer, head, rise of the loss (nats) over predictable tokens, and its
-    standard error over sequences (ratio estimator).
   """
   apply = make_model(*architecture).apply
 
@@ -156,21 +202,27 @@ def measure_ablation(
       return losses.token_losses(logits, batch.targets)
 
   keep = np.ones(params["w_o"].shape[:2], np.float32)
-  intact = token_losses(params, keep)
-  for layer, head in np.ndindex(*keep.shape):
+  baseline = token_losses(params, keep)
+  costs, errors = np.zeros(keep.shape), np.zeros(keep.shape)
+  for head in np.ndindex(*keep.shape):
     without = keep.copy()
-    without[layer, head] = 0
-    rise = token_losses(params, without) - intact
+    without[head] = 0
+    rise = token_losses(params, without) - baseline
     cost = circuits.estimate_mean(rise, batch.predictable.astype(rise.dtype))
-    yield layer, head, float(cost.mean), float(cost.standard_error)
+    costs[head], errors[head] = cost.mean, cost.standard_error
+  return {
+    "ablation_cost": costs,
+    "ablation_cost_se": errors,
+    "ablation_cost_null": np.zeros(()),
+  }
 
 
 def compress(weights: circuits.CircuitWeights) -> circuits.CircuitWeights:
-  """A vocabulary of at most D tokens with the same circuits' eigenvalues.
+  """Reduces the vocabulary to D tokens and keeps the circuits' eigenvalues.
 
-  With W_E = Q R, Q's columns orthonormal, W_E X W_E^T and W_E X W_U have the
-  eigenvalues of R X R^T and R X (W_U Q): the same circuits in another basis of
-  token space. It holds for eigenvalues, not for what single tokens do.
+  With W_E = Q R, where Q has orthonormal columns, W_E X W_E^T and W_E X W_U
+  have the same non-zero eigenvalues as R X R^T and R X (W_U Q). This changes
+  the basis of token space, so entries of single tokens are not kept.
   """
   q, r = jnp.linalg.qr(weights.w_e)  # [V, D], [D, D]
   return weights._replace(w_e=r, w_u=weights.w_u @ q)
@@ -186,7 +238,14 @@ def _singles(weights: circuits.CircuitWeights) -> dict[str, Array]:
 
 @jax.jit
 def _pairs(weights: circuits.CircuitWeights) -> dict[str, Array]:
-  """Of two layers, the writer's and the reader's, [reader H, writer H]."""
+  """Scores and compositions of a writer's and a reader's layer.
+
+  Args:
+    weights: weights of the two layers, first the writer's.
+
+  Returns:
+    Arrays [reader H, writer H, ...].
+  """
   composed = circuits.composition(weights)._asdict()
   pairs = {f"{name}_composition": x for name, x in composed.items()}
   pairs["k_composed_matching"] = circuits.k_composed_matrices(weights)
@@ -206,7 +265,7 @@ def _score(matrices: Array) -> np.ndarray:
 
 
 def _nulls(weights: circuits.CircuitWeights, key: Key) -> Values:
-  """Mean, exact by symmetry, and spread of each score of random heads."""
+  """Mean (0 by symmetry) and standard deviation of scores of random heads."""
   two = _layers(weights, 0, -1)
   draws = -(-NULL_SAMPLES // (2 * two.w_q.shape[1]))
   samples: dict[str, list[np.ndarray]] = {name: [] for name in SCORES}
