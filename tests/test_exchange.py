@@ -72,8 +72,8 @@ class ImportTest(ExchangeTest):
     partition = partition_by_circuit(params)
     self.assertLen(partition.ids, sum(x.size for x in params.values()))
     sizes = dict(zip(partition.names, partition.sizes))
-    self.assertEqual(sizes["qk 1.0"], 2 * (D + 1) * K)
-    self.assertEqual(sizes["ov 1.0"], (2 * D + 1) * K)
+    self.assertEqual(sizes["qk L1H0"], 2 * (D + 1) * K)
+    self.assertEqual(sizes["ov L1H0"], (2 * D + 1) * K)
 
   def test_prefixes_ties_and_other_dtypes(self):
     tensors = published.gpt2_tensors()
@@ -183,7 +183,7 @@ class ExportTest(ExchangeTest):
     config = make_config(tiny_config(model__d_mlp=5).to_dict())
     directory = open_run(self.root / "run", config, resume=False)
     experiment = make_experiment(config)
-    snapshot, _ = snapshots.load_or_init(experiment, directory)
+    snapshot = snapshots.init_snapshot(experiment)
     checkpoints.save(directory.checkpoints, 3, snapshot)
     status, out, err = call(export.main, directory.root, "--step=3")
     self.assertEqual(status, 0, err)
@@ -299,7 +299,7 @@ class MeasureTest(ExchangeTest):
       measure.main, f"--weights={path}", "--ablate", *sizes
     )
     self.assertEqual(status, 0, err)
-    for name in ("2 layers of 2 heads", "prefix_matching ", "1.0 < 0."):
+    for name in ("2 layers of 2 heads", "prefix_matching ", "L1H1 < L0H"):
       self.assertIn(name, out)
     with xr.open_dataset(self.root / "model.results.nc") as results:
       results = results.load()
