@@ -236,10 +236,14 @@ class ClampTest(parameterized.TestCase):
 
 
 class FreezeTest(parameterized.TestCase):
-  def test_mask(self):
+  @parameterized.parameters(
+    "w_e, qk L0H1, ov L1H*",
+    "w_e, qk 0.1, ov 1.*",  # heads as in clamps
+  )
+  def test_mask(self, names):
     params = _parts()[2]
     partition = partition_by_circuit(params)
-    mask = frozen_mask("w_e, qk 0.1, ov 1.*", params, partition)
+    mask = frozen_mask(names, params, partition)
     expected = jax.tree.map(lambda x: np.zeros(x.shape, bool), params)
     expected["w_e"][:] = True
     for name in ("w_q", "w_k"):
@@ -252,7 +256,8 @@ class FreezeTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ("w_qq", "did you mean w_q?"),
-    ("qk 0.2", "did you mean qk 0."),
+    ("qk L0H2", "did you mean qk L0H"),
+    ("qk 0.2", "did you mean qk L0H"),
     ("embeding", "did you mean embedding?"),
     ("mlp", "got 'mlp'"),
   )

@@ -1,5 +1,7 @@
 """Parameters frozen for a whole run: bit for bit what they were at step 0."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,8 @@ def frozen_mask(text: str, shapes: Params, partition: Partition) -> PyTree:
   """Which parameters a list of names stands for.
 
   Args:
-    text: names of parameters (w_e) and of blocks (`qk 0.1`, `ov 1.*`).
+    text: names of parameters (w_e) and of blocks (`qk L0H1`, `ov L1H*`). Heads
+      may also be written layer.head, as in clamps (`qk 0.1`, `ov 1.*`).
     shapes: the parameters, or their shapes.
     partition: of the parameters into blocks.
 
@@ -27,9 +30,10 @@ def frozen_mask(text: str, shapes: Params, partition: Partition) -> PyTree:
     ConfigError: if there is no such parameter or block.
   """
   known = list(dict.fromkeys([*shapes, *partition.names]))
-  chosen = {
-    name for item in split_list(text) for name in choose(LEAF, item, known)
-  }
+  items = [
+    re.sub(r"(\S+)\.(\S+)", r"L\1H\2", item) for item in split_list(text)
+  ]
+  chosen = {name for item in items for name in choose(LEAF, item, known)}
   in_block = np.isin(
     partition.ids,
     [i for i, name in enumerate(partition.names) if name in chosen],
