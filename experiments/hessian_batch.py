@@ -94,12 +94,12 @@ def make_measure(config: Config, model: Any, size: int) -> Measure:
     data = spectra.split_batch(batch, counts, micro_batch)
     hessian = spectra.hessian(loss, params, data)
     # All sizes share these keys, so that only the batch differs.
-    start, probes = jax.random.split(stream(state.key, "spectra"))
+    start, trace_key = jax.random.split(stream(state.key, "spectra"))
     spectrum = find_ends(
       hessian, params, start, tolerance=TOLERANCE, max_order=MAX_ORDER
     )
     sizes = spectra.estimate_sizes(
-      hessian, params, probes, probes=PROBE_VECTORS, deflate=spectrum
+      hessian, params, trace_key, probes=PROBE_VECTORS, deflate=spectrum
     )
     grad = spectra.gradient(loss, params, data)
     vectors = spectrum.top.vectors

@@ -45,7 +45,7 @@ def make_row(run: Path) -> dict[str, Cell]:
       f"{previous['previous_token']:.2f} {format_head(previous)}"
     ),
     **{
-      f"{end} eigenvalue: before, peak, after; whole run": format_eigenvalues(
+      f"{end} eigenvalue: before, peak, after; run": format_eigenvalues(
         spectrum, end
       )
       for end in ("top", "bottom")
