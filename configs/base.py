@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
   # Mix each key with the key before it (Olsson et al. 2022).
   config.model.smeared_keys = False
 
-  # The optimiser and its schedule (see induction_jax.training.optim).
+  # The optimiser and its schedule (see induction_jax.training.optimizer).
   config.optim = ConfigDict()
   # The optimiser.
   config.optim.name = "adamw"
@@ -109,11 +109,11 @@ def get_config() -> ConfigDict:
   # Changes made throughout training (see induction_jax.interventions).
   config.intervention = ConfigDict()
   # Heads whose pattern (previous_token, induction, no_previous_token,
-  # no_other_token) or output (zero, mean) is given, as `kind layer.head`,
-  # separated by commas, * for any: `previous_token 0.0, zero 1.*`.
+  # no_other_token) or output (zero, mean) is given, as `kind head`, separated
+  # by commas, * for any: `previous_token L0H0, zero L1H*`.
   config.intervention.clamp = ""
   # Parameters or circuits that keep their initial value, separated by commas, *
-  # for any: `w_e, qk 0.*`.
+  # for any: `w_e, qk L0H*`.
   config.intervention.freeze = ""
   # Project every update off or onto the top eigenspace of the Hessian, computed
   # on the batch of spectra whatever spectra.eigen_interval is.

@@ -16,5 +16,5 @@ from configs import quick
 
 def get_config():
   config = quick.get_config()
-  config.intervention.clamp = "previous_token 0.0"
+  config.intervention.clamp = "previous_token L0H0"
   return config

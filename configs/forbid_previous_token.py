@@ -20,5 +20,5 @@ from configs import quick
 
 def get_config():
   config = quick.get_config()
-  config.intervention.clamp = "no_previous_token *.*"
+  config.intervention.clamp = "no_previous_token *"
   return config

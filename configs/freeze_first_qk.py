@@ -17,5 +17,5 @@ from configs import quick
 
 def get_config():
   config = quick.get_config()
-  config.intervention.freeze = "qk 0.*"
+  config.intervention.freeze = "qk L0H*"
   return config

@@ -34,9 +34,7 @@ def make_measure(**settings):
   config = make_config(tiny_config(**(sizes | settings)).to_dict())
   model = make_model(config.model, config.task.vocab_size, T)
   model = clamp_heads(model, config.intervention.clamp, config.model)
-  batch = jax.jit(tasks.make_induction_sampler(config.task, B + 1))(
-    jax.random.key(3)
-  )
+  batch = jax.jit(tasks.make_repeats(config.task, B + 1))(jax.random.key(3))
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   rng = np.random.default_rng(0)
   params = {

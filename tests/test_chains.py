@@ -13,7 +13,7 @@ from induction_jax.config import make_config
 from induction_jax.measurements import Inputs, make_draw_batches
 from induction_jax.measurements.markov import make_markov
 from induction_jax.model import Model
-from induction_jax.tasks import chains, markov
+from induction_jax.tasks import markov
 from induction_jax.training.state import TrainState
 from induction_jax.types import Batch
 from tests.tiny import tiny_config
@@ -53,7 +53,7 @@ def _paths(batch: Batch) -> np.ndarray:  # [B, T + 1]
 class ChainsTest(absltest.TestCase):
   def test_one_hot_rows_are_followed(self):
     successors = np.array([[2, 0, 1], [1, 2, 0]])
-    path = chains.walk(
+    path = markov.sample_paths(
       jax.random.key(0), jnp.eye(3)[successors], jnp.array([0, 2]), 7
     )
     np.testing.assert_array_equal(
@@ -61,7 +61,7 @@ class ChainsTest(absltest.TestCase):
     )
 
   def test_seen_before(self):
-    seen = chains.seen_before(jnp.array([[3, 1, 3, 3, 2, 1]]))
+    seen = markov.seen_before(jnp.array([[3, 1, 3, 3, 2, 1]]))
     np.testing.assert_array_equal(seen, [[0, 0, 1, 1, 0, 1]])
 
 

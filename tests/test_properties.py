@@ -195,7 +195,7 @@ def leaves(
     if dataclasses.is_dataclass(kind):
       found += leaves(kind, path)
     else:
-      found.append((path, kind, field.metadata["allowed"]))
+      found.append((path, kind, str(field.metadata["allowed"])))
   return found
 
 

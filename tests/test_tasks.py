@@ -1,16 +1,25 @@
 """The samplers, against oracles that see nothing but the tokens."""
 
 import functools
+import inspect
+import textwrap
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
 from induction_jax import tasks
-from induction_jax.config import TaskConfig
+from induction_jax.config import (
+  TASK_NAMES,
+  ConfigError,
+  TaskConfig,
+  make_config,
+)
+from induction_jax.run.experiment import make_experiment
 from induction_jax.types import Batch
-from tests.tiny import NO_CHAINS
+from tests.tiny import NO_CHAINS, tiny_config
 
 # So many tokens that a filler token practically never returns: whatever does
 # return in a sequence is the pattern.
@@ -227,7 +236,7 @@ class SamplersTest(parameterized.TestCase):
   @parameterized.parameters("repeats", "fixed_offset")
   def test_induction_sampler_is_always_repeats(self, name):
     config = TaskConfig(name, MANY, 40, 3, 5, 1, 4, *NO_CHAINS)
-    sample = jax.jit(tasks.make_induction_sampler(config, 32))
+    sample = jax.jit(tasks.make_repeats(config, 32))
     expected = _draw((3, 5), (1, 4), MANY, 40, 32, seed=3)
     chex.assert_trees_all_equal(sample(jax.random.key(3)), expected)
 
@@ -249,7 +258,7 @@ class SamplersTest(parameterized.TestCase):
     config = TaskConfig(
       "fixed_offset", vocab_size, length, 2, 2, 0, 0, *NO_CHAINS
     )
-    sample = jax.jit(tasks.make_probe_sampler(config, 128))
+    sample = jax.jit(tasks.make_back_to_back(config, 128))
     batch = sample(jax.random.key(0))
     batch = jax.tree.map(np.asarray, batch)
     periods = []
@@ -267,6 +276,42 @@ class SamplersTest(parameterized.TestCase):
     np.testing.assert_array_equal(
       np.unique(periods), np.arange(shortest, longest + 1)
     )
+
+
+class RegistrationTest(absltest.TestCase):
+  """A task from outside the package, in the words of its documentation."""
+
+  def setUp(self):
+    super().setUp()
+    # The indented example in the docstring of the package.
+    lines = inspect.getdoc(tasks).splitlines()
+    example = [line for line in lines if line.startswith("  ") or not line]
+    scope = {"jax": jax, "jnp": jnp, "Batch": Batch, "register": tasks.register}
+    exec(textwrap.dedent("\n".join(example)), scope)
+    self.addCleanup(TASK_NAMES.remove, "palindromes")
+    self.addCleanup(tasks.TASKS.pop, "palindromes")
+
+  def test_trains_and_measures(self):
+    values = tiny_config().to_dict()
+    values["task"]["name"] = "palindromes"
+    config = make_config(values)
+    experiment = make_experiment(config)
+    state, metrics = experiment.train_chunk(experiment.init(), jnp.int32(2))
+    self.assertEqual(int(metrics.first_bad_step), -1)
+    batch = jax.tree.map(np.asarray, experiment.draw(state.key).task)
+    for sequence, mask in zip(_sequences(batch), batch.predictable):
+      self.assertEqual([t for t in range(16) if mask[t]], list(range(8, 16)))
+      for t in range(9, 17):
+        self.assertEqual(sequence[t], sequence[17 - t])
+
+  def test_every_name_has_a_task(self):
+    self.assertCountEqual(tasks.TASKS, TASK_NAMES)
+
+  def test_names_are_listed(self):
+    values = tiny_config().to_dict()
+    values["task"]["name"] = "palindrome"
+    with self.assertRaisesRegex(ConfigError, "bigram_trigger, palindromes, got"):
+      make_config(values)
 
 
 if __name__ == "__main__":

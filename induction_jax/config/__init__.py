@@ -17,6 +17,7 @@ from induction_jax.config.reading import (
 )
 from induction_jax.config.sections import Config, MeshConfig, SpectraConfig
 from induction_jax.config.training import (
+  TASK_NAMES,
   ModelConfig,
   OptimConfig,
   TaskConfig,
@@ -24,6 +25,7 @@ from induction_jax.config.training import (
 )
 
 __all__ = [
+  "TASK_NAMES",
   "Config",
   "ConfigError",
   "MeshConfig",

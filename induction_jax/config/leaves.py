@@ -22,8 +22,15 @@ class ConfigError(ValueError):
   """A command line, config or file the user must change, in one line."""
 
 
+class Choices(list[str]):
+  """The allowed values of a setting; code may add to them."""
+
+  def __str__(self) -> str:
+    return f"one of {', '.join(self)}"
+
+
 def leaf(
-  allowed: str,
+  allowed: str | Choices,
   accepts: Callable[[Any], bool],
   *,
   default: Any,
@@ -51,8 +58,8 @@ def leaf(
 
 
 def one_of(*choices: str, default: str, doc: str) -> Any:
-  allowed = f"one of {', '.join(choices)}"
-  return leaf(allowed, lambda x: x in choices, default=default, doc=doc)
+  allowed = Choices(choices)
+  return leaf(allowed, lambda x: x in allowed, default=default, doc=doc)
 
 
 def at_least(low: int, *, default: int, doc: str) -> Any:

@@ -6,9 +6,11 @@ See induction_jax.config.sections for the other sections.
 from dataclasses import dataclass
 
 from induction_jax.config.leaves import (
+  Choices,
   at_least,
   boolean,
   fraction,
+  leaf,
   non_negative,
   one_of,
   positive,
@@ -17,16 +19,17 @@ from induction_jax.config.leaves import (
   text,
 )
 
+# Each has a sampler in induction_jax.tasks.TASKS, whose `register` adds others.
+TASK_NAMES = Choices(("repeats", "fixed_offset", "markov", "bigram_trigger"))
+
 
 @dataclass(frozen=True)
 class TaskConfig:
   """The sequences to learn from (see induction_jax.tasks)."""
 
-  name: str = one_of(
-    "repeats",
-    "fixed_offset",
-    "markov",
-    "bigram_trigger",
+  name: str = leaf(
+    TASK_NAMES,
+    lambda x: x in TASK_NAMES,
     default="repeats",
     doc="How sequences are drawn. Heads are judged on repeats in every case.",
   )
@@ -149,7 +152,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-  """The optimiser and its schedule (see induction_jax.training.optim)."""
+  """The optimiser and its schedule (see induction_jax.training.optimizer)."""
 
   name: str = one_of(
     "adamw", "adam", "sgd", default="adamw", doc="The optimiser."
@@ -227,13 +230,13 @@ class InterventionConfig:
   clamp: str = text(
     default="",
     doc="Heads whose pattern (previous_token, induction, no_previous_token, "
-    "no_other_token) or output (zero, mean) is given, as `kind layer.head`, "
-    "separated by commas, * for any: `previous_token 0.0, zero 1.*`.",
+    "no_other_token) or output (zero, mean) is given, as `kind head`, "
+    "separated by commas, * for any: `previous_token L0H0, zero L1H*`.",
   )
   freeze: str = text(
     default="",
     doc="Parameters or circuits that keep their initial value, separated by "
-    "commas, * for any: `w_e, qk 0.*`.",
+    "commas, * for any: `w_e, qk L0H*`.",
   )
   project: str = one_of(
     "none",

@@ -32,8 +32,8 @@ def make_draw_batches(config: Config) -> Callable[[Key], EvaluationBatches]:
   """Makes the function key -> EvaluationBatches, called once in a run."""
   task, size = config.task, config.behaviour.batch_size
   sample_task = tasks.make_sampler(task, size)
-  sample_induction = tasks.make_induction_sampler(task, size)
-  sample_back_to_back = tasks.make_probe_sampler(task, size)
+  sample_induction = tasks.make_repeats(task, size)
+  sample_back_to_back = tasks.make_back_to_back(task, size)
   sample_curvature = tasks.make_sampler(task, config.spectra.batch_size)
   placement = make_placement(config.mesh)
 

@@ -1,8 +1,8 @@
-"""Global bigrams with triggers (Bietti et al. 2023, arXiv 2306.00802).
+"""Global bigrams with trigger tokens (Bietti et al. 2023, arXiv 2306.00802).
 
-Sequences follow one table of bigrams, the same for all, but for a few trigger
-tokens: each is always followed by an output token drawn anew for every
-sequence. The table is global knowledge, the outputs are in the context alone.
+All sequences follow one table of bigrams, except after a few trigger tokens. A
+trigger is always followed by its output, a token that is drawn for every
+sequence. The table can be learnt in the weights, the outputs only in context.
 """
 
 from typing import NamedTuple
@@ -11,42 +11,56 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from induction_jax.tasks.chains import make_batch, seen_before, walk
-from induction_jax.types import Array, Batch, Key
+from induction_jax.config import TaskConfig
+from induction_jax.tasks.markov import sample_paths, seen_before
+from induction_jax.types import Array, Batch, Key, Sampler
 
 
 class Bigrams(NamedTuple):
-  """The global knowledge, on the host: one table for every run and seed."""
+  """The table of bigrams, on the host; every run and seed has the same one."""
 
   table: np.ndarray  # [V, V], rows sum to 1
   marginal: np.ndarray  # [V], its stationary distribution
 
 
-def make_bigrams(vocab_size: int, dirichlet: float) -> Bigrams:
-  """The table of global bigrams: rows ~ Dirichlet, drawn once and for all.
+def make_bigram_trigger(config: TaskConfig, batch_size: int) -> Sampler:
+  """The sampler of the task `bigram_trigger`."""
+  bigrams = make_bigrams(config.vocab_size, config.dirichlet)
+  return lambda key: sample_bigram_trigger(
+    key,
+    batch_size,
+    bigrams,
+    config.seq_length,
+    triggers=config.triggers,
+    fixed=config.fixed_triggers,
+  )
 
-  Bietti et al. count them in a text; any table without much structure does,
-  and this one needs no file. It does not depend on the run's seed, so that
-  seeds differ in their networks and sequences alone. A low concentration makes
-  bigrams as uneven as those of a text.
+
+def make_bigrams(vocab_size: int, dirichlet: float) -> Bigrams:
+  """Draws the table of bigrams, with Dirichlet rows.
+
+  Bietti et al. count bigrams in a text instead. The draw does not depend on the
+  run's seed, so that seeds differ only in their networks and sequences. A low
+  concentration makes the bigrams as uneven as those of a text.
 
   Args:
     vocab_size: V.
     dirichlet: concentration of each row.
   """
-  # The old generator: its streams never change, so neither does the table.
+  # RandomState, because numpy guarantees that its streams never change.
   random = np.random.RandomState(0)
   table = random.dirichlet(np.full(vocab_size, dirichlet), size=vocab_size)
-  # Where all of a row underflows, numpy gives nan.
+  # numpy returns nan for a row in which every entry underflows.
   table = np.nan_to_num(table) + 1e-9
   table = table / table.sum(axis=1, keepdims=True)
-  lazy = (table + np.eye(vocab_size)) / 2  # the same, without periods
+  # The lazy chain has the same stationary distribution and is aperiodic.
+  lazy = (table + np.eye(vocab_size)) / 2
   marginal = np.linalg.matrix_power(lazy, 2**20)[0]
   return Bigrams(table, marginal / marginal.sum())
 
 
 def fixed_triggers(bigrams: Bigrams, triggers: int) -> np.ndarray:  # [K]
-  """The most frequent tokens, which serve as triggers if they are fixed."""
+  """The K most frequent tokens, the triggers if `fixed_triggers` is set."""
   return np.argsort(-bigrams.marginal, kind="stable")[:triggers]
 
 
@@ -61,44 +75,45 @@ def sample_bigram_trigger(
 ) -> Batch:
   """Draws sequences of global bigrams and triggers.
 
-  The first token follows the table's stationary distribution. An output is
-  uniform over all tokens but its trigger (or the trigger would never end).
+  The first token has the table's stationary distribution. An output is uniform
+  over all tokens except its trigger, which would otherwise repeat for ever.
 
   Args:
     key: a typed key.
     batch_size: B.
     bigrams: the table.
     seq_length: T.
-    triggers: K, of every sequence, below V.
-    fixed: whether they are the K most frequent tokens; else every sequence
-      draws its own, without replacement, by the stationary distribution.
+    triggers: K, the number of triggers in a sequence, below V.
+    fixed: whether the triggers are the K most frequent tokens; otherwise they
+      are drawn for every sequence from the stationary distribution, without
+      replacement.
 
   Returns:
-    A Batch; `predictable` holds at the second and later occurrences of a
-    trigger.
+    A Batch; targets after the second and later occurrences of a trigger are
+    predictable.
   """
   vocab_size = len(bigrams.marginal)
   draw_key, walk_key = jax.random.split(key)
-  # All at once: XLA takes a second to compile each draw on a CPU.
+  # In one draw, because XLA takes a second to compile each draw on a CPU.
   uniform = jax.random.uniform(draw_key, (batch_size, 3 * vocab_size))
   order, output, first = jnp.split(uniform, 3, axis=1)
   log_marginal = jnp.log(jnp.asarray(bigrams.marginal, jnp.float32))[None]
   if fixed:
     most_frequent = fixed_triggers(bigrams, triggers)
     is_trigger = jnp.zeros(order.shape, bool).at[:, most_frequent].set(True)
-  else:  # the largest of log p + Gumbel are a draw without replacement
-    place = jnp.argsort(jnp.argsort(-(log_marginal + _gumbel(order))))
-    is_trigger = place < triggers  # [B, V]
+  else:  # the K largest of log p + Gumbel are a draw without replacement
+    rank = jnp.argsort(jnp.argsort(-(log_marginal + _gumbel(order))))
+    is_trigger = rank < triggers  # [B, V]
   transitions = jnp.where(
     is_trigger[:, :, None],
     jax.nn.one_hot(_others(output), vocab_size),
     jnp.asarray(bigrams.table, jnp.float32)[None],
   )
   start = jnp.argmax(log_marginal + _gumbel(first), axis=1)
-  path = walk(walk_key, transitions, start, seq_length + 1)
-  tokens = path[:, :-1]
+  paths = sample_paths(walk_key, transitions, start, seq_length + 1)
+  tokens = paths[:, :-1]
   triggered = jnp.take_along_axis(is_trigger, tokens, axis=1)
-  return make_batch(path, triggered & seen_before(tokens))
+  return Batch.from_sequences(paths, triggered & seen_before(tokens))
 
 
 def _gumbel(uniform: Array) -> Array:
@@ -106,7 +121,7 @@ def _gumbel(uniform: Array) -> Array:
 
 
 def _others(uniform: Array) -> Array:  # [B, V] -> [B, V] int
-  """For every token one of the others, uniformly."""
+  """For every token, a uniformly random other token."""
   vocab_size = uniform.shape[1]
   shift = 1 + jnp.floor(uniform * (vocab_size - 1)).astype(jnp.int32)
   return (jnp.arange(vocab_size)[None] + shift) % vocab_size

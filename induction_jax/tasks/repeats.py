@@ -1,4 +1,4 @@
-"""The default task: one pattern, again and again, at unpredictable places."""
+"""The default task: one pattern that returns at unpredictable distances."""
 
 from typing import NamedTuple
 
@@ -6,9 +6,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from induction_jax.types import Array, Batch, Key
+from induction_jax.config import TaskConfig
+from induction_jax.types import Array, Batch, Key, Sampler
 
-FEW = 64  # tokens, for which ties are rare enough
+# Vocabularies up to this size are permuted by one sort (see _permutation).
+SMALL_VOCABULARY = 64
+
+
+def make_repeats(config: TaskConfig, batch_size: int) -> Sampler:
+  """The sampler of the task `repeats`.
+
+  Heads are judged on its sequences, whatever the run's own task is.
+  """
+  return lambda key: sample_repeats(
+    key,
+    batch_size,
+    config.vocab_size,
+    config.seq_length,
+    pattern=(config.pattern_min, config.pattern_max),
+    gap=(config.gap_min, config.gap_max),
+  )
+
+
+def make_back_to_back(config: TaskConfig, batch_size: int) -> Sampler:
+  """A sampler of random distinct tokens, repeated without gaps.
+
+  Olsson et al. 2022 (arXiv 2209.11895) evaluate heads on such sequences. Here
+  the period is drawn for every sequence, between a quarter and a half of the
+  sequence if the vocabulary is large enough, so that attention at one fixed
+  distance does not pass for prefix matching. (With three tokens every period is
+  two, and it does.)
+  """
+  longest = max(2, min(config.seq_length // 2, config.vocab_size - 1))
+  return lambda key: sample_repeats(
+    key,
+    batch_size,
+    config.vocab_size,
+    config.seq_length,
+    pattern=(max(2, longest // 2), longest),
+    gap=(0, 0),
+  )
 
 
 def sample_repeats(
@@ -20,32 +57,34 @@ def sample_repeats(
   pattern: tuple[int, int],
   gap: tuple[int, int],
 ) -> Batch:
-  """Draws sequences in which one pattern of distinct tokens keeps returning.
+  """Draws sequences in which one pattern of distinct tokens returns.
 
-  Each sequence has one pattern, its length uniform in `pattern` (inclusive).
-  Its occurrences are separated by fillers, each length uniform in `gap`
-  (inclusive), and the sequence starts at a uniformly random place in the first
-  occurrence and its filler. Filler tokens are uniform over the tokens that are
-  not in the pattern, so a pattern token is always followed by its successor.
-  No fixed distance predicts anything unless the gap range is a single value.
+  Each sequence has one pattern, with a length uniform in `pattern`. A gap
+  follows each occurrence, with a length uniform in `gap`, filled with tokens
+  drawn uniformly from those that are not in the pattern. Within the pattern, a
+  token is therefore always followed by the same successor. The sequence starts
+  at a uniformly random position in the first occurrence or its gap.
+
+  The distance to the previous occurrence varies from sequence to sequence, and
+  within a sequence unless all gaps have one length.
 
   Args:
     key: a typed key.
     batch_size: B.
-    vocab_size: V, above the longest pattern.
+    vocab_size: V, above the length of the longest pattern.
     seq_length: T.
-    pattern: shortest and longest pattern.
-    gap: shortest and longest filler.
+    pattern: lengths of the shortest and the longest pattern.
+    gap: lengths of the shortest and the longest gap.
 
   Returns:
-    A Batch; `predictable[b, t]` holds where tokens[b, t] and its successor lie
-    in the same occurrence and that token occurred before in the sequence. The
-    first token of an occurrence never counts: its place is random.
+    A Batch; targets are predictable where tokens[b, t] and targets[b, t] are in
+    the same occurrence and tokens[b, t] has occurred in an earlier one. The
+    first token of an occurrence never counts, because its position is random.
   """
-  # Enough occurrences for the shortest pattern and gap to fill the sequence.
+  # Enough to fill the sequence with the shortest pattern and gap.
   occurrences = (seq_length + 1) // (pattern[0] + gap[0]) + 2
   sizes = (1, occurrences, 1, vocab_size, seq_length + 1)
-  # All at once: XLA takes a second to compile each draw on a CPU.
+  # In one draw, because XLA takes a second to compile each draw on a CPU.
   bits = jax.random.bits(key, (batch_size, sum(sizes)))
   pieces = jnp.split(bits, np.cumsum(sizes)[:-1], axis=1)
   return jax.vmap(
@@ -71,36 +110,35 @@ def _make_sequence(
   starts = jnp.cumulative_sum(length + gaps, include_initial=True)[:-1]
   offset = _between(bits.offset[0], 0, length + gaps[0])
 
-  place = offset + jnp.arange(seq_length + 1)  # [T + 1]
-  occurrence = jnp.sum(place[:, None] >= starts[None, 1:], axis=1)  # [T + 1]
-  index = place - starts[occurrence]  # place within occurrence and its filler
+  position = offset + jnp.arange(seq_length + 1)  # [T + 1]
+  occurrence = jnp.sum(position[:, None] >= starts[None, 1:], axis=1)  # [T + 1]
+  index = position - starts[occurrence]  # within an occurrence and its gap
   in_pattern = index < length
 
-  vocabulary = _permutation(bits.vocabulary)  # pattern first
+  vocabulary = _permutation(bits.vocabulary)  # begins with the pattern
   filler = _between(bits.filler, length, vocabulary.size)
   tokens = vocabulary[jnp.where(in_pattern, index, filler)]
-
-  return Batch(
-    tokens=tokens[:-1],
-    targets=tokens[1:],
-    predictable=_predictable(index, occurrence, length, offset),
+  return Batch.from_sequences(
+    tokens, _predictable(index, occurrence, length, offset)
   )
 
 
 def _between(bits: Array, low: Array | int, high: Array | int) -> Array:
-  """Integers from low to high - 1, even to one part in 2^32 / (high - low)."""
+  """Integers from low to high - 1; the bias is at most (high - low) / 2^32."""
   span = jnp.asarray(high - low, jnp.uint32)
   return low + (bits % span).astype(jnp.int32)
 
 
 def _permutation(bits: Array) -> Array:  # [V] -> [V]
-  """A random order of 0 to V - 1.
+  """A random permutation of 0 to V - 1.
 
-  Of few, the order of the high bits, each integer standing in its own low
-  bits: XLA sorts one array twenty times faster on a CPU than a pair. Then a tie
-  puts two in ascending order: with 26 bits one pair of neighbours in 2^20.
+  For a small vocabulary, each number is stored in the low bits of its random
+  integer and all are sorted by the high bits: on a CPU, XLA sorts one array
+  twenty times faster than a pair of arrays. Two equal high parts leave their
+  numbers in ascending order, which happens to about one pair of neighbours in
+  2^20.
   """
-  if bits.size > FEW:
+  if bits.size > SMALL_VOCABULARY:
     return jnp.argsort(bits)
   low = (1 << (bits.size - 1).bit_length()) - 1
   marked = bits & ~jnp.uint32(low) | jnp.arange(bits.size, dtype=jnp.uint32)
@@ -113,10 +151,10 @@ def _predictable(
   length: Array,
   offset: Array,
 ) -> Array:  # [T] bool
-  """Token and successor in one occurrence, and that token seen before.
+  """True where a token of the pattern has occurred before, except for its last.
 
-  The sequence cuts off the first `offset` tokens of occurrence 0, so in
-  occurrence 1 only the tokens from there on have been seen.
+  The first `offset` tokens of occurrence 0 are before the sequence, so in
+  occurrence 1 only the tokens from `offset` on have occurred.
   """
   seen = (occurrence > 1) | ((occurrence == 1) & (index >= offset))
   return (seen & (index < length - 1))[:-1]
