@@ -36,8 +36,8 @@ CASES = (
   ("matrices", products, jnp.matmul, (2, 4, 3), (2, 3, 5)),
   ("two_matrices", products, jnp.matmul, (4, 3), (3, 5)),
   (
-    "turned",
-    functools.partial(products, turned=True),
+    "transposed",
+    functools.partial(products, transposed=True),
     functools.partial(jnp.einsum, "abmk,abnk->abmn"),
     *((2, 1, 4, 3), (2, 1, 5, 3)),
   ),

@@ -1,7 +1,7 @@
-"""The transformer: attention heads one can point at.
+"""The transformer, with parameters and activations by head.
 
-Parameters are named for the theory and stacked over layers, so that a head is
-an index (layer, head) into them:
+Parameters are stacked over layers and heads, so that (layer, head) indexes the
+weights of a head:
 
   w_e [V, D]              embedding
   w_q, w_k, w_v [L, H, D, K], w_o [L, H, K, D]
@@ -11,15 +11,15 @@ an index (layer, head) into them:
   smear [L, H]            smeared keys
   w_in [L, D, F], w_out [L, F, D], mlp_norm_scale [L, D]      if d_mlp > 0
 
-A published model may have BIASES and compute a few things by a Convention of
-its own; where its biases are given they are added, and a network that is
-trained here has none.
+Networks trained here have no biases. A published model may have some of BIASES,
+which are then added, and a Convention of its own.
 
 Row vectors: a token's residual x [D] is mapped by x @ W, as in TransformerLens.
 """
 
 from induction_jax.model.attention import rotate, sum_heads
 from induction_jax.model.interface import (
+  BIASES,
   NO_EDITS,
   OWN_CONVENTION,
   ROTARY_BASE,
@@ -28,10 +28,9 @@ from induction_jax.model.interface import (
   Edits,
   Model,
   Resumption,
+  parameter_shapes,
 )
-from induction_jax.model.norm import inverse_sigma
-from induction_jax.model.transformer import make_model
-from induction_jax.model.weights import BIASES
+from induction_jax.model.transformer import inverse_sigma, make_model
 
 __all__ = [
   "BIASES",
@@ -45,6 +44,7 @@ __all__ = [
   "Resumption",
   "inverse_sigma",
   "make_model",
+  "parameter_shapes",
   "rotate",
   "sum_heads",
 ]

@@ -1,4 +1,4 @@
-"""Next-token losses and accuracies: by kind of token, by place, by occurrence.
+"""Next-token losses and accuracies: by token type, position and occurrence.
 
 Losses are in nats.
 """
@@ -12,9 +12,9 @@ from induction_jax.types import Array, Batch
 
 Metrics = dict[str, Array]
 
-# Places in a sequence, as fractions of it, between which the in-context
-# learning score compares losses: around the 50th of 512 tokens and up to the
-# last, as in Olsson et al. 2022, but stretches, since sequences here are few.
+# The in-context learning score compares the losses in these intervals of the
+# sequence, as fractions of its length. Olsson et al. 2022 compare the 50th and
+# the 500th of 512 tokens; intervals are less noisy on few sequences.
 EARLY, LATE = (0.05, 0.15), (0.9, 1.0)
 
 
@@ -24,20 +24,24 @@ def token_losses(logits: Array, targets: Array) -> Array:  # [B, T]
 
 
 def make_weights(loss_tokens: str) -> Callable[[Batch], Array]:
-  """Which tokens count in the training loss: 1.0 or 0.0 for each, [B, T]."""
+  """Weights of tokens in the training loss, batch -> [B, T], each 1.0 or 0.0.
+
+  Args:
+    loss_tokens: "all", or "predictable" for predictable tokens only.
+  """
   if loss_tokens == "all":
     return lambda batch: jnp.ones(batch.targets.shape)
   return lambda batch: batch.predictable.astype(jnp.float32)
 
 
 def mean_over(values: Array, weights: Array) -> Array:
-  """Mean of `values` weighted by `weights`; 0 where nothing counts."""
+  """Mean of `values` weighted by `weights`; 0 if all weights are 0."""
   total = jnp.sum(weights)
   return jnp.sum(values * weights) / jnp.where(total > 0, total, 1)
 
 
 def evaluate(logits: Array, batch: Batch) -> Metrics:
-  """Losses (nats) and accuracies, each a mean over the tokens it names.
+  """Mean losses (nats) and accuracies of predictable tokens and of the rest.
 
   Returns:
     Scalars `pattern_loss`, `pattern_accuracy` over predictable tokens and
@@ -55,32 +59,31 @@ def evaluate(logits: Array, batch: Batch) -> Metrics:
 
 
 def in_context_score(losses: Array) -> Array:
-  """Mean loss late in the sequence minus mean loss early in it.
+  """In-context learning score: mean loss late minus mean loss early.
 
-  Olsson et al. 2022 (arXiv 2209.11895) take the 500th token minus the 50th, of
-  512. Here `late` is the last tenth of the positions and `early` those from
-  0.05 T to 0.15 T, all tokens of them. Negative: the context helps.
+  Late are the positions from 0.9 T, early those from 0.05 T to 0.15 T. A
+  negative score means that context helps. Olsson et al. 2022 (arXiv 2209.11895)
+  define it as the loss of the 500th token minus the loss of the 50th, of 512.
 
   Args:
     losses: [B, T].
   """
 
-  def mean(stretch: tuple[float, float]) -> Array:
-    first = int(stretch[0] * losses.shape[1])
-    last = max(int(stretch[1] * losses.shape[1]), first + 1)
+  def mean(interval: tuple[float, float]) -> Array:
+    first = int(interval[0] * losses.shape[1])
+    last = max(int(interval[1] * losses.shape[1]), first + 1)
     return jnp.mean(losses[:, first:last])
 
   return mean(LATE) - mean(EARLY)
 
 
 def occurrence_numbers(batch: Batch) -> Array:
-  """For which time a repeated pair of tokens is there, [B, T] integers.
+  """Numbers the occurrences of each repeated pair of tokens, [B, T].
 
-  A pair is (token, target). It is a repeated one if its target is predictable
-  here or anywhere else in the sequence: in `repeats`, a token of the pattern
-  and its successor. Its number is 1 + how often the same pair came before in
-  the sequence; 1 is the first time, when nothing can predict it. Other pairs,
-  fillers among them, have number 0.
+  A pair is (token, target). It is repeated if its target is predictable at any
+  of its occurrences in the sequence; in `repeats`, these are the pairs within
+  the pattern. The first occurrence of a repeated pair, which is unpredictable,
+  has number 1, the second number 2, and so on. Other pairs have number 0.
   """
   same = _equal(batch.tokens) & _equal(batch.targets)  # [B, T, S]
   repeated = jnp.any(same & batch.predictable[:, None, :], axis=-1)
@@ -89,16 +92,23 @@ def occurrence_numbers(batch: Batch) -> Array:
 
 
 def by_occurrence(losses: Array, batch: Batch, most: int) -> Array:
-  """Mean loss of the first, second, ... occurrence of repeated pairs, [most].
+  """Mean loss of the first, second, ... occurrence of repeated pairs.
 
-  The last entry is that of occurrence `most` and all later ones; nan where
-  there are none. Sequences with many occurrences have short patterns, so the
-  sequences change along the axis.
+  Sequences with many occurrences have short patterns, so the means are over
+  different sets of sequences.
+
+  Args:
+    losses: [B, T].
+    batch: the tokens and targets.
+    most: number of entries; the last is the mean over occurrence `most` and all
+      later ones.
+
+  Returns:
+    [most]; nan where there are no such occurrences.
   """
   numbers = jnp.minimum(occurrence_numbers(batch), most)
-  which = (
-    numbers[None] == jnp.arange(1, most + 1)[:, None, None]
-  )  # [most, B, T]
+  each = jnp.arange(1, most + 1)[:, None, None]
+  which = numbers[None] == each  # [most, B, T]
   count = jnp.sum(which, axis=(1, 2))
   total = jnp.sum(jnp.where(which, losses[None], 0), axis=(1, 2))
   return jnp.where(count > 0, total / count, jnp.nan)

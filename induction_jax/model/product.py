@@ -1,15 +1,15 @@
-"""Matrix products whose derivatives XLA multiplies fast on a CPU.
+"""Matrix products whose derivatives are fast on a CPU.
 
-JAX puts the cotangent on the left in both derivatives of a product, and turns
-what comes out for the right factor. XLA then copies the cotangent, a sum of
-whatever was downstream, column by column, or sums over the first axis of both
-factors in a kernel that is slow and has one thread. Here products and their
-derivatives, of any order, have one of three forms, as in the textbooks; on a
-CPU the third is made in two steps: its left factor is turned (activations, a
-query, the cotangent of what a head mixed, never a pattern), then multiplied.
+In both derivatives of a product, JAX makes the cotangent the left factor, and
+transposes the result for the right factor. XLA then copies the cotangent column
+by column, or sums over the first axis of both factors in a slow kernel with one
+thread. Here products and their derivatives of every order take one of three
+forms: A B, A B^T and A^T B. On a CPU, A^T B is computed in two steps: A is
+transposed in memory, then multiplied. (A is then an activation, a query or a
+cotangent, never an attention pattern, which would be expensive to transpose.)
 
-A primitive, for jax.custom_vjp has no forward mode, which Hessian and
-Gauss-Newton products need.
+The product is a primitive because jax.custom_vjp does not support forward mode,
+which Hessian-vector and Gauss-Newton products need.
 """
 
 import jax
@@ -18,18 +18,26 @@ from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-# Which axes of left and right are summed over, by the names that BLAS has for
-# them: "t" says that a factor comes turned. The other axis is a factor's own.
+# The axes of left and right that are summed over, by form. A form is named as
+# in BLAS: "t" for a transposed factor, "n" for one that is not.
 SUMMED = {"nn": (-1, -2), "nt": (-1, -1), "tn": (-2, -2)}
-OWN = {form: tuple(-3 - axis for axis in SUMMED[form]) for form in SUMMED}
+# The axis of each factor that remains in the product.
+KEPT = {form: tuple(-3 - axis for axis in SUMMED[form]) for form in SUMMED}
 
 
 def product(x: Array, w: Array) -> Array:
-  """The product x @ w of x [..., K] and w [K, N], [..., N].
+  """The product x @ w, at JAX's default matmul precision.
 
-  At JAX's default matmul precision. Derivatives of every order and in either
-  mode, vmap and jit are those of jnp.matmul, to rounding. Without an entry, or
-  in a jax.shard_map that tracks what varies over devices, it is jnp.matmul.
+  Equal to jnp.matmul up to rounding, also in its derivatives of every order in
+  either mode and under vmap and jit. Empty arrays, and a jax.shard_map that
+  tracks which values vary over devices, use jnp.matmul itself.
+
+  Args:
+    x: [..., K].
+    w: [K, N].
+
+  Returns:
+    [..., N].
 
   Raises:
     ValueError: if the shapes do not fit, or the dtypes differ.
@@ -39,50 +47,50 @@ def product(x: Array, w: Array) -> Array:
       f"x must be [..., K] and w [K, N] of one dtype, got {x.dtype}{x.shape} "
       f"and {w.dtype}{w.shape}"
     )
-  if _is_left_to_jax(x, w):
+  if _needs_matmul(x, w):
     return jnp.matmul(x, w)
   rows = _bind(x.reshape(-1, x.shape[-1]), w, "nn")
   return rows.reshape(*x.shape[:-1], w.shape[1])
 
 
-def products(left: Array, right: Array, turned: bool = False) -> Array:
-  """Matrix by matrix left @ right, or left @ right^T if right comes `turned`.
+def products(left: Array, right: Array, transposed: bool = False) -> Array:
+  """Batched matrix products left @ right, or left @ right^T if `transposed`.
 
-  In all else as `product`.
+  Precision, derivatives and transformations are those of `product`.
 
   Args:
     left: [..., M, K].
-    right: [..., K, N], or [..., N, K] if turned; the same leading axes.
-    turned: which of the two right is.
+    right: [..., K, N], or [..., N, K] if transposed; the same leading axes.
+    transposed: whether to multiply by the transpose of `right`.
 
   Returns:
-    Of shape [..., M, N].
+    [..., M, N].
 
   Raises:
     ValueError: if the shapes do not fit, or the dtypes differ.
   """
-  form = "nt" if turned else "nn"
+  form = "nt" if transposed else "nn"
   fit = left.ndim == right.ndim >= 2 and left.shape[:-2] == right.shape[:-2]
   i, j = SUMMED[form]
   if not fit or left.shape[i] != right.shape[j] or left.dtype != right.dtype:
-    shape = "[..., N, K]" if turned else "[..., K, N]"
+    shape = "[..., N, K]" if transposed else "[..., K, N]"
     raise ValueError(
       f"left must be [..., M, K] and right {shape} of one dtype, got "
       f"{left.dtype}{left.shape} and {right.dtype}{right.shape}"
     )
-  if _is_left_to_jax(left, right):
-    return jnp.matmul(left, right.swapaxes(-1, -2) if turned else right)
+  if _needs_matmul(left, right):
+    return jnp.matmul(left, right.swapaxes(-1, -2) if transposed else right)
   return _bind(left, right, form)
 
 
-def _is_left_to_jax(*factors: Array) -> bool:
-  """Whether an entry is missing, or a shard_map tracks what varies."""
+def _needs_matmul(*factors: Array) -> bool:
+  """Whether a factor is empty, or a shard_map tracks what varies."""
   varying = (jax.typeof(x).manual_axis_type.varying for x in factors)
   return any(varying) or any(0 in x.shape for x in factors)
 
 
 def _bind(left: Array, right: Array, form: str) -> Array:
-  # The precision of now, as in any product, and not of when it is compiled.
+  # As for jnp.matmul, the precision is that of the call, not of compilation.
   precision = jax.default_matmul_precision.value
   return product_p.bind(left, right, form=form, precision=precision)
 
@@ -90,7 +98,7 @@ def _bind(left: Array, right: Array, form: str) -> Array:
 def _multiply(
   left: Array, right: Array, *, form: str, precision: str | None
 ) -> Array:
-  """The product in one of the forms, over the same leading axes."""
+  """The product in one of the forms, batched over the leading axes."""
   i, j = (left.ndim + axis for axis in SUMMED[form])
   leading = range(left.ndim - 2)
   return jax.lax.dot_general(
@@ -101,7 +109,7 @@ def _multiply(
 def _multiply_on_cpu(
   left: Array, right: Array, *, form: str, precision: str | None
 ) -> Array:
-  """The same; without barriers XLA would make "tn" one slow product again."""
+  """The product; barriers keep XLA from fusing the transpose of "tn"."""
   if form != "tn":
     return _multiply(left, right, form=form, precision=precision)
   left = jax.lax.optimization_barrier(left.swapaxes(-1, -2))
@@ -110,7 +118,7 @@ def _multiply_on_cpu(
 
 
 def _result(left, right, *, form, precision):
-  i, j = OWN[form]
+  i, j = KEPT[form]
   shape = (*left.shape[:-2], left.shape[i], right.shape[j])
   return jax.core.ShapedArray(shape, left.dtype)
 
@@ -134,19 +142,19 @@ def _right_cotangent(cotangent, left, right, *, form, precision):
 
 
 def _batch(factors, axes, *, form, precision):
-  """One more leading axis; that of one factor alone joins the factor's own."""
+  """Batching rule; an axis of one factor only is merged with its kept axis."""
   factors = list(factors)
   if None not in axes:
     factors = [jnp.moveaxis(x, axis, 0) for x, axis in zip(factors, axes)]
     return product_p.bind(*factors, form=form, precision=precision), 0
   which = 0 if axes[1] is None else 1
-  place = factors[which].ndim - 1 + OWN[form][which]
-  x = jnp.moveaxis(factors[which], axes[which], place)
-  size = x.shape[place : place + 2]
-  factors[which] = jax.lax.collapse(x, place, place + 2)
+  axis = factors[which].ndim - 1 + KEPT[form][which]
+  x = jnp.moveaxis(factors[which], axes[which], axis)
+  size = x.shape[axis : axis + 2]
+  factors[which] = jax.lax.collapse(x, axis, axis + 2)
   out = product_p.bind(*factors, form=form, precision=precision)
-  place = out.ndim - 2 + which
-  return out.reshape(*out.shape[:place], *size, *out.shape[place + 1 :]), place
+  axis = out.ndim - 2 + which
+  return out.reshape(*out.shape[:axis], *size, *out.shape[axis + 1 :]), axis
 
 
 product_p = Primitive("product")

@@ -1,4 +1,4 @@
-"""The network itself. The only module that imports flax.linen."""
+"""The network: embedding, norms, layers, unembedding. Only it imports flax."""
 
 from typing import Any
 
@@ -8,30 +8,26 @@ import jax.numpy as jnp
 
 from induction_jax.config import ModelConfig
 from induction_jax.model.attention import (
-  attend,
-  mix_in_blocks,
-  read_by_heads,
-  write_by_heads,
+  attention_by_head,
+  blockwise_attention,
+  output_projection,
+  queries_keys_values,
 )
 from induction_jax.model.interface import (
+  BIASES,
   NO_EDITS,
   OWN_CONVENTION,
+  UNSTACKED,
   Activations,
   Convention,
   Edits,
   Model,
   Resumption,
-)
-from induction_jax.model.norm import normalise
-from induction_jax.model.product import product
-from induction_jax.model.weights import (
-  BIASES,
-  UNSTACKED,
   add_bias,
   of_layer,
-  unstack,
-  weight_table,
+  parameter_table,
 )
+from induction_jax.model.product import product
 from induction_jax.types import Array, Key, Params
 
 
@@ -91,10 +87,10 @@ class Transformer(nn.Module):
     edits: Edits | None = NO_EDITS,
     resumption: Resumption | None = None,
   ) -> tuple[Array, Activations | None]:
-    """Without edits, not even none of them, there are no activations."""
+    """Logits, and activations unless `edits` is None (see Model)."""
     config, convention = self.config, self.convention
     weights: dict[str, Any] = {
-      name: weight if name in UNSTACKED else unstack(weight)
+      name: weight if name in UNSTACKED else _unstack(weight)
       for name, weight in self._weights().items()
     }
     if resumption is None:
@@ -107,27 +103,30 @@ class Transformer(nn.Module):
       x = _end_layer(config, convention, weights, layer, x, added)
     residual, heads = [x], []
     for layer in range(first, config.n_layers):
-      heads_read = read_by_heads(config, convention, weights, layer, x)
+      read = _normalise(config, convention, weights, "norm", layer, x)
+      qkv = queries_keys_values(config, convention, weights, layer, read)
       if edits is None:
-        added = write_by_heads(weights, layer, mix_in_blocks(*heads_read))
+        added = output_projection(weights, layer, blockwise_attention(*qkv))
       else:
-        added, *activations = attend(weights, layer, *heads_read, tokens, edits)
+        added, *activations = attention_by_head(
+          weights, layer, *qkv, tokens, edits
+        )
         heads.append(activations)
       x = _end_layer(config, convention, weights, layer, x, added)
       residual.append(x)
-    x = normalise(config, convention, weights, "final_norm", None, x)
+    x = _normalise(config, convention, weights, "final_norm", None, x)
     logits = product(x, weights["w_u"])  # [B, T, V]
     if edits is None:
       return logits, None
-    # Resumed in the last layer, there are no heads left to tell of.
-    of_heads = zip(*heads) if heads else ((),) * 3
-    parts = (*of_heads, residual)
+    # A pass that is resumed in the last layer has no activations of heads.
+    by_kind = zip(*heads) if heads else ((),) * 3
+    stacks = (*by_kind, residual)
     return logits, Activations(
-      *(jnp.stack(x) if x else jnp.zeros(0) for x in parts)
+      *(jnp.stack(x) if x else jnp.zeros(0) for x in stacks)
     )
 
   def _weights(self) -> Params:
-    table = weight_table(self.config, self.vocab_size, self.seq_length)
+    table = parameter_table(self.config, self.vocab_size, self.seq_length)
     weights = {
       name: self.param(name, init, shape)
       for name, (init, shape) in table.items()
@@ -139,6 +138,18 @@ class Transformer(nn.Module):
     }
 
 
+def inverse_sigma(
+  norm: str, x: Array, epsilon: float = OWN_CONVENTION.epsilon
+) -> Array:  # [..., D] -> [..., 1]
+  """The factor 1 / sigma by which a norm scales a residual; 1 without a norm.
+
+  With this factor held constant, the norm is a linear map.
+  """
+  if norm == "none":
+    return jnp.ones_like(x[..., :1])
+  return _inverse_size(_centre(norm, x), epsilon)
+
+
 def _end_layer(
   config: ModelConfig,
   convention: Convention,
@@ -147,7 +158,7 @@ def _end_layer(
   x: Array,  # [B, T, D], before the layer
   added: Array,  # [B, T, D], by its heads
 ) -> Array:
-  """The residual after a layer whose heads have written."""
+  """The residual after a layer: adds the output of its heads and its MLP."""
   y = x + added
   if not config.d_mlp:
     return y
@@ -162,8 +173,47 @@ def _mlp(
   layer: int,
   x: Array,  # [B, T, D]
 ) -> Array:
-  x = normalise(config, convention, weights, "mlp_norm", layer, x)
+  x = _normalise(config, convention, weights, "mlp_norm", layer, x)
   b_in, b_out = (of_layer(weights, name, layer) for name in ("b_in", "b_out"))
   hidden = add_bias(product(x, weights["w_in"][layer]), b_in)  # [B, T, F]
   hidden = jax.nn.gelu(hidden, approximate=not convention.exact_gelu)
   return add_bias(product(hidden, weights["w_out"][layer]), b_out)
+
+
+def _normalise(
+  config: ModelConfig,
+  convention: Convention,
+  weights: Params,
+  name: str,
+  layer: int | None,
+  x: Array,  # [B, T, D]
+) -> Array:
+  """Applies the norm "norm" (before heads), "mlp_norm" or "final_norm"."""
+  if config.norm == "none":
+    return x
+  scale = of_layer(weights, f"{name}_scale", layer)
+  x = _centre(config.norm, x)
+  x = x * _inverse_size(x, convention.epsilon) * scale[None, None]
+  return add_bias(x, of_layer(weights, f"{name}_bias", layer))
+
+
+def _centre(norm: str, x: Array) -> Array:
+  if norm == "layernorm":
+    x = x - x.mean(axis=-1, keepdims=True)
+  return x
+
+
+def _inverse_size(x: Array, epsilon: float) -> Array:  # [..., D] -> [..., 1]
+  mean_square = jnp.mean(x**2, axis=-1, keepdims=True)
+  return jax.lax.rsqrt(mean_square + epsilon)
+
+
+def _unstack(stacked: Array) -> list[Array]:  # [L, ...] -> L of [...]
+  """The layers of a parameter, by one split.
+
+  The derivative of a split is one concatenation. The derivative of indexing is
+  an array as large as the parameter for every layer, which takes memory and
+  time proportional to L^2.
+  """
+  parts = jax.lax.split(stacked, (1,) * stacked.shape[0])
+  return [jnp.squeeze(part, 0) for part in parts]
