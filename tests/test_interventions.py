@@ -16,14 +16,14 @@ from jax.flatten_util import ravel_pytree
 
 from induction_jax import spectra
 from induction_jax.config import Config, ConfigError, make_config
-from induction_jax.interventions import (
-  clamp_heads,
+from induction_jax.interventions import clamp_heads
+from induction_jax.interventions.names import choose
+from induction_jax.interventions.updates import (
   freeze,
   frozen_mask,
   inside,
   project,
 )
-from induction_jax.interventions.clamp import LEAST_MASS, no_previous_token
 from induction_jax.measurements import make_curvature, make_draw_batches
 from induction_jax.measurements.partition import partition_by_circuit
 from induction_jax.model import NO_EDITS, Edits, make_model
@@ -100,12 +100,29 @@ def _without_previous(pattern: np.ndarray) -> np.ndarray:
   return rest
 
 
+class NamesTest(parameterized.TestCase):
+  @parameterized.parameters("{}.{}", "L{}H{}")
+  def test_heads_in_either_form(self, form):
+    known = [f"qk {form}".format(i, j) for i in (0, 1) for j in (1, 12)]
+    for wanted, chosen in (
+      ("qk L0H1", known[:1]),
+      ("qk 0.1", known[:1]),
+      ("qk 1.12", known[3:]),
+      ("qk L1H*", known[2:]),
+      ("qk 1.*", known[2:]),
+      ("qk L*H12", known[1::2]),
+      ("* *.12", known[1::2]),
+      ("q*", known),
+    ):
+      self.assertEqual(choose("leaf", wanted, known), chosen)
+
+
 class ClampTest(parameterized.TestCase):
   def test_patterns_equal_loops(self):
     free = _random_pattern()
     edits = _edits(
-      "previous_token 0.0, no_previous_token 0.1, induction 1.0, "
-      "no_other_token 1.1"
+      "previous_token L0H0, no_previous_token L0H1, induction L1H0, "
+      "no_other_token L1H1"
     )
     self.assertIsNone(edits.output)
     clamped = [np.asarray(edits.pattern(i, free, TOKENS)) for i in (0, 1)]
@@ -118,7 +135,7 @@ class ClampTest(parameterized.TestCase):
       np.testing.assert_array_equal(clamped[1][b, 1], np.eye(7))
 
   def test_outputs(self):
-    edits = _edits("zero 0.1, mean 0.0")
+    edits = _edits("zero L0H1, mean L0H0")
     self.assertIsNone(edits.pattern)
     free = np.random.default_rng(0).normal(size=(3, 2, 7, 8)).astype("f")
     clamped = edits.output(0, free)
@@ -130,7 +147,7 @@ class ClampTest(parameterized.TestCase):
 
   def test_what_is_trained_is_clamped(self):
     config, model, params = _parts()
-    for text in ("zero 1.0", "previous_token 0.1"):
+    for text in ("zero L1H0", "previous_token L0H1"):
       clamped = clamp_heads(model, text, config.model)
       got = jax.jit(clamped.predict)(params, TOKENS)
       expected = jax.jit(clamped.apply)(params, TOKENS)[0]
@@ -157,7 +174,7 @@ class ClampTest(parameterized.TestCase):
 
   def test_stars_and_order(self):
     free, itself = _random_pattern(), np.eye(7)
-    layer = _edits("no_other_token 1.*").pattern
+    layer = _edits("no_other_token L1H*").pattern
     np.testing.assert_array_equal(layer(0, free, TOKENS), free)
     np.testing.assert_array_equal(layer(1, free, TOKENS)[1, 1], itself)
     last = _edits("no_other_token *, previous_token *.0").pattern
@@ -200,7 +217,7 @@ class ClampTest(parameterized.TestCase):
 
   def test_gradients_of_what_is_clamped_are_zero(self):
     """In the model of a whole run, as its config has it."""
-    clamps = "previous_token 0.0, induction 1.1, zero 1.0, mean 0.1"
+    clamps = "previous_token L0H0, induction L1H1, zero L1H0, mean L0H1"
     config = _config(intervention__clamp=clamps, spectra__micro_batch_size=4)
     model = make_experiment(config).model
 
@@ -222,8 +239,9 @@ class ClampTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ("previous_tokens 0.0", "got 'previous_tokens'; did you mean previous_tok"),
-    ("previous_token 0.7", "0.0, 0.1, 1.0, 1.1, got '0.7'"),
-    ("previous_token", "`kind layer.head`, such as previous_token 0.0, got 'p"),
+    ("previous_token 0.7", "L0H0, L0H1, L1H0, L1H1, got '0.7'"),
+    ("previous_token L0H7", "got 'L0H7'; did you mean L0H1?"),
+    ("previous_token", "`kind head`, such as previous_token L0H0, got 'p"),
     ("zero 0.0,", "got ''"),
     ("no_* 0.0", "got 'no_*'"),
   )
@@ -277,7 +295,7 @@ class FreezeTest(parameterized.TestCase):
 
 # Freezing and projecting at once: they meet, and it is one program to compile.
 CHANGES = dict(
-  intervention__freeze="w_e, qk 1.0, norms",
+  intervention__freeze="w_e, qk L1H0, norms",
   intervention__project="off",
   intervention__project_top_k=3,
   intervention__project_interval=3,

@@ -1,30 +1,12 @@
-"""Interventions: what a whole run is kept from, or made to do.
+"""Interventions: changes that a run keeps from step 0 on.
 
-What an induction head needs is shown by taking it away, or by giving it, from
-step 0 on: heads clamped, parameters frozen, updates projected. Everything here
-wraps what a run is made of, the model or the optimiser, and leaves it as it is
-where the config asks for nothing.
+The necessity or effect of a part of the network is tested by preventing it, or
+by providing it, throughout training: heads are clamped, parameters frozen,
+updates projected. Each intervention wraps the model or the optimiser, and
+returns it unchanged if the config asks for nothing.
 """
 
-from induction_jax.interventions.clamp import (
-  KINDS,
-  clamp_heads,
-)
-from induction_jax.interventions.freeze import freeze, frozen_mask
-from induction_jax.interventions.project import (
-  ProjectionState,
-  inside,
-  project,
-)
-from induction_jax.interventions.update import intervene
+from induction_jax.interventions.clamp import clamp_heads
+from induction_jax.interventions.updates import intervene
 
-__all__ = [
-  "KINDS",
-  "ProjectionState",
-  "clamp_heads",
-  "freeze",
-  "frozen_mask",
-  "inside",
-  "intervene",
-  "project",
-]
+__all__ = ["clamp_heads", "intervene"]
