@@ -113,7 +113,7 @@ class ImportTest(ExchangeTest):
       (tensors | {"h.2.attn.bias": np.zeros(1)}, r"unexpected.*: h\.2\.attn"),
       (tensors | {name: np.full((D, 3 * D), np.nan)}, f"not finite: {name}"),
       (tensors | {name: np.ones((D, 3 * D), int)}, f"numbers: {name} of int64"),
-      (tensors | {f"transformer.{name}": tensors[name]}, "are there twice"),
+      (tensors | {f"transformer.{name}": tensors[name]}, "exist with and without transformer."),
     ):
       path = published.write(self.root, changed, GPT2_SETTINGS)
       with self.assertRaisesRegex(
@@ -138,9 +138,9 @@ class ImportTest(ExchangeTest):
       "must be one of gpt2, gpt_neox, got",
     ),
     (GPT2_SETTINGS, {"n_head": 3}, "n_heads must divide"),
-    (GPT2_SETTINGS, {"n_layer": "2"}, "n_layer must be a whole number from 1"),
+    (GPT2_SETTINGS, {"n_layer": "2"}, "n_layer must be a positive integer"),
     (GPT2_SETTINGS, {"vocab_size": True}, "vocab_size must be a whole number"),
-    (GPT2_SETTINGS, {"n_inner": 0}, "n_inner must be a whole number from 1"),
+    (GPT2_SETTINGS, {"n_inner": 0}, "n_inner must be a positive integer"),
     (GPT2_SETTINGS, {"layer_norm_epsilon": "1"}, "must be a number above 0"),
     (GPT2_SETTINGS, {"layer_norm_epsilon": np.nan}, "is not JSON: NaN"),
     (GPT2_SETTINGS, {"tie_word_embeddings": "no"}, "must be true or false"),
@@ -153,8 +153,8 @@ class ImportTest(ExchangeTest):
       {"scale_attn_by_inverse_layer_idx": True},
       "scale_attn_by_inverse_layer_idx must be False",
     ),
-    (NEOX_SETTINGS, {"rotary_pct": 0.4}, "rotary_pct must turn an even"),
-    (NEOX_SETTINGS, {"rotary_pct": 2}, "rotary_pct must turn an even"),
+    (NEOX_SETTINGS, {"rotary_pct": 0.4}, "rotary_pct must rotate an even"),
+    (NEOX_SETTINGS, {"rotary_pct": 2}, "rotary_pct must rotate an even"),
     (NEOX_SETTINGS, {"rotary_emb_base": 0}, "must be a number above 0, got 0"),
     (
       NEOX_SETTINGS,

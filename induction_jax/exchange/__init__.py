@@ -1,7 +1,7 @@
-"""Weights in and out: other projects' files to parameters, and ours to theirs.
+"""Reading published weights, and writing weights for TransformerLens.
 
-Reads GPT-2's layout, that of GPT-NeoX and Pythia, and TransformerLens', which
-is also what it writes.
+The layouts of GPT-2, GPT-NeoX (Pythia) and TransformerLens can be read, and
+that of TransformerLens written.
 """
 
 from collections.abc import Iterable
@@ -28,15 +28,15 @@ from induction_jax.types import Params
 __all__ = ["Architecture", "read_model", "settings_beside", "write_model"]
 
 MOST_LAYERS = 10_000
-# Layouts by `model_type`, the field by which files tell.
+# By the setting `model_type`.
 LAYOUTS = {"gpt2": GPT2, "gpt_neox": NEOX}
 
 
 def write_model(path: Path, architecture: Architecture, params: Params) -> Path:
-  """Writes a HookedTransformer's state to `path`, and its config beside it.
+  """Writes the state dict of a HookedTransformer, and its config beside it.
 
   Args:
-    path: of the safetensors file; the config goes to the same name in .json.
+    path: of the safetensors file. The config has the same name with .json.
     architecture: of the network.
     params: its parameters.
 
@@ -44,8 +44,8 @@ def write_model(path: Path, architecture: Architecture, params: Params) -> Path:
     The path of the config.
 
   Raises:
-    ConfigError: for a network that is no HookedTransformer.
-    OSError: if it cannot be written.
+    ConfigError: if HookedTransformer cannot express the network.
+    OSError: if a file cannot be written.
   """
   settings = settings_of(architecture)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,16 +55,16 @@ def write_model(path: Path, architecture: Architecture, params: Params) -> Path:
 
 
 def read_model(path: Path, settings_path: Path) -> tuple[Architecture, Params]:
-  """Reads a network and its weights, as float32.
+  """Reads a network and its parameters, as float32.
 
   Args:
     path: of the safetensors file.
-    settings_path: of the JSON that describes the network.
+    settings_path: of the JSON file with the network's settings.
 
   Raises:
-    ConfigError: for a layout that is not known, a network that our model does
-      not have, or a file that does not fit; it names what, got and expected.
-    OSError: if a file is not there.
+    ConfigError: if the layout is unknown, if induction_jax.model cannot express
+      the network, or if the tensors do not fit the settings.
+    OSError: if a file does not exist.
   """
   settings = read_json(settings_path)
   if not isinstance(settings, dict):
@@ -100,11 +100,11 @@ def read_model(path: Path, settings_path: Path) -> tuple[Architecture, Params]:
 
 
 def settings_beside(path: Path) -> Path:
-  """The JSON of a file of weights: of the same name, or config.json.
+  """The settings file of a file of weights: of the same name, or config.json.
 
   Raises:
-    ConfigError: if there is neither.
-    OSError: if there is no such file of weights.
+    ConfigError: if neither exists.
+    OSError: if the file of weights does not exist.
   """
   if not path.is_file():
     raise FileNotFoundError(f"{path}: no such file")
@@ -112,8 +112,8 @@ def settings_beside(path: Path) -> Path:
     if found.is_file():
       return found
   raise ConfigError(
-    f"{path} needs the settings of its network beside it, in "
-    f"{path.with_suffix('.json').name} or config.json; there is neither"
+    f"{path} needs the settings of its network in the same folder, in "
+    f"{path.with_suffix('.json').name} or config.json, and neither exists"
   )
 
 
@@ -129,7 +129,7 @@ def _layout_of(settings: Settings) -> Layout:
 
 
 def _check_heads(settings: Settings) -> None:
-  """Refuses layouts in which query heads share keys and values."""
+  """Checks that query heads do not share keys and values."""
 
   def first(*names: str) -> Any:
     return next((settings[n] for n in names if settings.get(n)), None)
@@ -140,14 +140,14 @@ def _check_heads(settings: Settings) -> None:
     shared = 1
   if shared != heads:
     raise ConfigError(
-      "every query head must have keys and values of its own (grouped-query "
+      "every query head must have its own keys and values (grouped-query "
       f"attention is not implemented), got {shown(heads)} query heads and "
       f"{shown(shared)} key and value heads"
     )
 
 
 def _check_layers(architecture: Architecture) -> None:
-  """Before names are made for each of a billion layers."""
+  """Checks the number of layers, before names are made for all tensors."""
   if architecture.config.n_layers > MOST_LAYERS:
     raise ConfigError(
       f"there must be at most {MOST_LAYERS} layers, got "
@@ -158,11 +158,11 @@ def _check_layers(architecture: Architecture) -> None:
 def _without_prefixes(
   stored: Iterable[str], prefixes: tuple[str, ...]
 ) -> dict[str, str]:
-  """Names as the layout has them -> names in the file."""
+  """Maps names in the layout to names in the file."""
   names = {name: name for name in stored}
   for prefix in prefixes:
     renamed = {name.removeprefix(prefix): own for name, own in names.items()}
     if len(renamed) < len(names):
-      raise ConfigError(f"tensors are there twice, with {prefix} and without")
+      raise ConfigError(f"some tensors exist with and without {prefix}")
     names = renamed
   return names

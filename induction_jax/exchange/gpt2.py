@@ -1,8 +1,8 @@
-"""GPT-2's layout (Radford et al. 2019), as its weights are published.
+"""The layout of GPT-2 (Radford et al. 2019).
 
-A linear map is x @ W + b, W [in, out]. Queries, keys and values are one matrix
-`c_attn` [D, 3 D]: a third each, and in each third head after head. The
-unembedding is the embedding, unless `lm_head` is a tensor of its own.
+A linear map is x @ W + b, with W [in, out]. Queries, keys and values are the
+thirds of one matrix `c_attn` [D, 3 D], and each third is split by head. The
+unembedding is the embedding, unless there is a tensor `lm_head`.
 """
 
 import numpy as np
@@ -12,6 +12,7 @@ from induction_jax.exchange.layout import (
   Architecture,
   Layout,
   Settings,
+  count,
   flag,
   is_exact_gelu,
   join_heads,
@@ -20,7 +21,6 @@ from induction_jax.exchange.layout import (
   require,
   split_heads,
   stack_layers,
-  whole,
 )
 from induction_jax.model import Convention
 from induction_jax.storage.tensors import Tensors
@@ -30,27 +30,27 @@ HEAD = "lm_head.weight"
 
 
 def describe(settings: Settings) -> Architecture:
-  """The network that the settings name."""
+  """The network that the settings describe."""
   require(
     settings,
     scale_attn_weights=True,
     scale_attn_by_inverse_layer_idx=False,
     add_cross_attention=False,
   )
-  d_model = whole(settings, "n_embd")
+  d_model = count(settings, "n_embd")
   own_width = settings.get("n_inner") is not None
   return Architecture(
     config=make_model_config(
-      n_layers=whole(settings, "n_layer"),
-      n_heads=whole(settings, "n_head"),
+      n_layers=count(settings, "n_layer"),
+      n_heads=count(settings, "n_head"),
       d_model=d_model,
-      d_mlp=whole(settings, "n_inner") if own_width else 4 * d_model,
+      d_mlp=count(settings, "n_inner") if own_width else 4 * d_model,
       position="learned",
       norm="layernorm",
       smeared_keys=False,
     ),
-    vocab_size=whole(settings, "vocab_size"),
-    seq_length=whole(settings, "n_positions"),
+    vocab_size=count(settings, "vocab_size"),
+    seq_length=count(settings, "n_positions"),
     convention=Convention(
       epsilon=positive(settings, "layer_norm_epsilon", 1e-5),
       exact_gelu=is_exact_gelu(settings.get("activation_function", "gelu_new")),
@@ -61,7 +61,7 @@ def describe(settings: Settings) -> Architecture:
 def shapes(
   settings: Settings, architecture: Architecture
 ) -> dict[str, tuple[int, ...]]:
-  """The shape of every tensor; `lm_head` where it is not tied."""
+  """The shape of every tensor, including `lm_head` if it is not tied."""
   config, vocab = architecture.config, architecture.vocab_size
   d, f = config.d_model, config.d_mlp
   in_layer = {
@@ -87,7 +87,7 @@ def shapes(
 
 
 def convert(architecture: Architecture, tensors: Tensors) -> Tensors:
-  """Parameters named as in model/weights.py."""
+  """Parameters, named as in induction_jax.model."""
 
   def stack(name: str) -> np.ndarray:
     return stack_layers(architecture, tensors, LAYER, name)
@@ -119,7 +119,7 @@ def convert(architecture: Architecture, tensors: Tensors) -> Tensors:
 
 GPT2 = Layout(
   prefixes=("transformer.",),
-  # Causal masks; and the embedding once more, which some files hold.
+  # Causal masks, and a copy of the embedding, which some files contain.
   ignored=(LAYER + "attn.bias", LAYER + "attn.masked_bias", HEAD),
   describe=describe,
   shapes=shapes,

@@ -1,4 +1,4 @@
-"""What a layout of weights is: the names and shapes of published models."""
+"""Layouts of published weights: what they define, and helpers for them."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ Settings = Mapping[str, Any]  # the JSON beside a file of weights
 
 
 class Architecture(NamedTuple):
-  """A network without its weights: the arguments of model.make_model."""
+  """A network without its parameters: the arguments of model.make_model."""
 
   config: ModelConfig
   vocab_size: int
@@ -23,14 +23,16 @@ class Architecture(NamedTuple):
 
 
 class Layout(NamedTuple):
-  """How one family of models writes its weights down.
+  """The file format of one family of models.
 
   Attributes:
-    prefixes: that names may have; left out before all else.
-    ignored: names, {} for the layer, that may be there and say nothing new.
-    describe: settings -> Architecture; KeyError for a setting that is missing.
-    shapes: (settings, Architecture) -> the shape of every tensor by name.
-    convert: (Architecture, tensors) -> parameters named as in model/weights.py.
+    prefixes: optional prefixes of tensor names, removed before anything else.
+    ignored: names of tensors that may exist and are redundant, with {} for the
+      layer.
+    describe: settings -> Architecture; KeyError if a setting is missing.
+    shapes: (settings, Architecture) -> the shape of every tensor, by name.
+    convert: (Architecture, tensors) -> parameters, named as in
+      induction_jax.model.
   """
 
   prefixes: tuple[str, ...]
@@ -45,7 +47,7 @@ def per_layer(
   template: str,
   shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, tuple[int, ...]]:
-  """The same shapes in every layer, `template` naming the layer as {}."""
+  """Shapes of the tensors of all layers; `template` has {} for the layer."""
   return {
     template.format(layer) + name: shape
     for layer in range(architecture.config.n_layers)
@@ -56,13 +58,13 @@ def per_layer(
 def stack_layers(
   architecture: Architecture, tensors: Tensors, template: str, name: str
 ) -> np.ndarray:
-  """One tensor of every layer, [L, ...]."""
+  """The tensors of one name in all layers, stacked: [L, ...]."""
   layers = range(architecture.config.n_layers)
   return np.stack([tensors[template.format(layer) + name] for layer in layers])
 
 
 def split_heads(architecture: Architecture, joined: np.ndarray) -> np.ndarray:
-  """[L, D, H K] -> [L, H, D, K], and biases [L, H K] -> [L, H, K]."""
+  """Weights [L, D, H K] -> [L, H, D, K], or biases [L, H K] -> [L, H, K]."""
   config = architecture.config
   split = joined.reshape(*joined.shape[:-1], config.n_heads, config.d_head)
   return np.swapaxes(split, 1, 2) if joined.ndim == 3 else split
@@ -76,41 +78,43 @@ def join_heads(architecture: Architecture, joined: np.ndarray) -> np.ndarray:
 
 
 def require(settings: Settings, **allowed: Any) -> None:
-  """Checks settings that change what a network computes, where present.
+  """Checks settings of which only one value is implemented.
+
+  A setting that is missing is accepted.
 
   Raises:
-    ConfigError: for any other value than the one allowed.
+    ConfigError: if a setting has another value.
   """
   for name, value in allowed.items():
     if settings.get(name, value) != value:
       raise ConfigError(
-        f"{name} must be {value!r} (nothing else is implemented), got "
+        f"{name} must be {value!r} (no other value is implemented), got "
         f"{settings[name]!r}"
       )
 
 
-def whole(settings: Settings, name: str) -> int:
-  """A setting that counts something.
+def count(settings: Settings, name: str) -> int:
+  """A setting that is a positive integer.
 
   Raises:
     KeyError: if it is missing.
-    ConfigError: if it is no whole number from 1 up.
+    ConfigError: if it is not a positive integer.
   """
   value = settings[name]
   if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-    raise ConfigError(f"{name} must be a whole number from 1 up, got {value!r}")
+    raise ConfigError(f"{name} must be a positive integer, got {value!r}")
   return value
 
 
 def positive(settings: Settings, name: str, default: float) -> float:
-  """A setting that is a size, as it is written there.
+  """A setting that is a positive number, with the type it has in the file.
 
   Raises:
-    ConfigError: if it is no finite number above 0.
+    ConfigError: if it is not a finite number above 0.
   """
   value = settings.get(name, default)
   number = isinstance(value, int | float) and not isinstance(value, bool)
-  # What no float can hold, such as 10**400, is not below the largest.
+  # Integers too large for a float, such as 10**400, are refused as well.
   if not number or not 0 < value <= sys.float_info.max:
     raise ConfigError(f"{name} must be a number above 0, got {value!r}")
   return value
@@ -129,23 +133,23 @@ def flag(settings: Settings, name: str, default: bool) -> bool:
 
 
 def check_rotary_width(name: str, width: int, d_head: int) -> None:
-  """Checks how many of each head's components are turned.
+  """Checks the number of components of a head that are rotated.
 
   Raises:
-    ConfigError: if they do not make pairs within the head.
+    ConfigError: if it is odd, or not between 2 and the width of a head.
   """
   if width < 2 or width % 2 or width > d_head:
     raise ConfigError(
-      f"{name} must turn an even number of each head's {d_head} components, "
+      f"{name} must rotate an even number of a head's {d_head} components, "
       f"got {width}"
     )
 
 
 def is_exact_gelu(name: Any) -> bool:
-  """Which gelu a model's settings name.
+  """Whether an activation is gelu itself, and not its approximation by tanh.
 
   Raises:
-    ConfigError: if it is none.
+    ConfigError: if it is not a gelu.
   """
   exact = {
     "gelu": True,

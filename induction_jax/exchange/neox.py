@@ -1,9 +1,9 @@
-"""GPT-NeoX's layout, that of Pythia (Black et al. 2022, arXiv 2204.06745).
+"""The layout of GPT-NeoX and Pythia (Black et al. 2022, arXiv 2204.06745).
 
-A linear map is x @ W^T + b, W [out, in]. The rows of `query_key_value`
-[3 D, D] are, head after head, that head's queries, keys and values. Rotary
-positions turn a fraction of each head's width; attention and MLP run side by
-side on the same residual.
+A linear map is x @ W^T + b, with W [out, in]. The rows of `query_key_value`
+[3 D, D] are split by head, and those of a head into its queries, keys and
+values. Rotary positions rotate a fraction of each head's components. Attention
+and MLP read the same residual.
 """
 
 import numpy as np
@@ -14,6 +14,7 @@ from induction_jax.exchange.layout import (
   Layout,
   Settings,
   check_rotary_width,
+  count,
   flag,
   is_exact_gelu,
   join_heads,
@@ -21,7 +22,6 @@ from induction_jax.exchange.layout import (
   positive,
   require,
   stack_layers,
-  whole,
 )
 from induction_jax.model import Convention
 from induction_jax.storage.tensors import Tensors
@@ -33,25 +33,25 @@ BUFFERS = ("bias", "masked_bias", "rotary_emb.inv_freq")
 
 
 def describe(settings: Settings) -> Architecture:
-  """The network that the settings name."""
+  """The network that the settings describe."""
   require(settings, rope_scaling=None, attention_bias=True)
   config = make_model_config(
-    n_layers=whole(settings, "num_hidden_layers"),
-    n_heads=whole(settings, "num_attention_heads"),
-    d_model=whole(settings, "hidden_size"),
-    d_mlp=whole(settings, "intermediate_size"),
+    n_layers=count(settings, "num_hidden_layers"),
+    n_heads=count(settings, "num_attention_heads"),
+    d_model=count(settings, "hidden_size"),
+    d_mlp=count(settings, "intermediate_size"),
     position="rotary",
     norm="layernorm",
     smeared_keys=False,
   )
   fraction, base = _rotary(settings)
-  # Twice is refused as well, and no fraction is too large to count.
+  # A fraction above 1 is refused below; limited, so that int does not overflow.
   width = int(config.d_head * min(fraction, 2.0))
   check_rotary_width("rotary_pct", width, config.d_head)
   return Architecture(
     config=config,
-    vocab_size=whole(settings, "vocab_size"),
-    seq_length=whole(settings, "max_position_embeddings"),
+    vocab_size=count(settings, "vocab_size"),
+    seq_length=count(settings, "max_position_embeddings"),
     convention=Convention(
       epsilon=positive(settings, "layer_norm_eps", 1e-5),
       exact_gelu=is_exact_gelu(settings.get("hidden_act", "gelu")),
@@ -63,7 +63,7 @@ def describe(settings: Settings) -> Architecture:
 
 
 def _rotary(settings: Settings) -> tuple[float, float]:
-  """Fraction and base, which newer files keep in a section of their own."""
+  """Fraction and base of rotary positions; newer files have a section."""
   section = settings.get("rope_parameters") or {}
   if not isinstance(section, dict):
     raise ConfigError(f"rope_parameters must be an object, got {section!r}")
@@ -71,7 +71,7 @@ def _rotary(settings: Settings) -> tuple[float, float]:
   unknown = section.keys() - ROTATIONS
   if unknown:
     raise ConfigError(
-      f"rope_parameters with no meaning here: {sorted(unknown)}"
+      f"rope_parameters has unknown settings: {sorted(unknown)}"
     )
   fraction = positive(settings, "rotary_pct", 0.25)
   base = positive(settings, "rotary_emb_base", 10_000)
@@ -84,7 +84,7 @@ def _rotary(settings: Settings) -> tuple[float, float]:
 def shapes(
   settings: Settings, architecture: Architecture
 ) -> dict[str, tuple[int, ...]]:
-  """The shape of every tensor; `embed_out` where it is not tied."""
+  """The shape of every tensor, including `embed_out` if it is not tied."""
   config, vocab = architecture.config, architecture.vocab_size
   d, f = config.d_model, config.d_mlp
   in_layer = {
@@ -109,7 +109,7 @@ def shapes(
 
 
 def convert(architecture: Architecture, tensors: Tensors) -> Tensors:
-  """Parameters named as in model/weights.py."""
+  """Parameters, named as in induction_jax.model."""
   config = architecture.config
 
   def stack(name: str) -> np.ndarray:
@@ -147,7 +147,7 @@ def convert(architecture: Architecture, tensors: Tensors) -> Tensors:
 
 NEOX = Layout(
   prefixes=("gpt_neox.",),
-  # Causal masks, the rotations' frequencies, a tied embedding once more.
+  # Causal masks, frequencies of the rotations, a copy of a tied embedding.
   ignored=(
     *(LAYER + f"attention.{name}" for name in BUFFERS),
     "embed_out.weight",

@@ -1,9 +1,9 @@
-"""TransformerLens' layout: the names and settings of its HookedTransformer.
+"""The layout of TransformerLens: its HookedTransformer.
 
-The file holds every entry of `HookedTransformer.state_dict()`, and the JSON
-beside it the arguments of `HookedTransformerConfig`, so that both are loaded
-there as they are, with the same logits. What that model cannot express is
-refused.
+The file contains every entry of `HookedTransformer.state_dict()`, and the JSON
+file the arguments of `HookedTransformerConfig`. TransformerLens loads both
+without changes and computes the same logits. Networks that it cannot express
+are refused.
 """
 
 from typing import Any
@@ -16,13 +16,13 @@ from induction_jax.exchange.layout import (
   Layout,
   Settings,
   check_rotary_width,
+  count,
   flag,
   is_exact_gelu,
   per_layer,
   positive,
   require,
   stack_layers,
-  whole,
 )
 from induction_jax.model import BIASES, Convention
 from induction_jax.storage.tensors import Tensors
@@ -34,10 +34,10 @@ POSITIONS = {
   "shortformer": "shortformer",
   "learned": "standard",
 }
-SHARED = "n_key_value_heads"  # checked before, for all layouts
+SHARED = "n_key_value_heads"  # read_model checks it for all layouts
 NORMS = {"layernorm": "LN", "rmsnorm": "RMS", "none": None}
 
-# Our name of a parameter -> theirs, and its shape there.
+# Name of a parameter here -> its name and shape in TransformerLens.
 Table = dict[str, tuple[str, tuple[int, ...]]]
 
 
@@ -45,7 +45,7 @@ def settings_of(architecture: Architecture) -> dict[str, Any]:
   """The arguments of HookedTransformerConfig.
 
   Raises:
-    ConfigError: for smeared keys, which that model does not have.
+    ConfigError: for smeared keys, which HookedTransformer does not have.
   """
   config, _, _, convention = architecture
   if config.smeared_keys:
@@ -80,12 +80,12 @@ def settings_of(architecture: Architecture) -> dict[str, Any]:
 
 
 def tensors_of(architecture: Architecture, params: Params) -> Tensors:
-  """Every entry of the state dict; biases that we do not have are zero."""
-  in_layer, whole = _tables(architecture)
+  """Every entry of the state dict; biases that are missing here are zero."""
+  in_layer, shared = _tables(architecture)
   arrays = {name: np.asarray(x, np.float32) for name, x in params.items()}
   tensors = {
     theirs: arrays.get(own, np.zeros(shape, np.float32))
-    for own, (theirs, shape) in whole.items()
+    for own, (theirs, shape) in shared.items()
   }
   constants = _constants(architecture)
   for layer in range(architecture.config.n_layers):
@@ -98,44 +98,44 @@ def tensors_of(architecture: Architecture, params: Params) -> Tensors:
 
 
 def describe(settings: Settings) -> Architecture:
-  """The network that the settings name, which must be of our kind."""
+  """The network that the settings describe."""
   convention = Convention(
     epsilon=positive(settings, "eps", 1e-5),
     parallel=flag(settings, "parallel_attn_mlp", False),
   )
   d_mlp = 0
   if not flag(settings, "attn_only", False):
-    d_mlp = whole(settings, "d_mlp")
+    d_mlp = count(settings, "d_mlp")
     exact = is_exact_gelu(settings["act_fn"])
     convention = convention._replace(exact_gelu=exact)
   position = _ours(POSITIONS, settings, "positional_embedding_type")
   if position == "rotary":
     convention = convention._replace(
-      rotary_width=whole(settings, "rotary_dim"),
+      rotary_width=count(settings, "rotary_dim"),
       rotary_base=positive(settings, "rotary_base", 10_000),
     )
   architecture = Architecture(
     config=make_model_config(
-      n_layers=whole(settings, "n_layers"),
-      n_heads=whole(settings, "n_heads"),
-      d_model=whole(settings, "d_model"),
+      n_layers=count(settings, "n_layers"),
+      n_heads=count(settings, "n_heads"),
+      d_model=count(settings, "d_model"),
       d_mlp=d_mlp,
       position=position,
       norm=_ours(NORMS, settings, "normalization_type"),
       smeared_keys=False,
     ),
-    vocab_size=whole(settings, "d_vocab"),
-    seq_length=whole(settings, "n_ctx"),
+    vocab_size=count(settings, "d_vocab"),
+    seq_length=count(settings, "n_ctx"),
     convention=convention,
   )
   if position == "rotary":
     width = _rotary_width(architecture)
     check_rotary_width("rotary_dim", width, architecture.config.d_head)
-  # What we would not write ourselves may change what is computed.
+  # Other values than those written by settings_of may change the result.
   require(settings, **settings_of(architecture) | _free(settings))
   unknown = settings.keys() - settings_of(architecture).keys() - {SHARED}
   if unknown:
-    raise ConfigError(f"settings with no meaning here: {sorted(unknown)}")
+    raise ConfigError(f"unknown settings: {sorted(unknown)}")
   return architecture
 
 
@@ -144,27 +144,27 @@ def shapes(
 ) -> dict[str, tuple[int, ...]]:
   """The shape of every tensor that is a parameter."""
   del settings  # an unembedding is never tied
-  in_layer, whole = _tables(architecture)
-  return dict(whole.values()) | per_layer(
+  in_layer, shared = _tables(architecture)
+  return dict(shared.values()) | per_layer(
     architecture, LAYER, dict(in_layer.values())
   )
 
 
 def convert(architecture: Architecture, tensors: Tensors) -> Tensors:
-  """Parameters named as in model/weights.py; biases of zeros are left out."""
-  in_layer, whole = _tables(architecture)
-  params = {own: tensors[theirs] for own, (theirs, _) in whole.items()}
+  """Parameters, named as in induction_jax.model, without biases of zeros."""
+  in_layer, shared = _tables(architecture)
+  params = {own: tensors[theirs] for own, (theirs, _) in shared.items()}
   for own, (theirs, _) in in_layer.items():
     params[own] = stack_layers(architecture, tensors, LAYER, theirs)
   if np.any(params.pop("b_u")):
-    raise ConfigError("unembed.b_U must be zero: no model here has one")
+    raise ConfigError("unembed.b_U must be zero: it is not implemented")
   return {
     name: x for name, x in params.items() if name not in BIASES or np.any(x)
   }
 
 
 def _tables(architecture: Architecture) -> tuple[Table, Table]:
-  """The parameters of each layer, and those of the whole."""
+  """The parameters of each layer, and those without a layer."""
   config, vocab, length, _ = architecture
   h, d, k, f = config.n_heads, config.d_model, config.d_head, config.d_mlp
   in_layer: Table = {"w_o": ("attn.W_O", (h, k, d)), "b_o": ("attn.b_O", (d,))}
@@ -174,12 +174,12 @@ def _tables(architecture: Architecture) -> tuple[Table, Table]:
   if f:
     in_layer |= {"w_in": ("mlp.W_in", (d, f)), "b_in": ("mlp.b_in", (f,))}
     in_layer |= {"w_out": ("mlp.W_out", (f, d)), "b_out": ("mlp.b_out", (d,))}
-  whole: Table = {"w_e": ("embed.W_E", (vocab, d))}
+  shared: Table = {"w_e": ("embed.W_E", (vocab, d))}
   if config.position != "rotary":
-    whole["w_pos"] = "pos_embed.W_pos", (length, d)
-  whole["w_u"] = "unembed.W_U", (d, vocab)
-  whole["b_u"] = "unembed.b_U", (vocab,)
-  # RMS norms have no bias there, nor here.
+    shared["w_pos"] = "pos_embed.W_pos", (length, d)
+  shared["w_u"] = "unembed.W_U", (d, vocab)
+  shared["b_u"] = "unembed.b_U", (vocab,)
+  # RMS norms have no bias.
   parts = {
     "layernorm": {"scale": "w", "bias": "b"},
     "rmsnorm": {"scale": "w"},
@@ -189,8 +189,8 @@ def _tables(architecture: Architecture) -> tuple[Table, Table]:
     in_layer[f"norm_{ours}"] = f"ln1.{theirs}", (d,)
     if f:
       in_layer[f"mlp_norm_{ours}"] = f"ln2.{theirs}", (d,)
-    whole[f"final_norm_{ours}"] = f"ln_final.{theirs}", (d,)
-  return in_layer, whole
+    shared[f"final_norm_{ours}"] = f"ln_final.{theirs}", (d,)
+  return in_layer, shared
 
 
 def _ours(table: dict[str, Any], settings: Settings, name: str) -> str:
@@ -203,7 +203,7 @@ def _ours(table: dict[str, Any], settings: Settings, name: str) -> str:
 
 
 def _free(settings: Settings) -> dict[str, Any]:
-  """Settings that do not change what is computed, as they are."""
+  """Settings that do not change what is computed, or are checked elsewhere."""
   free = ("model_name", "default_prepend_bos", "act_fn")
   return {name: settings[name] for name in free if name in settings}
 
@@ -216,7 +216,7 @@ CONSTANTS = ("mask", "IGNORE", "rotary_sin", "rotary_cos")
 
 
 def _constants(architecture: Architecture) -> Tensors:
-  """What each layer's state holds beside parameters: mask and rotations."""
+  """Entries of a layer that are not parameters: mask and rotations."""
   length = architecture.seq_length
   constants = {
     "attn.mask": np.tri(length, dtype=bool),
