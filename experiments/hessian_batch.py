@@ -33,8 +33,9 @@ from induction_jax import spectra, tasks
 from induction_jax.config import Config
 from induction_jax.model import losses
 from induction_jax.run.experiment import make_experiment
+from induction_jax.training.memory import MEASURING_BYTES, fit_cache
 from induction_jax.training.state import TrainState, stream
-from induction_jax.training.step import MEASURING_BYTES, fit_cache, make_loss
+from induction_jax.training.step import make_loss
 from induction_jax.types import Array, Key, Params
 
 TOLERANCE, MAX_ORDER, PROBE_VECTORS = 1e-2, 100, 8

@@ -31,7 +31,7 @@ from induction_jax.devices import processes
 from induction_jax.devices.limits import GIB
 from induction_jax.devices.mesh import (
   check_all_devices_used,
-  devices,
+  devices_per_seed,
   make_seeds_mesh,
 )
 from induction_jax.report.findings import find
@@ -156,7 +156,7 @@ def _make_sweep(
     values.seeds,
     bytes_per_seed(experiment),
     int(values.memory_gib * GIB),
-    jax.device_count() // devices(config.mesh),
+    jax.device_count() // devices_per_seed(config.mesh),
   )
   mesh = make_seeds_mesh(config.mesh, group)  # checks the group's size
   check_all_devices_used(mesh.size)

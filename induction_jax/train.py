@@ -21,7 +21,7 @@ from induction_jax.commands.interrupt import Interrupt
 from induction_jax.commands.progress import make_watcher
 from induction_jax.config import Config, ConfigError
 from induction_jax.devices import processes
-from induction_jax.devices.mesh import check_all_devices_used, devices
+from induction_jax.devices.mesh import check_all_devices_used, devices_per_seed
 from induction_jax.report.findings import find
 from induction_jax.report.summary import write_summary
 from induction_jax.report.text import format_summary
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
   if values.workdir == "":
     raise ConfigError("--workdir must name a directory, got an empty name")
   command_line.join_processes(values)
-  check_all_devices_used(devices(config.mesh))
+  check_all_devices_used(devices_per_seed(config.mesh))
   root = Path(values.workdir or f"runs/induction_run_{started}")
   return train(config, root, values.resume, argv)
 
@@ -94,7 +94,7 @@ def train(config: Config, root: Path, resume: bool, argv: list[str]) -> int:
     processes.on_first_process(open_directory)
     print(f"run directory: {root}", flush=True)
     print(f"Hessian products: {experiment.description}")
-    used = devices(config.mesh)
+    used = devices_per_seed(config.mesh)
     print(f"devices: {used} of {jax.device_count()}", flush=True)
     timing = Timing(directory, started)
     with Interrupt(_resume_command(argv, root)) as interrupt:

@@ -16,8 +16,8 @@ import numpy as np
 
 from induction_jax import spectra
 from induction_jax.config import make_config
-from induction_jax.devices.keys import key_data
 from induction_jax.devices.mesh import make_seeds_mesh
+from induction_jax.devices.processes import key_data
 from induction_jax.measurements import make_curvature
 from induction_jax.run.experiment import (
   Experiment,

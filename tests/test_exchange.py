@@ -113,7 +113,10 @@ class ImportTest(ExchangeTest):
       (tensors | {"h.2.attn.bias": np.zeros(1)}, r"unexpected.*: h\.2\.attn"),
       (tensors | {name: np.full((D, 3 * D), np.nan)}, f"not finite: {name}"),
       (tensors | {name: np.ones((D, 3 * D), int)}, f"numbers: {name} of int64"),
-      (tensors | {f"transformer.{name}": tensors[name]}, "exist with and without transformer."),
+      (
+        tensors | {f"transformer.{name}": tensors[name]},
+        "exist with and without transformer.",
+      ),
     ):
       path = published.write(self.root, changed, GPT2_SETTINGS)
       with self.assertRaisesRegex(

@@ -148,7 +148,7 @@ class FloorsTest(parameterized.TestCase):
     ("model/losses.py", "from induction_jax import training", "training"),
     ("model/losses.py", "import induction_jax.measurements as m", "measure"),
     ("model/losses.py", "def f():\n  from induction_jax import run", "run"),
-    ("model/losses.py", "from ..training.optim import x", "training"),
+    ("model/losses.py", "from ..training.optimizer import x", "training"),
     ("types.py", "from induction_jax.config import Config", "config"),
     ("spectra/lanczos.py", "from ..model import Model", "model"),
     ("spectra/lanczos.py", "from .. import circuits", "circuits"),

@@ -42,6 +42,7 @@ from induction_jax.storage.sweep_directory import (
   open_sweep,
   read_plan,
 )
+from induction_jax.training.memory import least_bytes
 from induction_jax.types import Variable
 
 CONFIG = make_config(quick.get_config().to_dict())
@@ -432,8 +433,15 @@ class SizesTest(HostileTest):
     with self.assertRaisesRegex(ConfigError, "this config must take at most"):
       make_pure_experiment(make_config(values))
 
+  def test_the_largest_integers_do_not_overflow(self):
+    values = quick.get_config().to_dict()
+    values["task"]["vocab_size"] = values["task"]["seq_length"] = 2**31 - 1
+    values["model"] |= {"n_layers": 2**31 - 1, "position": "learned"}
+    with self.assertRaisesRegex(ConfigError, "got more than a million GiB"):
+      make_pure_experiment(make_config(values))
+
   def test_every_config_here_is_small(self):
-    self.assertLess(limits.least_bytes(CONFIG), 2**26)
+    self.assertLess(least_bytes(CONFIG), 2**26)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from induction_jax import spectra
 from induction_jax.config import Config, ConfigError, make_config
 from induction_jax.interventions import clamp_heads
+from induction_jax.interventions.clamp import LEAST_MASS, no_previous_token
 from induction_jax.interventions.names import choose
 from induction_jax.interventions.updates import (
   freeze,

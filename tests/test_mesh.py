@@ -81,7 +81,7 @@ class PlaceTest(parameterized.TestCase):
     (8, 8, 8), (8, 2, 8), (2, 8, 8), (2, 3, 6), (4, 6, 12), (1, 1, 1)
   )
   def test_least_common_multiple(self, data, params, needed):
-    self.assertEqual(mesh.devices(MeshConfig(data, 0, params)), needed)
+    self.assertEqual(mesh.devices_per_seed(MeshConfig(data, 0, params)), needed)
 
   def test_too_few_devices(self):
     with self.assertRaisesRegex(

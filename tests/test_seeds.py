@@ -18,8 +18,8 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from induction_jax.config import make_config
-from induction_jax.devices.keys import key_data
 from induction_jax.devices.mesh import make_seeds_mesh
+from induction_jax.devices.processes import key_data
 from induction_jax.measurements import Inputs, Measurement
 from induction_jax.run import loop
 from induction_jax.run.experiment import (

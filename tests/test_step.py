@@ -19,7 +19,7 @@ from induction_jax.config import (
   make_config,
 )
 from induction_jax.model import losses, make_model
-from induction_jax.training import optim
+from induction_jax.training import memory, optimizer
 from induction_jax.training.state import STREAMS, TrainState, init_state, stream
 from induction_jax.training.step import (
   make_gradient,
@@ -27,7 +27,6 @@ from induction_jax.training.step import (
   make_train_chunk,
   make_train_step,
   no_updates,
-  plan_micro_batch,
 )
 from induction_jax.types import Batch
 from tests.tiny import NO_CHAINS
@@ -56,7 +55,7 @@ def _optim(**changes: object) -> OptimConfig:
 def _tiny() -> tuple:
   """A tiny run: its first state, its step and its chunk, both jitted."""
   model = make_model(MODEL, TASK.vocab_size, TASK.seq_length)
-  tx = optim.make_optimizer(_optim(learning_rate=0.01), 10)
+  tx = optimizer.make_optimizer(_optim(learning_rate=0.01), 10)
   loss = make_loss(model, losses.make_weights("all"))
   step = make_train_step(
     jax.value_and_grad(loss), tasks.make_sampler(TASK, 4), tx
@@ -164,7 +163,7 @@ class MicroBatchTest(parameterized.TestCase):
     values.train.batch_size, values.train.micro_batch_size = batch, asked
     values.model.n_heads, values.task.seq_length = heads, length
     config = make_config(values.to_dict())
-    self.assertEqual(plan_micro_batch(config, platform), expected)
+    self.assertEqual(memory.plan_micro_batch(config, platform), expected)
 
 
 class NonFiniteTest(parameterized.TestCase):
@@ -268,7 +267,7 @@ class OptimizerTest(parameterized.TestCase):
 
   def _check(self, config: OptimConfig) -> None:
     num_steps = 8
-    tx = optim.make_optimizer(config, num_steps)
+    tx = optimizer.make_optimizer(config, num_steps)
 
     def loss(params, _):
       x = jnp.concatenate([params["a"], params["b"]])
@@ -299,7 +298,7 @@ class OptimizerTest(parameterized.TestCase):
   )
   def test_schedule(self, schedule, warmup_steps):
     config = _optim(schedule=schedule, warmup_steps=warmup_steps)
-    rate = optim.make_schedule(config, 12)
+    rate = optimizer.make_schedule(config, 12)
     got = [float(rate(t)) for t in range(13)]
     expected = [_rate(config, t, 12) for t in range(13)]
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-8)

@@ -310,7 +310,9 @@ class RegistrationTest(absltest.TestCase):
   def test_names_are_listed(self):
     values = tiny_config().to_dict()
     values["task"]["name"] = "palindrome"
-    with self.assertRaisesRegex(ConfigError, "bigram_trigger, palindromes, got"):
+    with self.assertRaisesRegex(
+      ConfigError, "bigram_trigger, palindromes, got"
+    ):
       make_config(values)
 
 

@@ -38,8 +38,8 @@ from experiments.shared.timing import median_ratio, time_in_turn, timed
 from induction_jax.config import Config
 from induction_jax.model import Model, losses
 from induction_jax.run.experiment import make_experiment
-from induction_jax.training.optim import make_optimizer
-from induction_jax.training.step import plan_micro_batch
+from induction_jax.training.memory import plan_micro_batch
+from induction_jax.training.optimizer import make_optimizer
 from induction_jax.types import Params
 
 try:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from induction_jax.circuits.weights import CircuitWeights
-from induction_jax.devices.lapack import one_at_a_time
+from induction_jax.devices.limits import sequential_on_cpu
 from induction_jax.types import Array
 
 ROWS = 1024  # of a [V, V] circuit, held in memory at a time
@@ -107,4 +107,4 @@ def _triangle(x: Array) -> Array:  # [..., N, K] -> [..., K, K]
   return upper.reshape(*x.shape[:-2], *upper.shape[-2:])
 
 
-_upper = one_at_a_time(lambda matrix: jnp.linalg.qr(matrix, mode="r"))
+_upper = sequential_on_cpu(lambda matrix: jnp.linalg.qr(matrix, mode="r"))

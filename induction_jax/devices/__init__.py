@@ -1,1 +1,1 @@
-"""Devices and processes: meshes, keys, memory limits."""
+"""Devices and processes: meshes, collectives, and the machine's limits."""

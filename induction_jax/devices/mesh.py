@@ -1,13 +1,14 @@
-"""Which devices share a batch, the seeds of a sweep, and long vectors.
+"""Meshes of devices: sharded batches, sharded vectors, and seeds of a sweep.
 
-The one place that makes meshes. Programs stay plain: arrays are constrained to
-lie somewhere, and the compiler adds what must be exchanged, means over a
-shared batch included (an average added by hand would count twice).
+This module makes all meshes of the package. Programs are written for one
+device; sharding constraints say how their arrays are distributed, and the
+compiler inserts the communication. (The mean over a sharded batch is inserted
+too: averaging over devices by hand would count it twice.)
 
-The devices of one run share its batches among `mesh.data` of them and the
-basis of Lanczos among `mesh.params`; they are the same devices where one of
-the two divides the other, and their least common multiple is needed in all.
-Each seed of a sweep that is trained beside others has so many of its own.
+The devices of one run shard its batches `mesh.data` ways and the Lanczos basis
+`mesh.params` ways. If one number divides the other, the same devices do both;
+in general the run needs their least common multiple. In a sweep, every seed
+that is trained at the same time as others has that number of devices to itself.
 """
 
 import dataclasses
@@ -22,18 +23,21 @@ from induction_jax.config import Config, ConfigError, MeshConfig
 from induction_jax.types import Array, PyTree
 
 SEEDS = "seeds"
-# A batch is shared along the first two, a vector along the last two.
+# Axes of a run's mesh. Batches are sharded along the first two, vectors of
+# parameters along the last two.
 AXES = ("data", "both", "params")
-OF_DATA, OF_PARAMS = AXES[:2], AXES[1:]
+DATA_AXES, PARAMS_AXES = AXES[:2], AXES[1:]
 
 
 class Placement(NamedTuple):
-  """Where the arrays of a run are. Its methods are for traced code alone.
+  """How the arrays of a run are distributed over its devices.
+
+  The methods add sharding constraints and are for use inside jit.
 
   Attributes:
-    mesh: the devices, along AXES.
-    data: how many share a batch.
-    params: how many share a long vector.
+    mesh: the devices, with axes AXES.
+    data: number of shards of a batch.
+    params: number of shards of a vector of parameters.
   """
 
   mesh: Mesh
@@ -41,26 +45,26 @@ class Placement(NamedTuple):
   params: int
 
   def shard_batch(self, batch: PyTree) -> PyTree:
-    """Shares leaves [B, ...] by their examples."""
-    return self._constrain(batch, PartitionSpec(OF_DATA))
+    """Shards leaves [B, ...] along B."""
+    return self._constrain(batch, PartitionSpec(DATA_AXES))
 
   def shard_micro_batches(self, batches: PyTree) -> PyTree:
-    """Shares leaves [n, B, ...], n micro-batches, by the examples of each."""
-    return self._constrain(batches, PartitionSpec(None, OF_DATA))
+    """Shards n micro-batches, leaves [n, B, ...], along B."""
+    return self._constrain(batches, PartitionSpec(None, DATA_AXES))
 
   def shard_vectors(self, vectors: Array) -> Array:
-    """Shares [..., P] by the last axis."""
-    before = [None] * (vectors.ndim - 1)
-    return self._constrain(vectors, PartitionSpec(*before, OF_PARAMS))
+    """Shards vectors [..., P] along P."""
+    leading = [None] * (vectors.ndim - 1)
+    return self._constrain(vectors, PartitionSpec(*leading, PARAMS_AXES))
 
   def replicate(self, tree: PyTree) -> PyTree:
-    """Leaves that every device has the whole of."""
+    """Copies every leaf to all devices."""
     return self._constrain(tree, PartitionSpec())
 
   def _constrain(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
     if self.mesh.size == 1:
       return tree
-    # Of many seeds each sees its own devices of a larger mesh.
+    # In a sweep a seed runs under a larger mesh, which it sees abstractly.
     context = jax.sharding.get_abstract_mesh()
     sharding = NamedSharding(self.mesh if context.empty else context, spec)
     return jax.lax.with_sharding_constraint(tree, sharding)
@@ -70,72 +74,85 @@ def make_placement(c: MeshConfig) -> Placement:
   """The devices of one run.
 
   Raises:
-    ConfigError: if there are not enough.
+    ConfigError: if there are too few devices.
   """
   mesh = _make_mesh(1, c, f"mesh.data={c.data}, mesh.params={c.params}")
   return Placement(Mesh(mesh.devices[0], AXES), c.data, c.params)
 
 
 def make_seeds_mesh(c: MeshConfig, group: int) -> Mesh:
-  """The devices of a group of seeds, along SEEDS and AXES.
+  """The devices of a group of seeds that are trained together.
 
-  By default the most that can share the seeds equally.
+  Args:
+    c: where `seeds` is 0, the seeds are sharded over as many sets of devices as
+      divide the group.
+    group: number of seeds.
+
+  Returns:
+    A mesh with axes SEEDS and AXES.
 
   Raises:
-    ConfigError: if there are not enough, or the seeds cannot be shared so.
+    ConfigError: if there are too few devices, or `seeds` does not divide the
+      group.
   """
   if c.seeds and group % c.seeds:
     raise ConfigError(
       "mesh.seeds must divide the number of seeds trained at once (--group), "
       f"got mesh.seeds={c.seeds}, group={group}"
     )
-  seeds = c.seeds or math.gcd(group, max(1, jax.device_count() // devices(c)))
-  told = f"mesh.seeds={seeds}, mesh.data={c.data}, mesh.params={c.params}"
-  return _make_mesh(seeds, c, told)
+  sets = max(1, jax.device_count() // devices_per_seed(c))
+  seeds = c.seeds or math.gcd(group, sets)
+  settings = f"mesh.seeds={seeds}, mesh.data={c.data}, mesh.params={c.params}"
+  return _make_mesh(seeds, c, settings)
 
 
 def seeds_sharding(mesh: Mesh) -> NamedSharding:
-  """Arrays whose leading axis is of seeds, shared among the devices."""
+  """The sharding of arrays whose leading axis is the seeds."""
   return NamedSharding(mesh, PartitionSpec(SEEDS))
 
 
 def on_one_device(config: Config) -> Config:
-  """The same, for whoever only reads a run."""
+  """The config with a mesh of one device, for commands that only read a run."""
   return dataclasses.replace(config, mesh=MeshConfig(data=1, seeds=0, params=1))
 
 
 def fit_to_devices(config: Config) -> Config:
-  """The same, on one device where there are fewer than it was trained on."""
-  fits = devices(config.mesh) <= jax.device_count()
+  """The config, with a mesh of one device if there are too few for its own."""
+  fits = devices_per_seed(config.mesh) <= jax.device_count()
   return config if fits else on_one_device(config)
 
 
 def check_all_devices_used(needed: int) -> None:
-  """Refuses a mesh without some of several processes, which would wait.
+  """Checks that a mesh of several processes includes all their devices.
+
+  A process without a device in the mesh would wait for ever.
+
+  Args:
+    needed: number of devices in the mesh.
 
   Raises:
-    ConfigError: if there are several and fewer devices needed than there are.
+    ConfigError: if there are several processes and the mesh leaves devices out.
   """
-  there = jax.device_count()
-  if jax.process_count() > 1 and needed < there:
+  available = jax.device_count()
+  if jax.process_count() > 1 and needed < available:
     raise ConfigError(
-      f"with --distributed section mesh must use all devices, {there}, got one "
-      f"of {needed}"
+      f"with --distributed section mesh must use all devices, {available}, got "
+      f"one of {needed}"
     )
 
 
-def devices(c: MeshConfig) -> int:
-  """How many devices a run has, or each seed that is trained at once."""
+def devices_per_seed(c: MeshConfig) -> int:
+  """Number of devices that one run needs, or one seed of a sweep."""
   return math.lcm(c.data, c.params)
 
 
-def _make_mesh(seeds: int, c: MeshConfig, told: str) -> Mesh:
+def _make_mesh(seeds: int, c: MeshConfig, settings: str) -> Mesh:
   both = math.gcd(c.data, c.params)
   shape = (seeds, c.data // both, both, c.params // both)
-  needed, there = math.prod(shape), jax.device_count()
-  if needed > there:
+  needed, available = math.prod(shape), jax.device_count()
+  if needed > available:
     raise ConfigError(
-      f"section mesh must fit the devices, of which there are {there}, got "
-      f"{told}, which need {needed}"
+      f"section mesh must fit the devices, of which there are {available}, got "
+      f"{settings}, which need {needed}"
     )
   return Mesh(np.array(jax.devices()[:needed]).reshape(shape), (SEEDS, *AXES))

@@ -1,12 +1,13 @@
-"""Several processes that make up one run, on one machine or on many.
+"""Runs of several processes, on one machine or on several hosts.
 
-Each runs the same program on arrays that lie on the devices of all, and so
-all must come to the same programs in the same order. Whatever one may see
-alone (a signal, a clock, a file) is agreed upon before it decides anything.
-The first process reads and writes for all of them.
+Every process runs the same program on arrays that are sharded over the devices
+of all processes, so all processes must start the same programs in the same
+order. What one process observes on its own (a signal, the time, a file) is
+therefore agreed on before it decides anything. The first process reads and
+writes the files of the run.
 
-Alone, a process asks nobody. With others, every function here that is not
-about this process must be called by all of them.
+The functions below that communicate must be called by all processes. In a run
+of a single process they return their argument without communicating.
 """
 
 import sys
@@ -18,11 +19,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from induction_jax.devices.keys import is_key, key_data, wrap_keys
 from induction_jax.types import Key, PyTree
 
-# While the first draws its figures the others wait for the end.
-LEAVE_SECONDS = 3600
+# The other processes wait this long at the end, while the first draws figures.
+SHUTDOWN_TIMEOUT_SECONDS = 3600
 
 Result = TypeVar("Result")
 
@@ -30,89 +30,89 @@ Result = TypeVar("Result")
 def connect(
   coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-  """Makes this process one of several, before anything else of jax.
+  """Connects this process to the others, before any other use of jax.
 
-  What is None jax reads off SLURM, Open MPI or a TPU pod.
+  Arguments that are None are detected by jax from SLURM, Open MPI or a TPU pod.
+
+  Args:
+    coordinator: host:port of the first process.
+    num_processes: number of processes in the run.
+    process_id: index of this process, from 0.
 
   Raises:
-    RuntimeError: if the others are not found in time.
-    ValueError: if something is not given and cannot be read off.
+    RuntimeError: if the other processes do not connect in time.
+    ValueError: if an argument is None and cannot be detected.
   """
   jax.distributed.initialize(
     coordinator,
     num_processes,
     process_id,
-    shutdown_timeout_seconds=LEAVE_SECONDS,
+    shutdown_timeout_seconds=SHUTDOWN_TIMEOUT_SECONDS,
   )
 
 
 def disconnect() -> None:
-  """Waits for the others and leaves them; nothing here may follow."""
+  """Waits for the other processes; no communication is possible afterwards."""
   if not is_single():
     jax.distributed.shutdown()
 
 
 def is_connected() -> bool:
-  """Whether this process is one of several, or about to be."""
+  """Whether `connect` has been called."""
   return jax.distributed.is_initialized()
 
 
 def is_single() -> bool:
-  """Whether this process is the only one."""
+  """Whether the run has a single process."""
   return jax.process_count() == 1
 
 
 def is_first() -> bool:
-  """Whether this process reads and writes."""
+  """Whether this process is the one that reads and writes files."""
   return jax.process_index() == 0
 
 
 def max_over_processes(number: int) -> int:
-  """The largest of the numbers that the processes have."""
+  """The maximum of a number over all processes."""
   if is_single():
     return number
   return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
 def broadcast(tree: PyTree) -> PyTree:
-  """What the first process has, to the bit: arrays on the host.
+  """Sends the values of the first process to all, bit for bit.
 
   Args:
-    tree: numbers, or arrays of numpy; of the same shapes in every process.
+    tree: numbers, arrays and typed keys, each on one device or the host, and of
+      the same shape in every process.
+
+  Returns:
+    The tree of the first process, with numpy arrays for numbers and arrays.
   """
-  arrays = jax.tree.map(np.asarray, tree)
-  if is_single():
-    return arrays
-  # As bytes: a sum, by which it is sent, knows no negative zero.
-  sent = multihost_utils.broadcast_one_to_all(
-    jax.tree.map(lambda x: np.frombuffer(x.tobytes(), np.uint8), arrays)
-  )
-  return jax.tree.map(
-    lambda x, y: np.frombuffer(y.tobytes(), x.dtype).reshape(x.shape),
-    arrays,
-    sent,
-  )
-
-
-def broadcast_keys_too(tree: PyTree) -> PyTree:
-  """Arrays and keys of one device, in every process as the first has them."""
-  return wrap_keys(tree, broadcast(key_data(tree)))
+  arrays = jax.tree.map(np.asarray, key_data(tree))
+  if not is_single():
+    arrays = _broadcast_arrays(arrays)
+  return wrap_keys(tree, arrays)
 
 
 def on_first_process(work: Callable[[], Result]) -> Result | None:
-  """What the first process makes of its work; None in the others.
+  """Calls a function in the first process only.
 
-  If it fails, all end: the first by what it raised, the others quietly.
+  If it raises, every process ends: the first with the exception, the others
+  without a message.
+
+  Returns:
+    What the function returned; None in the other processes.
   """
   result, error = None, None
   if is_first():
     try:
       result = work()
-    except Exception as raised:  # whatever it is, the others must know
+    except Exception as raised:  # of any kind: the other processes must end
       error = raised
   failed = max_over_processes(int(error is not None))
   if failed:
-    disconnect()  # together, for all know
+    disconnect()  # all processes have learnt of it, so all come here
   if error is not None:
     raise error
   if failed:
@@ -121,29 +121,70 @@ def on_first_process(work: Callable[[], Result]) -> Result | None:
 
 
 def gather(tree: PyTree) -> PyTree:
-  """Arrays of many devices as arrays of one, a device of this process."""
+  """Unsharded copies of arrays, on a device of this process."""
   return tree if is_single() else jax.tree.map(_gather, tree)
 
 
 def fetch(tree: PyTree) -> PyTree:
-  """Arrays on the host."""
+  """Unsharded copies of arrays, on the host."""
   return jax.device_get(gather(tree))
 
 
 def place_like(like: PyTree, tree: PyTree) -> PyTree:
-  """Arrays of one device where those of `like` are."""
+  """Places unsharded arrays with the shardings of the arrays in `like`."""
   return jax.tree.map(_place_like, like, tree)
 
 
 def shard_keys(keys: Key, sharding: Sharding) -> Key:
-  """Keys that every process has, shared among the devices of all.
+  """Shards typed keys that every process has.
 
   Args:
     keys: of any shape.
-    sharding: of their data, whose last axis is of words.
+    sharding: of their raw data, which has one more axis, for the words of a
+      key.
   """
   data = _shard(np.asarray(jax.random.key_data(keys)), sharding)
   return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys))
+
+
+def key_data(tree: PyTree) -> PyTree:
+  """Replaces typed keys by their raw data.
+
+  Files and messages between processes can hold raw data only.
+  """
+  return jax.tree.map(
+    lambda x: jax.random.key_data(x) if is_key(x) else x, tree
+  )
+
+
+def wrap_keys(like: PyTree, tree: PyTree) -> PyTree:
+  """Inverse of key_data: makes keys of the raw data where `like` has keys."""
+
+  def wrap(expected: Any, x: Any) -> Any:
+    if not is_key(expected):
+      return x
+    return jax.random.wrap_key_data(x, impl=jax.random.key_impl(expected))
+
+  return jax.tree.map(wrap, like, tree)
+
+
+def is_key(x: Any) -> bool:
+  """Whether a leaf is an array of typed keys."""
+  return isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+    x.dtype, jax.dtypes.prng_key
+  )
+
+
+def _broadcast_arrays(arrays: PyTree) -> PyTree:
+  # As bytes: broadcasting sums over processes, which loses negative zeros.
+  received = multihost_utils.broadcast_one_to_all(
+    jax.tree.map(lambda x: np.frombuffer(x.tobytes(), np.uint8), arrays)
+  )
+  return jax.tree.map(
+    lambda x, y: np.frombuffer(y.tobytes(), x.dtype).reshape(x.shape),
+    arrays,
+    received,
+  )
 
 
 def _gather(x: Any) -> Any:
@@ -151,8 +192,8 @@ def _gather(x: Any) -> Any:
     return x
   if not x.is_fully_replicated:
     mesh = cast(NamedSharding, x.sharding).mesh
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    x = jax.jit(lambda x: x, out_shardings=everywhere)(x)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    x = jax.jit(lambda x: x, out_shardings=replicated)(x)
   return x.addressable_data(0)
 
 

@@ -12,7 +12,7 @@ from induction_jax.measurements.measurement import (
   Measurement,
 )
 from induction_jax.model import Model, losses
-from induction_jax.training.step import MEASURING_BYTES, fit_cache
+from induction_jax.training.memory import MEASURING_BYTES, fit_cache
 from induction_jax.types import Array, Batch, Params, Variable
 
 TOKENS = ("pattern", "random", "induction")

@@ -27,13 +27,9 @@ from induction_jax.measurements.eigenpairs import (
 )
 from induction_jax.measurements.partition import partition_by_circuit
 from induction_jax.model import Model, losses
+from induction_jax.training.memory import MEASURING_BYTES, fit_cache
 from induction_jax.training.state import TrainState
-from induction_jax.training.step import (
-  MEASURING_BYTES,
-  Loss,
-  fit_cache,
-  make_loss,
-)
+from induction_jax.training.step import Loss, make_loss
 from induction_jax.types import Array, Batch, Key, Params
 
 # Hessian-vector products of Curvature.rounding: power iteration for a vector,

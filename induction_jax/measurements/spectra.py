@@ -24,7 +24,7 @@ from induction_jax.measurements.measurement import (
 )
 from induction_jax.model import Model
 from induction_jax.spectra.krylov import normalise
-from induction_jax.training import optim
+from induction_jax.training import optimizer
 from induction_jax.training.state import TrainState, stream
 from induction_jax.types import Array, Key, Params, PyTree, Variable
 
@@ -315,7 +315,7 @@ def _preconditioner(
   config: Config, state: TrainState
 ) -> spectra.Preconditioner:
   c = config.optim
-  schedule = optim.make_schedule(c, config.train.num_steps)
+  schedule = optimizer.make_schedule(c, config.train.num_steps)
   learning_rate = jnp.asarray(schedule(state.step))
   if c.name == "sgd":
     return spectra.sgd_preconditioner(state.params, learning_rate, c.momentum)

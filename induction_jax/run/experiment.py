@@ -12,7 +12,6 @@ import optax
 
 from induction_jax import tasks
 from induction_jax.config import Config, ConfigError
-from induction_jax.devices.limits import check_config
 from induction_jax.devices.mesh import (
   Placement,
   make_placement,
@@ -28,7 +27,8 @@ from induction_jax.measurements import (
   make_measurements,
 )
 from induction_jax.model import Model, losses, make_model
-from induction_jax.training import optim
+from induction_jax.training import optimizer
+from induction_jax.training.memory import check_memory, plan_micro_batch
 from induction_jax.training.state import TrainState, init_state
 from induction_jax.training.step import (
   TrainChunk,
@@ -36,7 +36,6 @@ from induction_jax.training.step import (
   make_loss,
   make_train_chunk,
   make_train_step,
-  plan_micro_batch,
 )
 from induction_jax.types import Key, PyTree
 
@@ -95,7 +94,7 @@ def make_pure_experiment(config: Config) -> Experiment:
     ConfigError: for clamps or names that the network does not have, and if the
       run cannot fit this machine.
   """
-  check_config(config)
+  check_memory(config)
   task = config.task
   model = make_model(config.model, task.vocab_size, task.seq_length)
   # Clamped here and nowhere else, so that training and every measurement see
@@ -106,7 +105,7 @@ def make_pure_experiment(config: Config) -> Experiment:
   curvature = make_curvature(config, model)
   _check_clamps(config, model, curvature.plan.micro_batch_size)
   tx = intervene(
-    optim.make_optimizer(config.optim, config.train.num_steps),
+    optimizer.make_optimizer(config.optim, config.train.num_steps),
     config,
     curvature.shapes,
     curvature.partition,

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from induction_jax.config import ConfigError
-from induction_jax.devices.keys import key_data
+from induction_jax.devices.processes import key_data
 from induction_jax.measurements import Inputs, Measurement
 from induction_jax.run.experiment import Experiment
 from induction_jax.run.log import DivergedError, scalars, split_large

@@ -9,7 +9,7 @@ import numpy as np
 
 from induction_jax.config import ConfigError
 from induction_jax.devices import processes
-from induction_jax.devices.keys import key_data, wrap_keys
+from induction_jax.devices.processes import key_data, wrap_keys
 from induction_jax.measurements import Measurement
 from induction_jax.run.experiment import Experiment
 from induction_jax.run.log import DivergedError, RunLog
@@ -93,7 +93,7 @@ class RunStore:
     found = processes.on_first_process(lambda: self._restore(like))
     resumed = bool(processes.broadcast(found is not None))
     if resumed and not processes.is_single():
-      arrays = processes.broadcast_keys_too(found or like)
+      arrays = processes.broadcast(found or like)
       found = processes.place_like(snapshot, arrays)
     snapshot = found or snapshot
     processes.on_first_process(

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from induction_jax.devices.lapack import one_at_a_time
+from induction_jax.devices.limits import sequential_on_cpu
 from induction_jax.spectra.operators import Operator
 from induction_jax.types import Array, PyTree
 
@@ -238,9 +238,9 @@ def dot(a: Array, b: Array) -> Array:
 def eigh(matrix: Array) -> tuple[Array, Array]:
   """Eigenvalues [M], ascending, and eigenvectors [M, M] in columns.
 
-  Under vmap a CPU solves one matrix after another (see devices.lapack).
+  Under vmap a CPU solves one matrix after another (see devices.limits).
   """
   return _eigh(matrix)
 
 
-_eigh = one_at_a_time(lambda matrix: tuple(jnp.linalg.eigh(matrix)))
+_eigh = sequential_on_cpu(lambda matrix: tuple(jnp.linalg.eigh(matrix)))

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from induction_jax.devices.keys import key_data, wrap_keys
+from induction_jax.devices.processes import key_data, wrap_keys
 from induction_jax.storage import checkpoint_format, version_1
 from induction_jax.storage.checkpoint_format import CheckpointError
 from induction_jax.storage.files import force_to_disk

@@ -1,1 +1,1 @@
-"""The training state and the training step, as pure functions."""
+"""The training state, the optimiser and the training step: pure functions."""

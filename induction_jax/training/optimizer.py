@@ -1,4 +1,4 @@
-"""The optimiser: an optax chain from the config."""
+"""The optimiser and its learning rate, as optax transformations."""
 
 import optax
 
@@ -6,7 +6,10 @@ from induction_jax.config import OptimConfig
 
 
 def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
-  """Learning rate by step: linear warm-up, then constant or cosine to zero."""
+  """The learning rate as a function of the number of updates done.
+
+  Linear warm-up from 0, then constant, or cosine decay to 0 at `num_steps`.
+  """
   if config.schedule == "cosine":
     return optax.schedules.warmup_cosine_decay_schedule(
       init_value=0.0 if config.warmup_steps else config.learning_rate,
@@ -24,7 +27,10 @@ def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
 def make_optimizer(
   config: OptimConfig, num_steps: int
 ) -> optax.GradientTransformation:
-  """AdamW, Adam or SGD with momentum, gradients clipped first if asked."""
+  """AdamW, Adam, or SGD with momentum.
+
+  Gradients are first clipped by their global norm if `clip_norm` is not 0.
+  """
   schedule = make_schedule(config, num_steps)
   if config.name == "sgd":
     tx = optax.sgd(schedule, momentum=config.momentum)
