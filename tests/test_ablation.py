@@ -22,14 +22,14 @@ from tests.tiny import tiny_config
 
 L, H, B, T = 2, 2, 3, 12
 HEADS = list(itertools.product(range(L), range(H)))
-# Outputs clamped for the whole run; AVERAGED is in the first layer, where the
-# oracle finds its mean in one layer's pass.
+# Clamped outputs. The mean clamp is in the first layer, where the oracle can
+# compute the mean from a single layer.
 AVERAGED, SILENT = (0, 0), (1, 1)
 CLAMPS = ("", "mean 0.0, zero 1.1")
 
 
 def make_measure(**settings):
-  """Ablation of a tiny network: (config, params, batch, measure)."""
+  """Makes (config, params, batch, measure) for a tiny network."""
   sizes = {"task__seq_length": T, "ablation__batch_size": B}
   config = make_config(tiny_config(**(sizes | settings)).to_dict())
   model = make_model(config.model, config.task.vocab_size, T)
@@ -101,7 +101,7 @@ class Oracle:
     self.mean = np.mean([each[2] for each in self.passes], axis=(0, 3))
 
   def run(self, edits):
-    """A pass for each sequence, each with edits of its own."""
+    """Runs one forward pass for each sequence, each with its own edits."""
     every = list(zip(self.batch.tokens, edits, strict=True))
     if self.clamped:
       first = dataclasses.replace(self.config, n_layers=1)
@@ -116,7 +116,7 @@ class Oracle:
     return [_forward(self.config, self.params, *each) for each in every]
 
   def average(self, mean, edit):
-    """An edit that comes after AVERAGED was given its mean output [T, D]."""
+    """An edit applied after head AVERAGED got its mean output [T, D]."""
     give = only(AVERAGED, lambda _: mean)
     change = edit.output or (lambda _, output: output)
     return Edits(
@@ -132,7 +132,7 @@ class Oracle:
     return np.log(exp.sum(-1)) - np.log(chosen)
 
   def edits(self, kind, head):
-    """What is done to one head, for each sequence."""
+    """The edits of one intervention on a head, for each sequence."""
     silent = only(head, np.zeros_like)
     if kind == "ablation":
       return [Edits(output=silent)] * B
@@ -151,7 +151,7 @@ class Oracle:
     return [Edits(pattern=only(head, ideal))] * B
 
   def estimate(self, values, random=False):
-    """Mean over predictable (or other) tokens and error over sequences."""
+    """Mean over predictable (or other) tokens, and its standard error."""
     weights = np.asarray(self.batch.predictable, np.float64)
     weights = 1 - weights if random else weights
     total = weights.sum()
@@ -160,7 +160,7 @@ class Oracle:
     return mean, np.sqrt(B * np.var(off) * B / (B - 1)) / total
 
   def read(self, b, layer, residual):
-    """A norm with its 1 / sigma frozen; `layer` L is the final one."""
+    """A norm with frozen 1 / sigma; `layer` L is the final norm."""
     centred = self.passes[b][3][layer]
     centred = centred - centred.mean(-1, keepdims=True)
     sigma = np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
@@ -173,7 +173,7 @@ class Oracle:
     return self.read(b, L, residual) @ w_u
 
   def path(self, heads):
-    """Logits of the one path through these heads, [B, T, V]."""
+    """Logits of the path through these heads, [B, T, V]."""
     x = [each[3][0] for each in self.passes]
     for head in heads:
       w_v, w_o = (
@@ -190,8 +190,8 @@ class Oracle:
 
 @functools.cache
 def measured(clamps):
-  """The measurement, its values, and the oracle that knows the true ones."""
-  # Pairs with clamps are no other computation than single heads.
+  """The measurement, its values, and the oracle."""
+  # With clamps, pairs need no test beyond single heads.
   config, params, batch, measure = make_measure(
     intervention__clamp=clamps, ablation__pairs=not clamps
   )
@@ -247,7 +247,7 @@ class AblationTest(parameterized.TestCase):
         places=5,
       )
 
-  def test_pairs_with_a_layer_between_or_after_equal_loops(self):
+  def test_pairs_with_a_layer_between_or_above_equal_loops(self):
     config, params, batch, measure = make_measure(
       model__n_layers=3, model__n_heads=1, model__d_model=4
     )
@@ -271,7 +271,7 @@ class AblationTest(parameterized.TestCase):
       index = (pair[1], 0, pair[0], 0)
       self.assert_estimate("pair_ablation_cost", index, rise)
 
-  def test_nothing_of_the_last_layer_is_read_by_a_pattern(self):
+  def test_no_pattern_reads_the_last_layer(self):
     np.testing.assert_allclose(
       self.values["ablation_cost"][-1],
       self.values["frozen_ablation_cost"][-1],
@@ -308,7 +308,7 @@ class AblationTest(parameterized.TestCase):
       )
 
   @parameterized.parameters(*CLAMPS)
-  def test_paths_equal_loops_over_all_of_them(self, clamps):
+  def test_path_losses_equal_loops_over_all_paths(self, clamps):
     _, self.values, self.oracle = measured(clamps)
     total = np.zeros((B, T, self.oracle.params["w_u"].shape[1]))
     before = np.full((B, T), np.log(total.shape[-1]))
@@ -331,11 +331,11 @@ class AblationTest(parameterized.TestCase):
     np.testing.assert_allclose(losses, self.oracle.intact, atol=1e-6)
 
   @parameterized.parameters(*CLAMPS)
-  def test_direct_parts_equal_loops_and_sum_to_the_logit(self, clamps):
+  def test_direct_contributions_equal_loops_and_sum_to_the_logit(self, clamps):
     _, self.values, self.oracle = measured(clamps)
     targets = self.oracle.batch.targets
 
-    def part(residual):  # of sequence b -> [B, T]
+    def part(residual):  # [B, T]
       logits = np.stack([self.oracle.logits(b, residual(b)) for b in range(B)])
       chosen = np.take_along_axis(logits, targets[..., None], -1)[..., 0]
       return chosen - logits.mean(-1)
@@ -370,7 +370,7 @@ class SizesTest(parameterized.TestCase):
     self.assertEqual(shapes["pair_ablation_cost"].shape, (1, H, 1, H))
     self.assertEqual(shapes["path_loss"].shape, (2,))
 
-  def test_mlps_have_no_order(self):
+  def test_with_mlps_there_are_no_paths(self):
     params = {"w_in": jnp.zeros((2, 8, 5))}
     with self.assertRaisesRegex(ValueError, "d_mlp=0, got d_mlp=5"):
       circuits.path_logits(params, "none", None)

@@ -1,4 +1,4 @@
-"""Tasks that are Markov chains, and what a reader of them can know."""
+"""Markov chain tasks, and the losses of in-context strategies."""
 
 import functools
 
@@ -23,7 +23,7 @@ KEY = 5
 
 @functools.cache
 def _markov(doubly_stochastic: bool) -> tuple[Batch, np.ndarray]:
-  """400 long chains of 3 states, and their matrices."""
+  """400 long chains of 3 states, and their transition matrices."""
   kind = dict(dirichlet=1.0, doubly_stochastic=doubly_stochastic)
 
   def draw(key):
@@ -51,7 +51,7 @@ def _paths(batch: Batch) -> np.ndarray:  # [B, T + 1]
 
 
 class ChainsTest(absltest.TestCase):
-  def test_one_hot_rows_are_followed(self):
+  def test_one_hot_rows_determine_the_chain(self):
     successors = np.array([[2, 0, 1], [1, 2, 0]])
     path = markov.sample_paths(
       jax.random.key(0), jnp.eye(3)[successors], jnp.array([0, 2]), 7
@@ -67,14 +67,14 @@ class ChainsTest(absltest.TestCase):
 
 class MarkovTest(parameterized.TestCase):
   @parameterized.parameters(False, True)
-  def test_transitions_are_those_of_the_matrix(self, doubly_stochastic):
+  def test_transitions_follow_the_matrix(self, doubly_stochastic):
     batch, transitions = _markov(doubly_stochastic)
     path = _paths(batch)
     self.assertEqual(batch.tokens.shape, (400, 150))
     self.assertEqual(batch.tokens.dtype, np.int32)
     np.testing.assert_allclose(transitions.sum(axis=2), 1, atol=1e-5)
-    # All sequences together: squared deviations of the counts from what each
-    # own matrix says, over their variances, are chi-squared.
+    # Squared deviations of the counts from their expectation, over their
+    # variances and summed over sequences, are chi-squared.
     squares, terms = 0.0, 0
     for sequence, matrix in zip(path, transitions):
       counts = np.zeros((3, 3))
@@ -88,7 +88,7 @@ class MarkovTest(parameterized.TestCase):
 
   def test_rows_are_dirichlet_and_first_tokens_uniform(self):
     batch, transitions = _markov(False)
-    # Every entry of a flat Dirichlet row of three is Beta(1, 2).
+    # An entry of a flat Dirichlet row of three is Beta(1, 2).
     entries = transitions[:, :, 0].ravel()
     self.assertGreater(stats.kstest(entries, stats.beta(1, 2).cdf).pvalue, 1e-3)
     firsts = np.bincount(batch.tokens[:, 0], minlength=3)
@@ -108,7 +108,8 @@ class MarkovTest(parameterized.TestCase):
     self.assertLess(np.median(error), 1e-4)
     self.assertLess(np.mean(error > 0.01), 0.005)
     self.assertGreater(np.std(transitions), 0.15)  # and not all 1 / 3
-    # Unigrams lose to a uniform guess; they win where rows are Dirichlet.
+    # Here unigrams are worse than a uniform guess. With Dirichlet rows they
+    # are better.
     for plain, informative in (batch, False), (_markov(False)[0], True):
       predicted = tasks.unigram_predictions(plain.tokens, 3, 1.0)
       self.assertEqual(_loss(predicted, plain) < np.log(3), informative)
@@ -148,8 +149,8 @@ class StrategiesTest(absltest.TestCase):
       np.testing.assert_allclose(predict(tokens, 4, 0.7), expected, rtol=1e-6)
 
   def test_bigrams_are_the_posterior_mean_of_the_row(self):
-    # By Bayes over matrices drawn from the prior, weighted by what they give
-    # to the tokens: no formula of Dirichlet distributions in it.
+    # Importance sampling: matrices drawn from the prior, weighted by their
+    # likelihood. This uses no formula for Dirichlet distributions.
     tokens = np.array([[0, 1, 0, 1, 1, 0, 2, 0, 1]])
     matrices = np.random.default_rng(1).dirichlet(np.full(3, 0.6), (200_000, 3))
     likelihood = np.prod(matrices[:, tokens[0, :-1], tokens[0, 1:]], axis=1)
@@ -188,7 +189,7 @@ class BigramTriggerTest(parameterized.TestCase):
       for trigger, output in triggers.items():
         self.assertNotEqual(trigger, output)
         outputs.append((output - trigger) % 12)
-        # Whatever returns after its trigger is predictable, but the first.
+        # Every output but the first after its trigger is predictable.
         places = np.flatnonzero(sequence[:-1] == trigger)
         np.testing.assert_array_equal(
           mask[places], [False, *[True] * (len(places) - 1)]
@@ -277,12 +278,12 @@ class MarkovMeasurementTest(parameterized.TestCase):
     self.assertAlmostEqual(found["kl_uniform_null"], 0, places=5)
     self.assertGreater(found["kl_uniform"], 0.02)
     self.assertGreater(found["kl_unigram"], 0.02)
-    # Nothing but pseudo-counts between the paper's unigrams and uniform.
+    # Smoothed unigrams lie between the paper's unigrams and uniform.
     self.assertLess(
       found["smoothed_unigram_loss"],
       min(found["unigram_loss"], found["markov_loss_null"]) + 1e-3,
     )
-    # With another batch's matrices it would be far above the uniform guess.
+    # With the matrices of another batch the loss would be far above.
     self.assertLess(found["chain_loss"], found["bigram_loss"] - 0.05)
     self.assertEqual("bayes_loss" in found, not doubly_stochastic)
     if not doubly_stochastic:

@@ -1,4 +1,4 @@
-"""The whole, as a user meets it: command lines, files, figures, mistakes."""
+"""Commands of a run: output, files, figures, mistakes and interruptions."""
 
 import json
 import signal
@@ -22,8 +22,8 @@ class TrainTest(EntryPointTest):
 
 
 @pytest.mark.slow
-class WholeTest(TrainTest):
-  def test_start_to_figures(self):
+class CommandTest(TrainTest):
+  def test_train_writes_results_figures_and_summary(self):
     status, out, err = self.train()
     self.assertEqual(status, 0, err)
     for line in (
@@ -150,7 +150,7 @@ class MistakeTest(TrainTest):
     self.assertFalse(self.workdir.exists())
 
   def test_config_file_without_get_config(self):
-    # In a process of its own: a module once loaded keeps its old names.
+    # In a separate process, because a loaded module keeps its old names.
     self.config.write_text("x = 1")
     done = subprocess.run(
       [sys.executable, "-m", "induction_jax.train", f"--config={self.config}"],
@@ -192,7 +192,7 @@ class MistakeTest(TrainTest):
     ("--config.model.n_heads", "expected one argument"),
     ("--config.spectra.exact=maybe", "must be bool, got 'maybe'"),
   )
-  def test_says_what_was_meant(self, argument, message):
+  def test_suggests_a_correct_argument(self, argument, message):
     status, out, err = self.train(argument)
     self.assertEqual((status, out, err.count("\n")), (2, "", 1))
     self.assertIn(message, err)
@@ -214,7 +214,7 @@ class MistakeTest(TrainTest):
     (measure, ["--weights=x", "--batch-size=1"], "at least 2, got 1"),
     (export, [], "a run directory is required: python -m induction_jax.export"),
   )
-  def test_says_which_run_was_meant(self, command, arguments, message):
+  def test_suggests_a_correct_command(self, command, arguments, message):
     run = self.root / "run"
     run.mkdir()
     (run / "config.json").touch()
@@ -246,7 +246,7 @@ class MistakeTest(TrainTest):
 
 
 class InterruptTest(TrainTest):
-  def test_a_run_that_is_not_complete_is_not_reported(self):
+  def test_an_incomplete_run_has_no_summary(self):
     with mock.patch.object(train, "run", return_value=loop.End(24, False)):
       status, out, _ = self.train()
     self.assertEqual(status, 128)  # and the signal, of which there was none
@@ -263,7 +263,7 @@ class InterruptTest(TrainTest):
     self.assertEqual(status, 143)
     self.assertIn("stopped; to go on:", out)
 
-  def test_second_signal_stops_at_once_and_says_how_to_go_on(self):
+  def test_second_signal_stops_at_once_and_prints_the_command(self):
     script = (
       "  os.kill(os.getpid(), signal.SIGTERM)\n"
       "  assert interrupt.signal == signal.SIGTERM\n"
@@ -271,7 +271,7 @@ class InterruptTest(TrainTest):
     )
     self.check_stops_at_once(script, 130)
 
-  def test_once_nothing_needs_saving_the_first_signal_stops_at_once(self):
+  def test_with_nothing_to_save_the_first_signal_stops_at_once(self):
     script = (
       "  with interrupt.at_once():\n"
       "    pass\n"
@@ -280,7 +280,7 @@ class InterruptTest(TrainTest):
     )
     self.check_stops_at_once(script, 143)
 
-  def test_a_signal_from_before_that_waits_no_longer(self):
+  def test_an_earlier_signal_stops_before_the_report(self):
     script = (
       "  with interrupt.at_once():\n"
       "    pass\n"
@@ -293,7 +293,7 @@ class InterruptTest(TrainTest):
     self.assertStartsWith(done.stdout, "saves\nstopped")
 
   def check_stops_at_once(self, script, status):
-    """Runs the script, as the body of a `with`, in a process of its own."""
+    """Runs the script as the body of a `with` in a separate process."""
     head = (
       "import os, signal\n"
       "from induction_jax.commands.interrupt import Interrupt\n"
@@ -310,7 +310,7 @@ class InterruptTest(TrainTest):
     self.assertNotIn("Traceback", done.stderr)
     return done
 
-  def test_sigint_saves_and_the_same_command_goes_on(self):
+  def test_sigint_saves_and_prints_how_to_resume(self):
     command = [
       sys.executable,
       "-m",
@@ -343,7 +343,7 @@ class InterruptTest(TrainTest):
     )
     self.assertIn(f"stopped at step {stopped};", out)
     last = json.loads(history.read_text().splitlines()[-1])
-    # What is due there may be measured by the next start.
+    # Measurements due at this step may be left to the resumed run.
     self.assertBetween(last["step"], stopped - 1, stopped)
 
 

@@ -1,4 +1,4 @@
-"""Everything known of the Hessian: in a run, and at its checkpoints after."""
+"""Curvature measurements against dense Hessians, and the measure command."""
 
 import json
 import tempfile
@@ -98,7 +98,7 @@ class MeasureTest(parameterized.TestCase):
     cls.results = write_results(cls.experiment, cls.directory)
     cls.matrix, cls.partition = cls.dense_hessian(8)
 
-  def test_all_that_is_declared_is_there_or_of_earlier_runs(self):
+  def test_every_declared_variable_is_recorded(self):
     declared = {
       v.name
       for v in all_variables(self.experiment.measurements)
@@ -110,7 +110,7 @@ class MeasureTest(parameterized.TestCase):
 
   @classmethod
   def dense_hessian(cls, step):
-    """The Hessian of the run's curvature batch as a matrix, and its blocks."""
+    """The dense Hessian of the run's curvature batch, and its blocks."""
     state, batches = cls.state(step)
     curvature = make_curvature(cls.config, cls.experiment.model)
     operator = curvature.hessian_at(state.params, batches)
@@ -154,7 +154,7 @@ class MeasureTest(parameterized.TestCase):
         inside = partition.ids == b
         block = np.linalg.eigvalsh(matrix[np.ix_(inside, inside)])
         want = block[-1] if end == "top" else block[0]
-        # Both ends of a block may come from few products.
+        # Blocks get few products, so the tolerance is loose.
         self.assertAlmostEqual(
           float(at[f"block_{end}"][b]), want, delta=0.02 * scale
         )
@@ -166,7 +166,7 @@ class MeasureTest(parameterized.TestCase):
         low, high = (float(at[f"{name}_{x}"][i]) for x in ("low", "high"))
         self.assertBetween(true, low - 1e-3, high + 1e-3)
 
-  def test_gradient_is_that_of_the_hessian_batch(self):
+  def test_the_gradient_is_of_the_curvature_batch(self):
     state, batches = self.state(8)
     weights = losses.make_weights(self.config.train.loss_tokens)
     loss = make_loss(self.experiment.model, weights)
@@ -188,7 +188,7 @@ class MeasureTest(parameterized.TestCase):
       got = float(self.results[f"{name}_eigenvalues"].sel(step=8)[0])
       self.assertAlmostEqual(got, want, delta=2e-3 * scale)
 
-  def test_a_run_that_had_the_preconditioned_bottom_is_still_read(self):
+  def test_a_run_with_the_preconditioned_bottom_can_be_read(self):
     values = {"preconditioned_bottom_eigenvalues": [-2.0, -1.0]}
     record = {"step": 8, "kind": "measurement", "values": values}
     declared = all_variables(self.experiment.measurements)
@@ -236,7 +236,7 @@ class MeasureTest(parameterized.TestCase):
     self.assertLess(np.sqrt(np.mean(np.square(z))), 3)
     self.assertGreater(np.sqrt(np.mean(np.square(z))), 0.2)
 
-  def test_mass_is_that_of_the_dense_eigenvectors(self):
+  def test_block_mass_equals_dense_eigenvectors(self):
     matrix, partition = self.matrix, self.partition
     vectors_of = np.linalg.eigh(matrix)[1]
     for end, column in (("top", -1), ("bottom", 0)):
@@ -266,7 +266,7 @@ class MeasureTest(parameterized.TestCase):
     # Weyl: the largest of a sum is at most the sum of the largest.
     self.assertTrue((top <= parts * 1.01)[measured].all())
 
-  def test_eigenvectors_are_kept_as_measured(self):
+  def test_eigenvector_files_hold_the_measured_ones(self):
     kept = tensors.read_arrays(self.directory.eigenvectors, 8)
     state, _ = self.state(8)
     for end in ("top", "bottom"):
@@ -299,7 +299,7 @@ class MeasureTest(parameterized.TestCase):
       want = self.results[name].sel(step=4)
       np.testing.assert_array_equal(np.float64(value), want, name)
 
-  def test_without_a_history_results_stay_as_they_are(self):
+  def test_without_a_history_results_do_not_change(self):
     history = self.directory.history.read_text()
     before = self.directory.results.read_bytes()
     try:
@@ -332,7 +332,7 @@ class MeasureTest(parameterized.TestCase):
     self.assertEqual(joined.sizes["eig"], 4)
     self.assertTrue(np.isnan(joined.top_eigenvalues.sel(step=4)[2:]).all())
     self._assert_exact(joined.sel(step=8))
-    # Measured alone it has no overlap with the measurement before.
+    # Measured alone, it has no overlap with a previous measurement.
     self.assertEqual(
       float(joined.top_overlap.sel(step=8)),
       float(self.results.top_overlap.sel(step=8)),
@@ -356,7 +356,7 @@ class MeasureTest(parameterized.TestCase):
     )
 
   def _assert_exact(self, at):
-    """A measurement from the dense matrix: no error but rounding's."""
+    """Checks a dense measurement: its only error is rounding."""
     exact = np.linalg.eigvalsh(self.matrix)
     scale = np.abs(exact).max()
     np.testing.assert_allclose(
@@ -389,7 +389,7 @@ class MeasureTest(parameterized.TestCase):
 
 
 @pytest.mark.slow
-class OfSomeRunsTest(absltest.TestCase):
+class AppliesTest(absltest.TestCase):
   def test_measurements_that_are_off_or_do_not_apply(self):
     values = tiny_config(
       task__name="bigram_trigger",
@@ -404,7 +404,7 @@ class OfSomeRunsTest(absltest.TestCase):
     config = make_config(values.to_dict())
     root = Path(self.enter_context(tempfile.TemporaryDirectory()))
     directory = open_run(root / "run", config, resume=True)
-    # What a run leaves at its first step, without the time it takes.
+    # Writes the files of a run at step 0, without training it.
     experiment = make_experiment(config)
     snapshot = init_snapshot(experiment)
     checkpoints.save(directory.checkpoints, 0, snapshot)
@@ -416,7 +416,7 @@ class OfSomeRunsTest(absltest.TestCase):
     history.append(
       directory.history, 0, "measurement", own, measurement="behaviour"
     )
-    # One that has no settings of its own, and one that was off in the run.
+    # One without settings of its own, and one that was off in the run.
     flag = "--measurements=memory,circuits"
     status, _, err = call(measure.main, directory.root, flag)
     self.assertEqual(status, 0, err)

@@ -1,4 +1,4 @@
-"""Measurements: how they depend on one another, and what they record."""
+"""Measurements: dependencies, settings, null values and registration."""
 
 import tempfile
 from pathlib import Path
@@ -42,7 +42,7 @@ from induction_jax.storage.run_directory import open_run
 from induction_jax.types import Variable
 from tests.tiny import run_in, tiny_config
 
-# Scores of the tiny network's two heads.
+# Bytes of the tiny network's attention scores for two sequences.
 TWO_SEQUENCES = 2 * 4 * 2 * 16**2
 
 
@@ -62,10 +62,10 @@ def start(name, **settings):
 
 
 class FindSpectraTest(absltest.TestCase):
-  def test_each_spectrum_is_widened_by_its_own_rounding(self):
+  def test_each_residual_bound_includes_the_rounding_of_its_own_operator(self):
     config = make_config(tiny_config().to_dict()).spectra
     solve = make_solve(config, config.max_order, spectra.UNSHARDED)
-    # Of diag(w^3) + w w^T rounding of w changes the products, each as it falls.
+    # In diag(w^3) + w w^T, rounding w changes every product differently.
     params = {"w": jnp.linspace(-3, 5, 30)}
 
     def operator_at(params):
@@ -105,7 +105,7 @@ class FindSpectraTest(absltest.TestCase):
 
 class BasisTest(parameterized.TestCase):
   @parameterized.parameters(("none", 4 + 15), ("onto", 12 + 15))
-  def test_where_memory_is_short_it_has_room_for_all_that_is_wanted(
+  def test_with_little_memory_the_basis_still_holds_all_wanted_pairs(
     self, project, rows
   ):
     values = tiny_config(
@@ -122,7 +122,7 @@ class BasisTest(parameterized.TestCase):
 
 
 class SettingsTest(absltest.TestCase):
-  def test_all_reach_lanczos(self):
+  def test_all_settings_reach_lanczos(self):
     spectrum, inputs = start(
       "spectra",
       spectra__max_order=30,
@@ -149,11 +149,11 @@ class SettingsTest(absltest.TestCase):
     )
 
 
-class PartsTest(parameterized.TestCase):
-  """What a CPU does with a batch whose scores do not fit its cache."""
+class CacheTest(parameterized.TestCase):
+  """Micro-batches on a CPU, if attention scores exceed the cache."""
 
-  def test_behaviour_does_not_depend_on_the_parts(self):
-    # So few words that sequences differ in how many can be predicted.
+  def test_behaviour_does_not_depend_on_the_micro_batch(self):
+    # Sequences should differ in the number of predictable tokens.
     measurement, inputs = start("behaviour", task__pattern_max=9)
     counts = jnp.sum(inputs.batches.induction.predictable, axis=1)
     self.assertNotEqual(*jnp.sum(counts.reshape(2, 2), axis=1))
@@ -172,7 +172,7 @@ class PartsTest(parameterized.TestCase):
     (0, "mean 0.0", "linear map"),
     (4, "", "linear map"),
   )
-  def test_products(self, asked, clamp, expected):
+  def test_plan_of_products(self, asked, clamp, expected):
     values = tiny_config(
       spectra__micro_batch_size=asked, intervention__clamp=clamp
     )
@@ -193,7 +193,7 @@ class CircuitsTest(absltest.TestCase):
     cls.values = measurement.finish(measurement.measure(inputs))
     cls.variables = {each.name: each for each in measurement.variables}
 
-  def test_all_that_is_declared_is_measured_with_its_null(self):
+  def test_every_declared_variable_is_measured_and_has_a_null(self):
     found = self.values | self.nulls
     self.assertEqual(set(found), set(self.variables))
     for name, value in found.items():
@@ -215,7 +215,7 @@ class CircuitsTest(absltest.TestCase):
     weights = circuits.fold_norms(params, "layernorm")
     n = jax.tree.map(lambda x: np.asarray(x, np.float64), weights)
     for offset, name in (0, "qk_matching"), (3, "qk_matching_at_offset"):
-      # Pairs (i, i + K / 2) turn together: K = 4.
+      # Rotary positions rotate pairs (i, i + K / 2), here with K = 4.
       angle = offset * np.array([1.0, 0.01])
       query = n.w_q[1, 0][:, :2] + 1j * n.w_q[1, 0][:, 2:]
       query = query * np.exp(1j * angle)
@@ -232,7 +232,7 @@ class CircuitsTest(absltest.TestCase):
       self.values["ov_copied_fraction"], circuits.copied_fraction(weights, 2)
     )
 
-  def test_nulls_are_those_of_random_circuits(self):
+  def test_null_values_come_from_random_circuits(self):
     samples = self.nulls["virtual_copying_null_samples"]
     self.assertEqual(samples.shape, (64 * 4,))
     self.assertAlmostEqual(
@@ -240,7 +240,7 @@ class CircuitsTest(absltest.TestCase):
       np.sqrt(np.mean(samples**2)),
       places=5,
     )
-    # At the start heads are random: most of them within two spreads.
+    # Heads are random at initialisation, so most scores are within two sd.
     for name in ("ov_copying", "qk_matching", "k_composed_matching"):
       scores = self.values[name]
       inside = np.abs(scores) < 2 * self.nulls[f"{name}_null_sd"]
@@ -265,7 +265,7 @@ class DependenciesTest(absltest.TestCase):
       Measurement(name, 1, (), self.use(name), uses=("square", "counter"))
       for name in ("first", "second")
     ]
-    # Users stand before what they use.
+    # Measurements come before the ones that they use.
     self.experiment = Experiment(
       *[None] * 6, (*users, counter), {"square": self.square}, ""
     )
@@ -288,7 +288,7 @@ class DependenciesTest(absltest.TestCase):
     return measure
 
   def measure(self, step, carries, *due):
-    """The carries after a step, and what was recorded there."""
+    """Measures at a step; returns the carries and the recorded arrays."""
     state, recorded = SimpleNamespace(step=step, params=None), {}
     snapshot = loop.measure(
       self.experiment,
@@ -299,19 +299,19 @@ class DependenciesTest(absltest.TestCase):
     )
     return snapshot.carries, recorded
 
-  def test_each_is_made_once_after_those_that_it_uses(self):
+  def test_each_is_made_once_and_after_its_dependencies(self):
     _, recorded = self.measure(3, {}, "first", "second")
     self.assertEqual(self.made, ["square", "counter", "first", "second"])
     self.assertEqual(recorded["first"], {"first": 20})
     self.assertEqual(recorded["second"], {"second": 20})
 
-  def test_what_is_used_is_recorded_though_it_is_not_due(self):
+  def test_a_dependency_is_recorded_even_if_it_is_not_due(self):
     _, recorded = self.measure(3, {}, "second")
     self.assertEqual(list(recorded), ["counter", "second"])
-    # The part of the carry that is not declared is for checkpoints alone.
+    # Undeclared arrays of the carry are only written to checkpoints.
     self.assertEqual(recorded["counter"], {"sum": 10, "large": [1]})
 
-  def test_what_is_off_is_made_where_it_is_asked_for(self):
+  def test_a_measurement_that_is_off_can_be_requested(self):
     self.assertEqual(list(self.measure(3, {}, "counter")[1]), ["counter"])
 
   def test_nothing_is_due(self):
@@ -319,11 +319,11 @@ class DependenciesTest(absltest.TestCase):
     self.assertEqual(self.measure(3, carries), (carries, {}))
     self.assertEqual(self.made, [])
 
-  def test_carry_is_the_newest_arrays_of_the_same_names(self):
+  def test_the_carry_holds_the_newest_arrays_of_the_same_names(self):
     carries = {"counter": {"count": 4, "sum": 7}}
     after, _ = self.measure(3, carries, "first")
     self.assertEqual(after, {"counter": {"count": 5, "sum": 17}})
-    # What the caller has is left alone, so a step can be measured again.
+    # The caller's carries do not change, so a step can be repeated.
     self.assertEqual(carries, {"counter": {"count": 4, "sum": 7}})
 
   def test_a_measurement_without_a_carry_leaves_none(self):
@@ -331,7 +331,7 @@ class DependenciesTest(absltest.TestCase):
     self.assertEqual(after, {})
     self.assertEqual(recorded["counter"]["sum"], 10)
 
-  def test_those_that_are_used_are_among_those_of_the_run(self):
+  def test_dependencies_belong_to_the_measurements_of_a_run(self):
     names = [each.name for each in self.experiment.measurements]
     self.assertEqual(names, ["first", "second", "counter"])
     *users, _ = self.experiment.all_measurements
@@ -342,7 +342,7 @@ class DependenciesTest(absltest.TestCase):
 
 class ParticipationTest(absltest.TestCase):
   def measure(self, *vectors):
-    """Of vectors [k, ...], in as many parameters as there are arguments."""
+    """Measures vectors [k, ...], one argument for each parameter array."""
     size = sum(v[0].size for v in vectors)
     config = make_config(tiny_config().to_dict())
     sizes = SimpleNamespace(partition=SimpleNamespace(ids=np.zeros(size)))
@@ -353,13 +353,13 @@ class ParticipationTest(absltest.TestCase):
     (null,) = measurement.nulls(Inputs(None, None, {}, {})).values()
     return ratio, float(null)
 
-  def test_of_one_parameter_and_of_all_of_them_alike(self):
+  def test_one_parameter_and_all_parameters_equally(self):
     one, alike = np.eye(20)[3], np.full(20, 20**-0.5)
     rows = np.float32([one, alike])
     ratio, _ = self.measure(rows[:, :12].reshape(2, 3, 4), rows[:, 12:])
     np.testing.assert_allclose(ratio, [1 / 20, 1], rtol=1e-6)
 
-  def test_of_random_directions_is_its_null(self):
+  def test_random_directions_have_the_null_value(self):
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((50, 3000))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -373,7 +373,7 @@ class ParticipationTest(absltest.TestCase):
 
 
 def make_entropy(config, model, curvature):
-  """Entropy of the top eigenvectors' squares; the vectors are kept too."""
+  """Entropy of the top eigenvectors' squares, and the eigenvectors."""
   log_size = np.float32(np.log(curvature.partition.ids.size))
 
   def measure(inputs):
@@ -398,7 +398,7 @@ def make_entropy(config, model, curvature):
 
 @pytest.mark.slow
 class OutsideTest(absltest.TestCase):
-  """A run with a measurement that the package does not have."""
+  """A run with a measurement registered from outside the package."""
 
   @classmethod
   def setUpClass(cls):
@@ -414,7 +414,7 @@ class OutsideTest(absltest.TestCase):
 
   @classmethod
   def train(cls, name, **settings):
-    """A run, its experiment, and the steps at which Lanczos ran."""
+    """Trains; returns the run, its experiment and the steps of Lanczos."""
     values = tiny_config(
       train__num_steps=8,
       checkpoint__interval=8,
@@ -444,7 +444,7 @@ class OutsideTest(absltest.TestCase):
     return run, experiment, solved
 
   def recorded(self, run, kind="measurement"):
-    """Steps by measurement, as the history has them."""
+    """Recorded steps of each measurement in the history."""
     steps = {}
     for record in history.read(run.history):
       if record["kind"] == kind:
@@ -452,7 +452,7 @@ class OutsideTest(absltest.TestCase):
     return steps
 
   def kept(self, name, step, prefix=""):
-    """Eigenvectors [k, P] from a measurement's own file."""
+    """Eigenvectors [k, P] from a measurement's file."""
     found = tensors.read_arrays(self.directory.root / name, step)
     rows = [
       np.reshape(found[f"{prefix}{each}"], (2, -1)).astype(np.float64)
@@ -460,7 +460,7 @@ class OutsideTest(absltest.TestCase):
     ]
     return np.concatenate(rows, axis=1)
 
-  def test_is_in_the_history_and_in_the_results(self):
+  def test_it_is_in_the_history_and_in_the_results(self):
     steps = self.recorded(self.directory)
     self.assertEqual(steps["entropy"], [0, 4, 8])
     self.assertEqual(steps["participation"], [0, 8])
@@ -475,11 +475,11 @@ class OutsideTest(absltest.TestCase):
     expected = [-sum(x * np.log(x) for x in row if x > 0) for row in squares]
     np.testing.assert_allclose(found.sel(step=8), expected, rtol=1e-5)
 
-  def test_lanczos_ran_once_a_step_for_all_that_use_it(self):
+  def test_lanczos_ran_once_a_step_for_all_its_users(self):
     self.assertEqual(self.solved, [0, 4, 8])
     self.assertEqual(self.recorded(self.directory)["spectra"], [0, 4, 8])
 
-  def test_what_is_not_declared_has_files_of_its_own(self):
+  def test_undeclared_arrays_are_written_to_files(self):
     directory = self.directory.root / "entropy"
     self.assertEqual(
       sorted(path.name for path in directory.iterdir()),
@@ -494,10 +494,10 @@ class OutsideTest(absltest.TestCase):
       if record.get("measurement") == "entropy"
     ]
     self.assertEqual(found, [{"top_entropy_null"}, *[{"top_entropy"}] * 3])
-    # A carry is in the checkpoints, not in files beside them.
+    # The carry is written to checkpoints and not to files.
     self.assertFalse((self.directory.root / "spectra").exists())
 
-  def test_overlap_is_with_the_measurement_before(self):
+  def test_overlap_is_with_the_previous_measurement(self):
     overlap = self.results.top_overlap.sel(step=[0, 4, 8]).values
     self.assertTrue(np.isnan(overlap[0]))
     v = [self.kept("entropy", step) for step in (0, 4, 8)]
@@ -512,7 +512,7 @@ class OutsideTest(absltest.TestCase):
     null = float(self.results.top_participation_ratio_null)
     self.assertAlmostEqual(null, 1 / 3, places=6)
 
-  def test_spectra_that_are_off_are_measured_where_they_are_used(self):
+  def test_spectra_that_are_off_are_measured_if_used(self):
     run, experiment, solved = self.train("off", spectra__eigen_interval=0)
     self.assertEqual(solved, [0, 4, 8])
     steps = self.recorded(run)

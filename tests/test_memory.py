@@ -67,7 +67,7 @@ def _random() -> tuple[CircuitWeights, np.ndarray]:
 
 
 class RecallTest(absltest.TestCase):
-  def test_of_a_perfect_induction_head_is_one(self):
+  def test_a_perfect_induction_head_has_recall_one(self):
     weights, places = _induction()
     position = circuits.position_recall(places, weights.w_q, weights.w_k)
     output = circuits.output_recall(weights)
@@ -75,14 +75,14 @@ class RecallTest(absltest.TestCase):
     self.assertEqual(position[0, 0], 1)
     self.assertEqual(output[1, 0], 1)
     self.assertEqual(key[1, 0, 0, 0], 1)
-    # Zero heads retrieve the first candidate, which is right once.
+    # Zero heads retrieve the first candidate, which is correct once.
     self.assertAlmostEqual(float(position[0, 1]), 1 / (T - 1), places=6)
     self.assertAlmostEqual(float(output[1, 1]), 1 / V, places=6)
     self.assertAlmostEqual(float(key[1, 0, 0, 1]), 1 / V, places=6)
     # The previous-token head does not write tokens where they are unembedded.
     self.assertAlmostEqual(float(output[0, 0]), 1 / V, places=6)
 
-  def test_counts_pairs_that_are_removed(self):
+  def test_recall_falls_by_removed_pairs(self):
     weights, places = _induction()
     # Position 5 does not query position 4, token 2 is not written, and the
     # copy of token 3 is not read.
@@ -132,13 +132,13 @@ class RecallTest(absltest.TestCase):
 
 
 def _measure(**settings) -> tuple[dict, dict]:
-  """Parameters of a tiny network, and the recalls measured on them."""
+  """Parameters of a tiny network, and their recalls."""
   values = tiny_config(task__name="bigram_trigger", **settings)
   config = make_config(values.to_dict())
   task = config.task
   model = make_model(config.model, task.vocab_size, task.seq_length)
   params = model.init(jax.random.key(0))
-  # Different from the ones of initialisation.
+  # Scales different from their initial value 1.
   params |= {"norm_scale": jnp.linspace(0.1, 3, 16).reshape(2, 8)}
   state = TrainState(jnp.zeros((), int), params, (), jax.random.key(1))
   tokens = jnp.zeros((1, task.seq_length), int)
@@ -179,7 +179,7 @@ class MemoryMeasurementTest(parameterized.TestCase):
     self.assertContainsSubset(shares.tolist(), [0.0, 0.5, 1.0])
 
   @parameterized.parameters(("bigram_trigger", True), ("repeats", False))
-  def test_measures_its_own_task_alone(self, name, applies):
+  def test_applies_to_its_own_task_only(self, name, applies):
     config = make_config(tiny_config(task__name=name).to_dict())
     self.assertEqual(MEASUREMENTS["memory"].applies_to(config), applies)
     self.assertEqual(make_memory(config).interval, 1)

@@ -1,4 +1,4 @@
-"""The sweep as a user meets it: files, stops, grids, mistakes."""
+"""The sweep command: files, interruptions, grids and mistakes."""
 
 import contextlib
 import json
@@ -43,7 +43,7 @@ class SweepTest(EntryPointTest):
 
 
 class _Stopping:
-  """Watches a sweep and interrupts it at a step."""
+  """A watcher that interrupts the sweep at a step."""
 
   def __init__(self, num_steps):
     del num_steps
@@ -57,8 +57,8 @@ class _Stopping:
 
 
 @pytest.mark.slow
-class WholeTest(SweepTest):
-  def test_stop_go_on_and_read(self):
+class CommandTest(SweepTest):
+  def test_stop_resume_and_read(self):
     arguments = ("--seeds=4", "--group", "2", "--first-seed=1")
     with mock.patch.object(sweep, "make_watcher", _Stopping):
       status, out, err = self.sweep(*arguments)
@@ -91,13 +91,13 @@ class WholeTest(SweepTest):
     self.assertEqual(json.loads((run / "config.json").read_text())["seed"], 3)
     for name in ("environment.json", "results.nc", "summary.json"):
       self.assertTrue((run / name).exists(), name)
-    # The same command again finds all done; another is refused.
+    # The same command finds nothing to do, and a different one is refused.
     histories = [p.read_bytes() for p in self.workdir.glob("*/history.jsonl")]
     self.assertEqual(self.sweep(*arguments)[0], 0)
     self.assertEqual(
       [p.read_bytes() for p in self.workdir.glob("*/history.jsonl")], histories
     )
-    # Nor is there anything to go on with where every seed has diverged.
+    # If every seed has diverged, there is nothing to resume either.
     every = DivergedError(3, "x")
     with mock.patch.object(seeds, "run", side_effect=every):
       self.assertEqual(self.sweep(*arguments)[0], 0)
@@ -177,7 +177,7 @@ class DirectoryTest(absltest.TestCase):
       yield
     self.assertEqual(sorted(self.root.rglob("*")), before)
 
-  def test_what_is_not_this_sweep_is_refused(self):
+  def test_another_directory_or_plan_is_refused(self):
     root = self.root / "a"
     open_sweep(root, self.config, self.plan)
     open_sweep(root, self.config, self.plan)

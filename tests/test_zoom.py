@@ -1,4 +1,4 @@
-"""Zoom: the same steps again, beside what the run measured itself."""
+"""Zoom: replays, their comparison with the run, and their results."""
 
 import contextlib
 import io
@@ -86,18 +86,18 @@ class ZoomTest(parameterized.TestCase):
     )
 
   def assert_zoomed(self, steps):
-    """The run's own steps and these, with the values of the other run."""
+    """Checks results at these steps against a run measured at every step."""
     joined = self.results()
     for name in "pattern_loss", "prefix_matching", "spectral_norm":
       got = joined[name].dropna("step", how="all")
       self.assertEqual(list(got.step), sorted({0, 6, 12, 18, 24, *steps}), name)
       np.testing.assert_array_equal(got, self.often[name].sel(step=got.step))
-    # What is a mean since the measurement before is the run's alone.
+    # Means since the previous measurement exist in the run only.
     for name in "train_loss", "train_grad_norm":
       got = joined[name].dropna("step")
       np.testing.assert_array_equal(got, self.own[name].dropna("step"))
 
-  def test_a_damaged_start_is_passed_over(self):
+  def test_a_damaged_start_is_skipped(self):
     damaged = self.run_directory.checkpoints / "4" / "manifest.json"
     damaged.write_text("{}")
     status, out, err = self.zoom("--from=5", "--to=9", "--every=4")
@@ -106,7 +106,7 @@ class ZoomTest(parameterized.TestCase):
     self.assertIn("replaying 2 -> 12: ", out)
     self.assert_zoomed([5, 9])
 
-  def test_measures_what_the_run_went_through(self):
+  def test_measurements_equal_those_of_the_run(self):
     own = {"transition": {"status": "as the run itself found it"}}
     write_json(self.run_directory.summary, own)
     status, out, err = self.zoom("--from=5", "--to=9", "--every=1")
@@ -124,7 +124,7 @@ class ZoomTest(parameterized.TestCase):
     summary = read_json(self.run_directory.summary)
     self.assertEqual(summary, own | {"zoom": refined})
 
-  def test_a_run_that_reports_again_keeps_its_own_answer(self):
+  def test_a_later_report_of_the_run_ignores_the_zoom(self):
     def report():
       cost = Timing(self.run_directory)
       with contextlib.redirect_stdout(io.StringIO()):
@@ -135,12 +135,12 @@ class ZoomTest(parameterized.TestCase):
     self.zoom("--from=5", "--to=9", "--every=1")
     zoomed = read_json(self.run_directory.summary)["zoom"]
     self.assertEqual(report(), own | {"zoom": zoomed})
-    # And whatever lies there.
+    # A damaged summary is overwritten.
     self.run_directory.summary.write_text("{")
     self.assertEqual(report(), own)
     self.assert_zoomed([5, 6, 7, 8, 9])
 
-  def test_joins_what_was_measured_with_the_run(self):
+  def test_results_join_those_of_the_run(self):
     self.zoom("--from=5", "--to=9", "--every=1")
     results = self.results()
     self.assertEqual(
@@ -160,7 +160,7 @@ class ZoomTest(parameterized.TestCase):
     self.check_figures(results)
 
   def check_figures(self, results):
-    """A panel of the zoom beside each of the run, and none without a zoom."""
+    """Checks that figures have panels of the zoom if there is one."""
     with style.paper_style():
       for found, panels in ((results, 8), (self.own, 4)):
         axes = behaviour_figures.plot_transition(found, find(found)).axes
@@ -171,7 +171,7 @@ class ZoomTest(parameterized.TestCase):
         self.assertIsNone(closer.get_legend())
         self.assertIsNotNone(run.get_legend())
 
-  def test_repeated_and_overlapping_zooms_add_nothing_twice(self):
+  def test_repeated_and_overlapping_zooms_measure_nothing_twice(self):
     self.zoom("--from=5", "--to=9", "--every=2", "--measurements=behaviour")
     with self.run_directory.zoomed.open("a") as file:
       file.write('{"step": 9, "kind": "pro')  # cut off by a crash
@@ -189,7 +189,7 @@ class ZoomTest(parameterized.TestCase):
     self.assertLen(set(measured), 16)
     self.assert_run_untouched()
 
-  def test_stopped_half_way_keeps_what_it_has(self):
+  def test_a_stopped_zoom_keeps_its_measurements(self):
     plan = replay.make_plan(self.run_directory, 5, 9, 1)
     seen = []
     found = replay.replay(
@@ -206,7 +206,7 @@ class ZoomTest(parameterized.TestCase):
     self.assert_zoomed([5, 7, 8, 9])
     self.assert_run_untouched()
 
-  def test_given_up_in_the_last_measurement_is_not_complete(self):
+  def test_abandoned_in_the_last_measurement_is_not_complete(self):
     plan = replay.make_plan(self.run_directory, 23, 24, 1)
     begun, end = threading.Event(), threading.Event()
 
@@ -231,7 +231,7 @@ class ZoomTest(parameterized.TestCase):
     end.set()
     self.assertEqual((found, compared), ((23, False), []))
 
-  def test_given_up_in_the_updates_at_once(self):
+  def test_training_is_abandoned_at_once(self):
     plan = replay.make_plan(self.run_directory, 5, 9, 1)
     begun, end = threading.Event(), threading.Event()
 
@@ -250,13 +250,13 @@ class ZoomTest(parameterized.TestCase):
     end.set()
     self.assertEqual(found, (plan.start, False))
 
-  def test_ends_where_nothing_is_measured_or_checked(self):
+  def test_ends_at_a_step_without_measurement_or_checkpoint(self):
     shutil.rmtree(self.run_directory.checkpoints / "24")
     status, _, err = self.zoom("--from=20", "--to=23", "--every=2")
     self.assertEqual((status, err), (0, ""))
     self.assert_zoomed([20, 22])
 
-  def test_what_is_not_finite_is_an_error(self):
+  def test_non_finite_training_is_an_error(self):
     train_chunk = self.experiment.train_chunk
 
     def train(*arguments):
@@ -269,7 +269,7 @@ class ZoomTest(parameterized.TestCase):
     self.assertEqual(status, 1)
     self.assertIn("non-finite loss, gradient or parameters at step 6", err)
 
-  def test_one_that_is_not_complete_is_not_dated(self):
+  def test_an_incomplete_zoom_is_not_dated(self):
     ended = End(12, complete=False), []
     with mock.patch.object(zoom, "replay", return_value=ended):
       status, out, _ = self.zoom("--from=5", "--to=9", "--every=1")
@@ -283,7 +283,7 @@ class ZoomTest(parameterized.TestCase):
     self.assertEqual(status, 143)
     self.assertIn("stopped; to go on:", out)
 
-  def test_other_bits_are_said(self):
+  def test_a_difference_is_reported(self):
     snapshot = load_newest(self.experiment, self.run_directory)
     kept = self.run_directory.checkpoints
     snapshot = checkpoints.restore(kept, 8, snapshot)
@@ -300,7 +300,7 @@ class ZoomTest(parameterized.TestCase):
     (record,) = json.loads(self.results().attrs["replayed"])
     self.assertFalse(record["equal"])
     self.assertBetween(record["largest_difference"], 0.4, 1.01)
-    # On another machine that is no failure, but it is announced.
+    # In another environment this is a warning and no failure.
     environment = read_json(self.run_directory.environment)
     environment["packages"]["jax"] = "0.0.1"
     write_json(self.run_directory.environment, environment)
@@ -309,7 +309,7 @@ class ZoomTest(parameterized.TestCase):
     self.assertIn("warning: jax 0.0.1 then, ", err)
     self.assertIn("differs from the checkpoint at 8", out)
 
-  def test_nothing_after_it_nothing_checked(self):
+  def test_without_a_later_checkpoint_nothing_is_compared(self):
     for step in ("12", "24"):
       shutil.rmtree(self.run_directory.checkpoints / step)
     status, out, err = self.zoom("--from=9", "--to=10")
@@ -319,7 +319,7 @@ class ZoomTest(parameterized.TestCase):
     _, out, _ = self.zoom("--from=7", "--to=10")
     self.assertIn("equal to the checkpoints at 8, bit for bit; nothing", out)
 
-  def test_stopped_before_its_first_check(self):
+  def test_stopped_before_the_first_comparison(self):
     plan = replay.make_plan(self.run_directory, 5, 9, 1)
     message = zoom._describe_comparisons(plan, [])
     self.assertIn("stopped before the checkpoint at 8, so nothing", message)
@@ -327,7 +327,7 @@ class ZoomTest(parameterized.TestCase):
   @parameterized.parameters(
     (10.0, 12.0, (8, 14)), (10.2, 11.9, (8, 14)), (4.0, 22.0, (0, 24))
   )
-  def test_is_around_the_transition(self, onset, completion, expected):
+  def test_default_range_is_the_transition(self, onset, completion, expected):
     points = [Interval(x, x, x) for x in (onset, 11.0, completion)]
     found = find(self.own)._replace(
       transition=Transition("detected", "", *points)
