@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument(
     "--measurements",
     metavar="A,B",
-    help=f"Measurements that the run makes. Default: {','.join(DEFAULT)}.",
+    help=f"Some of the run's measurements. Default: {','.join(DEFAULT)}.",
   )
   values = command_line.parse(parser, argv)
   directory, config = load_run(command_line.run_directory(parser, values))
@@ -164,7 +164,7 @@ def _chosen_measurements(
   for name in names:
     if name not in known:
       raise ConfigError(
-        "--measurements must be measurements that the run makes "
+        "--measurements must be some of the run's measurements "
         f"({', '.join(known)}), got {name!r}"
       )
   if not names:

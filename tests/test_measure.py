@@ -53,7 +53,7 @@ class PartitionTest(absltest.TestCase):
         for layer in range(2):
           for head in range(2):
             block = set(names[found[weight][layer, head].ravel()])
-            self.assertEqual(block, {f"{circuit} {layer}.{head}"})
+            self.assertEqual(block, {f"{circuit} L{layer}H{head}"})
     for weight, block in (
       ("w_e", "embedding"),
       ("w_pos", "embedding"),
