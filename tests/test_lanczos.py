@@ -249,6 +249,19 @@ class KnownSpectraTest(parameterized.TestCase):
     )
     self.assertFalse(np.any(spectrum.top.converged))
 
+  def test_starts_at_the_given_vector(self):
+    spectrum = spectra.lanczos(
+      lambda v: jnp.arange(5.0) * v,
+      jnp.ones(5),
+      jax.random.key(0),
+      k_top=1,
+      k_bottom=0,
+      max_order=1,
+      tolerance=1e-3,
+      start=7 * jnp.eye(5)[2],
+    )
+    np.testing.assert_allclose(spectrum.top.values, [2], rtol=1e-6)
+
   def test_a_start_that_does_not_fit(self):
     with self.assertRaisesRegex(ValueError, r"shapes of like, \(3,\), got"):
       spectra.lanczos(
@@ -340,14 +353,13 @@ def _matrix() -> np.ndarray:
   return (matrix + matrix.T) / 2
 
 
-def _dense_spectrum(matrix, key, start=None, max_basis=None, k=4, **sizes):
+def _dense_spectrum(matrix, key, max_basis=None, k=4, **sizes):
   return spectra.lanczos(
     lambda v: jnp.dot(matrix, v, precision="highest"),
     matrix[0],
     key,
     k_top=k,
     k_bottom=k,
-    start=start,
     max_basis=max_basis,
     **{"max_order": DENSE, "tolerance": 1e-6, **sizes},
   )
@@ -444,71 +456,6 @@ class RestartTest(parameterized.TestCase):
 
 def _key(seed: int):
   return jax.random.key(seed)
-
-
-class StartTest(parameterized.TestCase):
-  def test_one_compilation_and_fewer_products(self):
-    traces = []
-
-    def run(matrix, key, top, bottom, warm):
-      traces.append(1)
-      start_key, key = jax.random.split(key)
-      start = spectra.make_start(top, bottom, start_key, warm)
-      return _dense_spectrum(matrix, key, start=start, tolerance=1e-3)
-
-    run = jax.jit(run)
-    matrix = jnp.asarray(_matrix(), jnp.float32)
-    nothing = jnp.full((4, DENSE), jnp.nan, jnp.float32)
-    cold = run(matrix, _key(0), nothing, nothing, jnp.asarray(False))
-    warm = run(
-      matrix,
-      _key(1),
-      cold.top.vectors,
-      cold.bottom.vectors,
-      jnp.asarray(True),
-    )
-    self.assertLen(traces, 1)
-    self.assertLess(int(warm.products), int(cold.products))
-    for a, b in ((warm.top, cold.top), (warm.bottom, cold.bottom)):
-      self.assertTrue(np.all(b.converged))
-      np.testing.assert_allclose(a.values, b.values, rtol=1e-4)
-
-  def test_a_warm_start_sees_a_new_direction(self):
-    old = jnp.eye(DENSE)[:4], jnp.eye(DENSE)[4:8]
-    diagonal = jnp.asarray(
-      np.concatenate([[9, 8, 7, 6, -9, -8, -7, -6], np.linspace(-1, 1, 142)]),
-      jnp.float32,
-    )
-    spectrum = _dense_spectrum(
-      jnp.diag(diagonal.at[100].set(20)),
-      _key(1),
-      start=spectra.make_start(*old, _key(0)),
-    )
-    np.testing.assert_allclose(spectrum.top.values, [20, 9, 8, 7], rtol=1e-4)
-
-  def test_start_is_a_unit_vector(self):
-    old = {"a": jnp.eye(6).reshape(6, 2, 3)}
-    top = jax.tree.map(lambda x: x[:2], old)
-    bottom = jax.tree.map(lambda x: x[2:4], old)
-    start = spectra.make_start(top, bottom, _key(0))["a"].ravel()
-    self.assertAlmostEqual(float(jnp.linalg.norm(start)), 1, delta=0.1)
-    np.testing.assert_allclose(start[:4], 0.5, atol=0.1)
-    self.assertGreater(float(jnp.abs(start[4:]).min()), 0)
-    cold = spectra.make_start(top, bottom, _key(0), False)["a"]
-    self.assertAlmostEqual(float(jnp.linalg.norm(cold)), 1, places=5)
-
-  @parameterized.parameters(
-    (0.95, 0, True),
-    (0.95, 8, True),
-    (0.95, 9, False),
-    (0.95, 50, False),
-    (0.009, 0, False),
-    (np.nan, 0, False),
-  )
-  def test_policy(self, overlap, since_cold, expected):
-    self.assertEqual(
-      bool(spectra.may_start_warm(overlap, since_cold)), expected
-    )
 
 
 class ArpackTest(parameterized.TestCase):

@@ -97,7 +97,6 @@ from induction_jax.spectra.preconditioner import (
   sgd_preconditioner,
 )
 from induction_jax.spectra.trace import Sizes, estimate_sizes
-from induction_jax.spectra.warm import make_start, may_start_warm
 
 __all__ = [
   "MAX_PARAMETERS",
@@ -139,9 +138,7 @@ __all__ = [
   "linear_map_bytes",
   "linearize",
   "make_partition",
-  "make_start",
   "mass",
-  "may_start_warm",
   "overlap",
   "plan_basis",
   "plan_products",
