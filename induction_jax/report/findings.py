@@ -1,7 +1,8 @@
 """The findings of a run: transition, induction verdict, heads and spectrum.
 
-They are computed from results.nc and nothing else. The transition is dated from behaviour
-and never from curvature, because the spectrum is the quantity under study.
+They are computed from results.nc and nothing else. The transition is dated from
+behaviour and never from curvature, because the spectrum is the quantity under
+study.
 """
 
 from typing import NamedTuple
