@@ -87,10 +87,6 @@ class CodeTest(absltest.TestCase):
     self.assertTrue(found.top.converged.all())
     np.testing.assert_allclose(found.top.values, exact[::-1][:10], rtol=1e-3)
     np.testing.assert_allclose(found.bottom.values, exact[:10], atol=1e-4)
-    trace = names["sizes"].trace
-    self.assertLess(
-      abs(trace.value - exact.sum()), 4 * trace.standard_error + 1e-4
-    )
 
   @pytest.mark.slow
   def test_your_own_measurement_task_and_figure(self):
@@ -139,8 +135,8 @@ class ReadingTest(absltest.TestCase):
     for path in re.findall(r"\]\(([^)#]+)\)", README):
       self.assertTrue((ROOT / path).exists(), path)
     lines = [x for x in README.splitlines() if x[:1] not in "|!"]
-    self.assertLessEqual(max(map(len, lines)), 105)
-    self.assertLessEqual(len(README.splitlines()), 210)
+    self.assertLessEqual(max(map(len, lines)), 100)
+    self.assertLessEqual(len(README.splitlines()), 205)
 
 
 if __name__ == "__main__":
