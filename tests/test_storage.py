@@ -252,6 +252,23 @@ class DatasetTest(DirectoryTest):
     self.assertEqual(got.loss.attrs["units"], "nats")
     self.assertEqual([p.name for p in self.root.iterdir()], ["results.nc"])
 
+  def test_a_full_disk_is_an_error_and_the_earlier_file_stays(self):
+    path = self.root / "results.nc"
+    small = dataset.make_dataset(self.records(), VARIABLES, LABELS, ATTRIBUTES)
+    dataset.write_dataset(small, path)
+    before = path.read_bytes()
+    records = [{"step": i, "values": {"loss": i}} for i in range(10_000)]
+    large = dataset.make_dataset(records, VARIABLES, LABELS, ATTRIBUTES)
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, allowed[1]))
+    try:
+      with self.assertRaises(OSError):
+        dataset.write_dataset(large, path)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    self.assertEqual(path.read_bytes(), before)
+    self.assertEqual(list(self.root.iterdir()), [path])
+
   def test_variables_of_earlier_versions_are_read_by_their_present_names(self):
     old = Variable("prefix_matching_probe", ("step",), "prefix matching")
     records = [{"step": 0, "values": {old.name: 0.5}}]

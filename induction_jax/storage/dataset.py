@@ -116,8 +116,10 @@ def join_seeds(results: Mapping[int, xr.Dataset]) -> xr.Dataset:
 
 def write_dataset(dataset: xr.Dataset, path: Path) -> None:
   """Writes results.nc durably, in place of an earlier one."""
+  # In memory first: HDF5 ends the process if the disk is full when it writes.
+  data = dataset.to_netcdf(engine="h5netcdf")
   with replacing(path) as partial:
-    dataset.to_netcdf(partial, engine="h5netcdf")
+    partial.write_bytes(data)
 
 
 def read_dataset(path: Path) -> xr.Dataset:
