@@ -160,7 +160,8 @@ def peak_memory(
   ]
   process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
   if process.returncode:
-    raise RuntimeError(process.stderr.strip().splitlines()[-1])
+    status = f"exit status {process.returncode}"
+    raise RuntimeError([status, *process.stderr.strip().splitlines()][-1])
   before, after = json.loads(process.stdout.splitlines()[-1])
   return before, after
 
