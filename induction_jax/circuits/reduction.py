@@ -20,11 +20,12 @@ ROWS = 1024  # of a [V, V] circuit, held in memory at a time
 def own_token_fraction(
   embed: Array, left: Array, right: Array, unembed: Array, k: int
 ) -> Array:
-  """Rows of embed left right^T unembed^T with the diagonal in their top k.
+  """The share of rows of a circuit whose diagonal entry is in their top k.
 
-  A row counts if fewer than k other entries are at least as high as its
-  diagonal entry, so a circuit that does not tell tokens apart scores 0. Random
-  circuits score k / V in the mean, since their columns are exchangeable.
+  The circuit is embed @ left @ right^T @ unembed^T, [V, V]. A row counts if
+  fewer than k other entries are at least as high as its diagonal entry, so a
+  circuit that does not tell tokens apart scores 0. Random circuits score k / V
+  in the mean, since their columns are exchangeable.
 
   Args:
     embed: [V, D].

@@ -19,7 +19,7 @@ from induction_jax.types import Array, Key, Params
 
 
 class CircuitWeights(NamedTuple):
-  """The attention weights with norms folded in."""
+  """Attention, embedding and unembedding weights, with norms folded in."""
 
   w_e: Array  # [V, D]
   w_q: Array  # [L, H, D, K]

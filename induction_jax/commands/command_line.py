@@ -204,7 +204,7 @@ def _normalise(argument: str) -> str:
 
 
 def split(listed: str) -> list[str]:
-  """The parts of a list that is separated by commas."""
+  """Splits a list at its commas."""
   return [part.strip() for part in listed.split(",") if part.strip()]
 
 

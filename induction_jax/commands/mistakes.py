@@ -15,7 +15,7 @@ class Parser(argparse.ArgumentParser):
 
   @property
   def flags(self) -> list[str]:
-    """The flags that it knows."""
+    """The flags that the parser knows."""
     return list(self._option_string_actions)
 
   @property

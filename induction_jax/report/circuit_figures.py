@@ -136,7 +136,7 @@ def plot_compositions(results: xr.Dataset, findings: Findings) -> Figure:
 def _plot_head_paths(
   ax: Axes, across: xr.DataArray, up: xr.DataArray, findings: Findings
 ) -> None:
-  """A line for each head, through two variables measured at equal steps."""
+  """A path for each head in the plane of two variables."""
   up = measured(up)
   across = xr.broadcast(across.sel(step=up.step), up)[0]
   both = findings.induction_head, findings.previous_token_head

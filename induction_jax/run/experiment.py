@@ -139,7 +139,7 @@ def compile_experiment(experiment: Experiment) -> Experiment:
 def map_functions(
   experiment: Experiment, wrap: Callable[[Callable], Callable]
 ) -> Experiment:
-  """Wraps every function of an experiment that computes on a device."""
+  """Wraps every function that the loop calls to compute on a device."""
   return experiment._replace(
     init=wrap(experiment.init),
     draw=wrap(experiment.draw),

@@ -78,8 +78,12 @@ class RunLog:
     }
 
   def nulls(self, measurement: Measurement, arrays: PyTree) -> None:
-    """Writes a measurement's null values."""
-    values = measurement.finish(arrays)
+    """Writes a measurement's null values.
+
+    Raises:
+      DivergedError: if they are not finite.
+    """
+    values = _finish(0, measurement, arrays)
     self._record(0, "constants", values, measurement=measurement.name)
 
   def measured(
@@ -91,10 +95,7 @@ class RunLog:
       DivergedError: if the values are not fit to continue with. They are not
         written.
     """
-    try:
-      values = measurement.finish(arrays)
-    except FloatingPointError as error:
-      raise DivergedError(step, f"step {step}: {error}") from error
+    values = _finish(step, measurement, arrays)
     values, large = split_large(measurement, values)
     if values:
       self._record(step, "measurement", values, measurement=measurement.name)
@@ -148,6 +149,15 @@ class RunLog:
       if not path.exists():  # it was there when the run began
         raise OSError(f"{path} has gone")
       history.append(path, step, kind, values, sync=self._sync, **extra)
+
+
+def _finish(
+  step: int, measurement: Measurement, arrays: PyTree
+) -> dict[str, np.ndarray]:
+  try:
+    return measurement.finish(arrays)
+  except FloatingPointError as error:
+    raise DivergedError(step, f"step {step}: {error}") from error
 
 
 def read_divergence(run: RunDirectory) -> dict[str, Any] | None:

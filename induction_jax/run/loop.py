@@ -53,7 +53,7 @@ def run(
 
   The work comes in pieces: train to the next step at which something is due,
   and measure there. What was measured is on disk before the checkpoint that may
-  follow, so a resumed run repeats nothing and skips nothing. If the run should
+  follow, so no record is missing or doubled after a resume. If the run should
   stop in the middle of a piece, the piece is abandoned and the snapshot before
   it is saved; a resumed run makes the piece again, with the same bits.
 
@@ -75,7 +75,8 @@ def run(
   """
   snapshot, resumed = store.open(experiment, schedule)
   on_disk = snapshot if resumed else None
-  # A process that left a program it shares with others would block them.
+  # If one of several processes abandoned a shared program, the others would
+  # wait for it forever.
   abandon = should_stop if processes.is_single() else lambda: False
   wait_for = partial(interruptible, should_stop=abandon)
   experiment = map_functions(experiment, wait_for)
@@ -92,6 +93,7 @@ def run(
       if stopping:
         return End(snapshot.step, complete)
   except AbandonedError:
+    # A run at step 0 has nothing to save.
     if snapshot.step and snapshot is not on_disk:
       store.save(snapshot)
   except DivergedError as error:
@@ -206,6 +208,7 @@ def measure(
     arrays = measurement.measure(Inputs(state, batches, used, carry))
     if name in carries:
       carries[name] = {each: arrays[each] for each in carry}
+    # A carry is kept in checkpoints; it is recorded only if it is declared.
     declared = {variable.name for variable in measurement.variables}
     recorded = {
       each: x

@@ -34,7 +34,7 @@ class TrainingSchedule:
 
   At the last step everything is measured. Checkpoints are due every
   `checkpoint.interval` steps, and with `checkpoint.log_spaced` also at the
-  powers of two up to that.
+  powers of two below that.
 
   Args:
     config: of the run.

@@ -64,7 +64,8 @@ def run_seeds(
 ) -> bool:
   """Trains and measures every seed to the end, group after group.
 
-  Groups and seeds that are finished already are left as they are.
+  A group that is finished is restored and trained no further. A group whose
+  seeds have all diverged is tried again.
 
   Args:
     experiment: from make_pure_experiment.
@@ -95,7 +96,7 @@ def run_seeds(
           should_stop=should_stop,
           watch=watch(seeds),
         )
-      except DivergedError:  # of the last seed left; every one is noted
+      except DivergedError:  # raised for the last seed; each has its note
         end = End(config.train.num_steps, complete=True)
       if processes.is_first():
         timing.save()
@@ -131,9 +132,9 @@ def make_group(
     state = init_state(experiment.model, experiment.tx, key)
     return make_placement(experiment.config.mesh).replicate(state)
 
-  # An array committed to a sharding compiles a second program where one that
-  # is not committed had compiled the first, so carries must begin as they go
-  # on. One device needs no sharding.
+  # jit compiles again when an argument changes from uncommitted to committed, so
+  # the first carries get the sharding that later ones have. One device needs
+  # none.
   sharding = seeds_sharding(mesh) if mesh.size > 1 else None
   init = jax.jit(each(start))
   mapped = compile_experiment(
@@ -166,15 +167,15 @@ def make_group(
 def _train_seeds(
   experiment: Experiment, mapping: str, mesh: Mesh
 ) -> Callable[[TrainState, Array], tuple[TrainState, ChunkMetrics]]:
-  """A chunk of updates of every seed that has not diverged."""
+  """Makes the function that trains every seed that has not diverged."""
 
   def train_one(
     shared: tuple[Array, Array], state: TrainState
   ) -> tuple[TrainState, ChunkMetrics]:
     num_steps, newest = shared
-    # A seed that has diverged stays at its last good state, so it is behind
-    # the others. It is not trained, and its numbers stay finite for the
-    # measurements, which are made of all seeds.
+    # A seed whose update was not finite stays at its last good state, so it is
+    # behind the others. It is trained no further, and its numbers stay finite
+    # for the measurements, which are made of all seeds.
     metrics = no_updates(state.step)
     diverged_at = jnp.where(
       state.step < newest, state.step, metrics.first_bad_step
@@ -196,8 +197,8 @@ def over_seeds(
   With `map` each device takes its seeds one after another, with the operations
   of a single run; on a CPU the bits are the same. With `vmap` it takes them
   all at once, which rounds differently, and a loop runs until its last seed is
-  done. Devices exchange nothing, except among the devices that share one seed.
-  A device with a single seed has no loop, and rounds differently again.
+  done. Only devices that share a seed communicate. A device with a single seed
+  has no loop, and rounds differently again.
 
   Args:
     function: (shared, *own) -> pytree of arrays.

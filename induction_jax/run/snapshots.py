@@ -29,7 +29,7 @@ class Snapshot(NamedTuple):
 
   @property
   def step(self) -> int:
-    """Updates done; of many seeds, by those that are still training."""
+    """Updates done. If there are many seeds, by those that still train."""
     return int(np.max(processes.fetch(self.state.step)))
 
 

@@ -32,7 +32,10 @@ class Store(Protocol):
   def open(
     self, experiment: Experiment, schedule: Schedule
   ) -> tuple[Snapshot, bool]:
-    """The snapshot to start from, and whether it is recorded already."""
+    """The snapshot to start from, and whether the run resumes there.
+
+    If it resumes, everything at the snapshot's step is recorded already.
+    """
 
   def nulls(self, measurement: Measurement, arrays: PyTree) -> None:
     """Records null values."""
@@ -58,9 +61,8 @@ class RunStore:
   If several processes share the run, the first one reads and writes; all of
   them call the same methods.
 
-  Each seed has a directory of its own, which is that of a run. A seed that
-  diverges is noted in its diverged.json and recorded no further, while the
-  others continue.
+  Each seed has a run directory of its own. A seed that diverges is noted in its
+  diverged.json and recorded no further, while the others continue.
 
   Args:
     runs: the directory of the run, or of each seed.
@@ -81,8 +83,8 @@ class RunStore:
   ) -> tuple[Snapshot, bool]:
     """Restores the newest checkpoint that all runs have, or starts anew.
 
-    Damaged checkpoints, and those whose records are gone, are passed over, and
-    what was recorded after the checkpoint is dropped.
+    A damaged checkpoint is passed over, and so is one if the history before it
+    has lost records. What was recorded after the checkpoint is dropped.
 
     Raises:
       ConfigError: if there is a history and no checkpoint to resume from.
@@ -108,7 +110,8 @@ class RunStore:
       log.begin(last_step)
     exist = np.array([run.diverged.exists() for run in self._runs])
     noted = processes.broadcast(exist)
-    # If no run is left, all of them are tried again, and fail again.
+    # If every run is noted as diverged, all of them are tried again, so that
+    # the error is raised again.
     self._diverged = noted & ~noted.all()
 
   def nulls(self, measurement: Measurement, arrays: PyTree) -> None:
@@ -145,19 +148,20 @@ class RunStore:
       if not noted:
         log.diverged(error.step, error)
       saved += checkpoints.steps(run.checkpoints)
-    good = max((step for step in saved), default=None)
-    return DivergedError(
-      error.step,
-      f"{error}; the last good checkpoint is at step {good}, from which this "
-      "config fails again",
+    good = (
+      f"the last good checkpoint is at step {max(saved)}, from which this "
+      "config fails again"
+      if saved
+      else "no checkpoint was saved before it"
     )
+    return DivergedError(error.step, f"{error}; {good}")
 
   def _restore(self, like: Snapshot) -> Snapshot | None:
     found = checkpoints.restore_newest_common(
       [run.checkpoints for run in self._runs],
       jax.tree.map(jnp.asarray, next(self._split(like))),
       set_aside=True,
-      complain=self._missing_records,
+      complain=self._objection,
     )
     if found is None or not self._stacked:
       return found[0] if found else None
@@ -169,8 +173,8 @@ class RunStore:
       wrap_keys(like, jax.tree.map(jnp.asarray, stacked)),
     )
 
-  def _missing_records(self, i: int, note: Any) -> str:
-    """What speaks against resuming run `i` from a checkpoint; "" if nothing."""
+  def _objection(self, i: int, note: Any) -> str:
+    """Why run `i` cannot resume from a checkpoint; "" if it can."""
     match note:
       case {"recorded": False}:
         return "version 1 saved it between two measurements"
