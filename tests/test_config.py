@@ -430,6 +430,14 @@ class LeavesTest(absltest.TestCase):
     c = make_config(copy.deepcopy(_values()))
     self.assertEqual(config_lib.differing_leaves(a, c), [])
 
+  def test_heads_as_earlier_versions_wrote_them(self):
+    lists = ("qk 0.*, w_e", "qk L0H*, w_e", "qk L1H*, w_e")
+    a, b, c = (
+      make_config(_values(intervention__freeze=text)) for text in lists
+    )
+    self.assertEqual(config_lib.differing_leaves(a, b), [])
+    self.assertEqual(config_lib.differing_leaves(a, c), ["intervention.freeze"])
+
   def test_frozen(self):
     config = make_config(_values())
     with self.assertRaises(AttributeError):

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_type_hints
@@ -229,13 +230,27 @@ def check_optim_leaf(name: str, config: Config) -> None:
 
 
 def differing_leaves(a: Config, b: Config) -> list[str]:
-  """Names of the settings in which two configs differ."""
-  return [name for name in leaves() if value_of(a, name) != value_of(b, name)]
+  """Names of the settings in which two configs differ.
+
+  Heads in lists of names may be written L1H3 or, as before version 2, 1.3.
+  """
+  return [
+    name
+    for name in leaves()
+    if _with_head_names(value_of(a, name))
+    != _with_head_names(value_of(b, name))
+  ]
 
 
 def value_of(config: Config, name: str) -> Any:
   """The value of the setting of that name."""
   return functools.reduce(getattr, name.split("."), config)
+
+
+def _with_head_names(value: Any) -> Any:
+  if not isinstance(value, str):
+    return value
+  return re.sub(r"(\d+|\*)\.(\d+|\*)", r"L\1H\2", value)
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
