@@ -56,7 +56,7 @@ class Interrupt:
     self._saves_first = True
 
   def leave(self, message: str) -> NoReturn:
-    """Exits with the status of the signal, once all is saved.
+    """Exits with the status of the signal. Call it when all is saved.
 
     The process exits without waiting for its threads: one of them may be in a
     compiled program, which cannot be stopped (see induction_jax.run.waiting).

@@ -123,8 +123,9 @@ def _random_estimates(
 ) -> Estimates:
   """Quadrature for the density; trace and norm with the outliers deflated.
 
-  The quadrature would give trace and norm too, but its few random vectors are
-  noisy where there are outliers, which its standard error does not show.
+  The quadrature also gives trace and norm. With few random vectors, outliers
+  make these noisy, and their standard error does not show it; hence the
+  deflation.
   """
   c, size = config.density, curvature.partition.ids.size
   k = min(config.spectra.track_top_k_eigenvalues, size // 2)

@@ -166,7 +166,7 @@ def _attention(
   key: Array,  # [B, H, K, S]
   value: Array,  # [B, H, K, S]
 ) -> Array:  # [B, H, T, K]
-  """Patterns times values; the product is normalised, not the pattern."""
+  """Computes softmax(scores) @ values as (exp(scores) @ values) / sum."""
   length, seen = query.shape[2], key.shape[3]
   score = products(query, key)
   causal = jnp.tri(length, seen, k=seen - length, dtype=bool)[None, None]

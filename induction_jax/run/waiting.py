@@ -37,21 +37,21 @@ def interruptible(
   """
 
   def call_and_wait(*arguments: Any) -> PyTree:
-    done: Future = Future()
-    work = partial(_compute, function, arguments, done)
+    result: Future = Future()
+    work = partial(_compute, function, arguments, result)
     threading.Thread(target=work, daemon=True).start()
-    while not wait([done], POLL_SECONDS).done:
+    while not wait([result], POLL_SECONDS).done:
       if should_stop():
         raise AbandonedError
-    return done.result()
+    return result.result()
 
   return call_and_wait
 
 
 def _compute(
-  function: Callable[..., PyTree], arguments: tuple[Any, ...], done: Future
+  function: Callable[..., PyTree], arguments: tuple[Any, ...], result: Future
 ) -> None:
   try:
-    done.set_result(jax.block_until_ready(function(*arguments)))
+    result.set_result(jax.block_until_ready(function(*arguments)))
   except BaseException as error:  # raised again by the thread that waits
-    done.set_exception(error)
+    result.set_exception(error)

@@ -47,28 +47,29 @@ def detect(
     (`min_amplitude`, MIN_SIGNAL_TO_NOISE, MIN_SHARE) and abrupt enough
     (MAX_WIDTH, MAX_RATIO). Ramps and broken power laws end here.
   * `ambiguous`: the first jump meets those criteria, but its p-value lies
-    between `significance` and five times that (between half of it and five
-    times it for a jump with one end beyond the run, which a bend of the drift
-    resembles most); or both ends of the jump lie beyond the run; or one of its
-    plateaus has fewer than 3 measurements.
+    between `significance` and five times `significance`; or both ends of the
+    jump lie beyond the run; or one of its plateaus has fewer than 3
+    measurements. If one end of the jump lies beyond the run, the lower limit of
+    the p-value is half as large, because a bend of the drift looks most like
+    such a jump.
   * `before_start`: the onset lies before the first step (left-censored).
   * `in_progress`: the completion lies after the last step (right-censored).
   * `detected`: in every other case.
 
   Two logistics whose 10-90 % bands overlap count as one jump. The amplitude is
-  the rise of the logistic between the first and the last step. Less than half
-  of a jump looks like an exponential, which determines neither a height nor a
-  midpoint: `midpoint` is then None, and the end that is reported depends on
-  the part that was seen. A jump that was complete before the first step leaves
+  the rise of the logistic between the first and the last step. If less than
+  half of a jump was seen, it looks like an exponential, which determines
+  neither a height nor a midpoint: `midpoint` is None, and the reported end
+  depends on the part that was seen. A jump that was complete before the first step leaves
   a flat curve, whose status is `none`.
 
   The noise is assumed to be Gaussian. A single outlier several times as large
-  as the jump can be dated in its place, because it stretches the range to
-  which MIN_SHARE refers. Look at the curve, or leave the outlier out.
+  as the jump can be taken for the transition, because it stretches the range
+  to which MIN_SHARE refers. Look at the curve, or leave the outlier out.
 
-  The intervals have a nominal coverage of 95 % (see `intervals`). They span
-  the intervals under every drift within 4 of the best BIC, and include at
-  least the two measurements around the estimate. They assume that the jump is
+  The intervals have a nominal coverage of 95 % (see `intervals`). They are
+  the union of the intervals under every drift whose BIC is within 4 of the
+  best, and include at least the two measurements around the estimate. They assume that the jump is
   a logistic. On an asymmetric curve (a slow start and a sharp stop, or a long
   tail) the misfit enters the autocorrelation and the fit follows the steepest
   part. Onset and completion lie symmetrically around it, so that the end on

@@ -17,7 +17,7 @@ _ROUNDING = 1e-9
 
 
 class Survival(NamedTuple):
-  """The share of runs in which the event has not happened, by time."""
+  """The share of runs in which the event has not happened, over time."""
 
   times: np.ndarray  # [E], ascending times of events and of censoring
   share: np.ndarray  # [E], directly after each time
