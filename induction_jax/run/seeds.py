@@ -132,9 +132,9 @@ def make_group(
     state = init_state(experiment.model, experiment.tx, key)
     return make_placement(experiment.config.mesh).replicate(state)
 
-  # jit compiles again when an argument changes from uncommitted to committed, so
-  # the first carries get the sharding that later ones have. One device needs
-  # none.
+  # jit compiles again when an argument changes from uncommitted to committed,
+  # so the first carries get the sharding that later ones have. One device
+  # needs none.
   sharding = seeds_sharding(mesh) if mesh.size > 1 else None
   init = jax.jit(each(start))
   mapped = compile_experiment(

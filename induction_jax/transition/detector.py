@@ -60,8 +60,8 @@ def detect(
   the rise of the logistic between the first and the last step. If less than
   half of a jump was seen, it looks like an exponential, which determines
   neither a height nor a midpoint: `midpoint` is None, and the reported end
-  depends on the part that was seen. A jump that was complete before the first step leaves
-  a flat curve, whose status is `none`.
+  depends on the part that was seen. A jump that was complete before the first
+  step leaves a flat curve, whose status is `none`.
 
   The noise is assumed to be Gaussian. A single outlier several times as large
   as the jump can be taken for the transition, because it stretches the range
@@ -69,8 +69,8 @@ def detect(
 
   The intervals have a nominal coverage of 95 % (see `intervals`). They are
   the union of the intervals under every drift whose BIC is within 4 of the
-  best, and include at least the two measurements around the estimate. They assume that the jump is
-  a logistic. On an asymmetric curve (a slow start and a sharp stop, or a long
+  best, and include at least the two measurements around the estimate. They
+  assume that the jump is a logistic. On an asymmetric curve (a slow start and a sharp stop, or a long
   tail) the misfit enters the autocorrelation and the fit follows the steepest
   part. Onset and completion lie symmetrically around it, so that the end on
   the slower side comes out too near and the one on the sharper side too far.
