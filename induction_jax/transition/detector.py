@@ -67,13 +67,14 @@ def detect(
   as the jump can be taken for the transition, because it stretches the range
   to which MIN_SHARE refers. Look at the curve, or leave the outlier out.
 
-  The intervals have a nominal coverage of 95 % (see `intervals`). They are
-  the union of the intervals under every drift whose BIC is within 4 of the
-  best, and include at least the two measurements around the estimate. They
-  assume that the jump is a logistic. On an asymmetric curve (a slow start and a sharp stop, or a long
-  tail) the misfit enters the autocorrelation and the fit follows the steepest
-  part. Onset and completion lie symmetrically around it, so that the end on
-  the slower side comes out too near and the one on the sharper side too far.
+  The intervals have a nominal coverage of 95 % (see `intervals`). They are the
+  union of the intervals under every drift whose BIC is within 4 of the best,
+  and include at least the two measurements around the estimate. They assume
+  that the jump is a logistic. On an asymmetric curve (a slow start and a sharp
+  stop, or a long tail) the misfit enters the autocorrelation and the fit
+  follows the steepest part. Onset and completion lie symmetrically around it,
+  so that the end on the slower side comes out too near and the one on the
+  sharper side too far.
 
   Args:
     steps: [N] steps of measurement, non-negative and increasing. They may be
