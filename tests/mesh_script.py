@@ -82,18 +82,18 @@ def products(data: int):
   curvature = make_curvature(config, pure.model)
 
   def measure(key):
-    state, held_out = pure.init(), pure.draw(key)
+    state, batches = pure.init(), pure.draw(key)
     v = jax.tree.map(jnp.cos, state.params)
-    hessian = curvature.hessian_at(state.params, held_out)
+    hessian = curvature.hessian_at(state.params, batches)
     scaled = spectra.rescale(hessian, jax.tree.map(jnp.exp, state.params))
-    return scaled(v), curvature.gauss_newton_at(state.params, held_out)(v)
+    return scaled(v), curvature.gauss_newton_at(state.params, batches)(v)
 
   return jax.jit(measure)(jax.random.key(3))
 
 
 def lanczos(params: int):
   """Eigenvalues beside the exact ones; whether the basis is in parts only."""
-  layout = layout_of(params)
+  sharding = sharding_of(params)
   a = jax.random.normal(jax.random.key(0), (241, 241)) / 16
   matrix = a + a.T
 
@@ -108,22 +108,24 @@ def lanczos(params: int):
       max_order=200,
       max_basis=24,
       tolerance=1e-4,
-      sharding=layout,
+      sharding=sharding,
     )
 
   found = measure(jax.random.key(5))
   exact = np.linalg.eigvalsh(np.float64(matrix))
   program = measure.lower(jax.random.key(5)).compile().as_text()
-  whole = f"f32[24,{layout.n_shards * -(-241 // layout.n_shards)}]" in program
-  part = f"f32[24,{-(-241 // layout.n_shards)}]" in program
+  whole = (
+    f"f32[24,{sharding.n_shards * -(-241 // sharding.n_shards)}]" in program
+  )
+  part = f"f32[24,{-(-241 // sharding.n_shards)}]" in program
   pairs = found.top.values, found.bottom.values
   return difference(pairs, (exact[:-3:-1], exact[:2])), part and not whole
 
 
-def layout_of(params: int) -> spectra.VectorSharding:
+def sharding_of(params: int) -> spectra.VectorSharding:
   config = config_of(2, params)
   model = make_pure_experiment(config).model
-  return make_curvature(config, model).layout
+  return make_curvature(config, model).sharding
 
 
 def planned_rows(params: int) -> int:
@@ -135,19 +137,23 @@ def planned_rows(params: int) -> int:
     spectra__max_order=100,
     spectra__memory_gib=25.5 * 4 * 712 / 2**30,
   )
-  told = make_curvature(config, make_pure_experiment(config).model).told
-  assert (f"each of {params} devices" in told) == (params > 1), told
-  return int(re.search(r"basis of (\d+) vectors", told)[1])
+  description = make_curvature(
+    config, make_pure_experiment(config).model
+  ).description
+  assert (f"each of {params} devices" in description) == (params > 1), (
+    description
+  )
+  return int(re.search(r"basis of (\d+) vectors", description)[1])
 
 
 def basis_on_a_device(params: int) -> tuple[int, ...]:
   """Shape of a device's part of a Krylov basis [12, 1001] after a step."""
-  layout = layout_of(params)
+  sharding = sharding_of(params)
 
   @jax.jit
   def step(start):
-    krylov = init_krylov(start, 12, layout)
-    return extend(lambda v: 2 * v, krylov, start, layout)
+    krylov = init_krylov(start, 12, sharding)
+    return extend(lambda v: 2 * v, krylov, start, sharding)
 
   basis = step(jnp.ones(1001)).basis
   assert len(basis.sharding.device_set) == 8
